@@ -1,0 +1,114 @@
+//! The vocabulary: what a change is, independent of how PostgreSQL sends it and of how a consumer reads it.
+//!
+//! Nothing here does I/O and nothing here imports another module of ours. Everything that a hot path touches is
+//! borrowed: a [`Row`] is a view of bytes that lie in the replication connection's read buffer or in a spool page.
+
+mod lsn;
+mod row;
+mod table;
+
+pub use lsn::{Lsn, ParseLsnError, Position, Timestamp};
+pub use row::{Cell, CellKind, Row, Value};
+pub use table::{Column, ReplicaIdentity, TableShape};
+
+/// The committed transaction that a change belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Transaction {
+    /// Transaction id; 0 for a non-transactional logical message, which is a transaction of its own.
+    pub xid: u32,
+    /// LSN of the commit record: the first half of every [`Position`] in it.
+    pub commit_lsn: Lsn,
+    /// LSN just past the commit record: what may be acknowledged once the transaction is durable.
+    pub end_lsn: Lsn,
+    /// When the source committed it.
+    pub commit_time: Timestamp,
+    /// Commit LSN of the transaction before this one in the stream; [`Lsn::ZERO`] when unknown.
+    pub previous_commit_lsn: Lsn,
+}
+
+/// What happened to a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// A row was inserted.
+    Insert,
+    /// A row was updated.
+    Update,
+    /// A row was deleted.
+    Delete,
+}
+
+/// The row as it was before an update or a delete, as far as the table's replica identity gives it.
+#[derive(Debug, Clone, Copy)]
+pub enum Before<'a> {
+    /// Only the columns of the replica identity; the others are *not sent*, although the wire shows null.
+    Key(Row<'a>),
+    /// The whole row (`REPLICA IDENTITY FULL`).
+    Full(Row<'a>),
+}
+
+/// One event, borrowed from where it was read.
+#[derive(Debug, Clone, Copy)]
+pub enum Change<'a> {
+    /// A row was inserted, updated or deleted.
+    Row {
+        /// What happened.
+        operation: Operation,
+        /// Shape of the table when the row was written.
+        table: &'a TableShape,
+        /// The old row, where the server sent one.
+        before: Option<Before<'a>>,
+        /// The new row; absent on delete.
+        after: Option<Row<'a>>,
+    },
+    /// A table was truncated; one event per table.
+    Truncate {
+        /// The table.
+        table: &'a TableShape,
+    },
+    /// A logical message of an application (`pg_logical_emit_message`).
+    Message {
+        /// Whether it belongs to a transaction.
+        transactional: bool,
+        /// Its prefix.
+        prefix: &'a str,
+        /// Its content, any bytes.
+        content: &'a [u8],
+    },
+    /// Changes may be missing here, and what is known about them (I5). Made by Millrace, marked as such.
+    Gap(&'a Gap),
+}
+
+/// Why changes may be missing, and between which positions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gap {
+    /// Cause in a few words, stable enough to match on: `table_joined_late`, `slot_lost`, ...
+    pub cause: &'static str,
+    /// The table concerned (`schema`, `name`), or `None` for all of the task.
+    pub table: Option<(String, String)>,
+    /// First position that may be missing, where known.
+    pub from: Option<Lsn>,
+    /// Changes from this position on are complete.
+    pub to: Lsn,
+    /// A sentence for a person: what may be missing and what to do about it.
+    pub detail: String,
+}
+
+/// One event with its place.
+#[derive(Debug, Clone, Copy)]
+pub struct Event<'a> {
+    /// Its transaction.
+    pub transaction: &'a Transaction,
+    /// Its number among the transaction's tracked changes, from 0.
+    pub ordinal: u64,
+    /// LSN of the WAL record that made it (equal for several rows of one multi-insert).
+    pub lsn: Lsn,
+    /// What happened.
+    pub change: Change<'a>,
+}
+
+impl Event<'_> {
+    /// The event's place in the source.
+    pub fn position(&self) -> Position {
+        Position { commit_lsn: self.transaction.commit_lsn, ordinal: self.ordinal }
+    }
+}

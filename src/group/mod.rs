@@ -1,0 +1,5 @@
+//! Consumer groups.
+
+/// Keeps all groups.
+#[derive(Debug)]
+pub struct Coordinator;

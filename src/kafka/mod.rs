@@ -1,0 +1,54 @@
+//! The Kafka front end: a connection loop, one file per API in [`api`], and the one table that dispatch and
+//! ApiVersions come from.
+//!
+//! An API file declares an [`Api`]: its key, the versions served, the shape of its request, and its handler. The shape
+//! is walked before the protocol crate decodes the body, because the crate trusts array counts (I8).
+
+pub mod api;
+pub mod connection;
+pub mod reply;
+pub mod request;
+pub mod shape;
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use kafka_protocol::messages::ApiKey;
+
+use crate::group::Coordinator;
+use crate::log::topics::Topics;
+
+pub use reply::Reply;
+pub use request::{Request, RequestError};
+
+/// What every handler may use: the broker as its Kafka clients see it.
+#[derive(Debug)]
+pub struct Broker {
+    /// Stable over restarts; changes only when offsets become invalid.
+    pub cluster_id: String,
+    /// Host that clients are told to connect to.
+    pub advertised_host: String,
+    /// Port that clients are told to connect to.
+    pub advertised_port: u16,
+    /// The topics there are.
+    pub topics: Topics,
+    /// Consumer groups and their committed offsets.
+    pub groups: Arc<Coordinator>,
+}
+
+/// This broker's node id: there is one node.
+pub const NODE_ID: i32 = 0;
+
+/// One Kafka API as this broker serves it.
+pub struct Api {
+    /// Its key.
+    pub key: ApiKey,
+    /// First and last version served.
+    pub versions: (i16, i16),
+    /// First version with compact strings, compact arrays and tagged fields.
+    pub flexible_from: i16,
+    /// What the request's body looks like, to check counts and lengths before decoding.
+    pub shape: &'static [shape::Field],
+    /// Answers a request. Cancelled by being dropped, when the client closes.
+    pub handle: for<'a> fn(&'a Request) -> BoxFuture<'a, Result<Reply, RequestError>>,
+}

@@ -1,0 +1,13 @@
+//! Millrace: a change broker for PostgreSQL that speaks Kafka. The map of the house, from the source to the consumer.
+
+pub mod capture;
+pub mod change;
+pub mod cli;
+pub mod format;
+pub mod group;
+pub mod http;
+pub mod kafka;
+pub mod log;
+pub mod postgres;
+pub mod state;
+pub mod task;

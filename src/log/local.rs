@@ -1,0 +1,1 @@
+//! The log in files of our own.
