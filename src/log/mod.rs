@@ -253,7 +253,9 @@ pub enum LogError {
     #[error("the log has no partition {}", .0.0)]
     UnknownPartition(PartitionId),
     /// The topic exists with another number of partitions.
-    #[error("topic {topic} has {existing} partitions, not {asked}; partition numbers are fixed for a topic's life")]
+    #[error(
+        "topic {topic} has {existing} partitions, not {asked}; partition numbers are fixed for a topic's life"
+    )]
     PartitionCount {
         /// The topic.
         topic: String,
@@ -283,7 +285,9 @@ pub enum LogError {
         path: String,
     },
     /// Bytes on disk are not what was written.
-    #[error("{path} is corrupt at byte {offset}: {detail}; restore the file from a backup, or move the log away and start the task anew")]
+    #[error(
+        "{path} is corrupt at byte {offset}: {detail}; restore the file from a backup, or move the log away and start the task anew"
+    )]
     Corrupt {
         /// The file.
         path: String,
@@ -293,7 +297,9 @@ pub enum LogError {
         detail: String,
     },
     /// Written by a newer Millrace.
-    #[error("{path} has format version {found}, this millrace reads up to {supported}; use the newer millrace")]
+    #[error(
+        "{path} has format version {found}, this millrace reads up to {supported}; use the newer millrace"
+    )]
     Version {
         /// The file.
         path: String,
@@ -324,4 +330,3 @@ impl LogError {
         matches!(self, LogError::NoSpace { .. })
     }
 }
-
