@@ -6,9 +6,11 @@
 
 pub mod api;
 pub mod connection;
+mod frame;
 pub mod reply;
 pub mod request;
 pub mod shape;
+mod view;
 
 use std::sync::Arc;
 

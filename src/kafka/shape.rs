@@ -85,12 +85,25 @@ const MAX_ELEMENTS: usize = 100_000;
 /// # Errors
 /// [`RequestError::Malformed`] when a count or length is larger than the bytes left, or bytes are missing or left over.
 pub fn check(body: &[u8], fields: &[Field], version: i16, flexible: bool) -> Result<(), RequestError> {
-    let mut walk = Walk { rest: body, version, flexible, elements: 0 };
-    walk.fields(fields)?;
-    match walk.rest.len() {
+    match skip(body, fields, version, flexible)?.len() {
         0 => Ok(()),
         left => Err(malformed(format!("{left} bytes left over after the last field"))),
     }
+}
+
+/// What of `bytes` comes after the fields of `version`.
+///
+/// # Errors
+/// As [`check`], but bytes may be left over.
+pub fn skip<'a>(
+    bytes: &'a [u8],
+    fields: &[Field],
+    version: i16,
+    flexible: bool,
+) -> Result<&'a [u8], RequestError> {
+    let mut walk = Walk { rest: bytes, version, flexible, elements: 0 };
+    walk.fields(fields)?;
+    Ok(walk.rest)
 }
 
 fn malformed(what: impl Into<String>) -> RequestError {

@@ -1,6 +1,67 @@
 //! One file per API; [`ALL`] is the one table of them.
 
+pub mod api_versions;
+pub mod describe_cluster;
+pub mod describe_configs;
+pub mod describe_topic_partitions;
+pub mod fetch;
+pub mod list_offsets;
+pub mod metadata;
+pub mod offset_for_leader_epoch;
+pub mod produce;
+
+use kafka_protocol::ResponseError;
+use kafka_protocol::protocol::StrBytes;
+use uuid::Uuid;
+
 use super::Api;
+use super::request::Preamble;
+use crate::log::LogError;
+use crate::log::topics::{Topic, TopicId};
 
 /// Every API that this broker serves. ApiVersions, dispatch and the documentation's table come from here.
-pub static ALL: &[&Api] = &[];
+pub static ALL: &[&Api] = &[
+    &produce::API,
+    &fetch::API,
+    &list_offsets::API,
+    &metadata::API,
+    &api_versions::API,
+    &offset_for_leader_epoch::API,
+    &describe_configs::API,
+    &describe_cluster::API,
+    &describe_topic_partitions::API,
+];
+
+/// The API that a request asks for, if its version is served.
+pub(super) fn find(preamble: Preamble) -> Option<&'static Api> {
+    let (first, last) = (|api: &Api| api.versions.0, |api: &Api| api.versions.1);
+    let serves = |api: &Api| preamble.version >= first(api) && preamble.version <= last(api);
+    ALL.iter().copied().find(|api| api.key as i16 == preamble.key && serves(api))
+}
+
+/// A topic's id as the protocol crate has it.
+fn to_uuid(id: TopicId) -> Uuid {
+    Uuid::from_u128(id.0)
+}
+
+/// A topic's id, from the protocol crate's.
+fn from_uuid(id: Uuid) -> TopicId {
+    TopicId(id.as_u128())
+}
+
+/// A string as the protocol crate has it.
+fn text(text: &str) -> StrBytes {
+    StrBytes::from_string(text.to_owned())
+}
+
+/// What a client is told of an error in the log, which goes to our own log where it is ours to mend.
+fn storage_error(topic: &Topic, error: &LogError) -> ResponseError {
+    match error {
+        LogError::OutOfRange { .. } => ResponseError::OffsetOutOfRange,
+        LogError::UnknownPartition(_) => ResponseError::UnknownTopicOrPartition,
+        error => {
+            tracing::error!(topic = topic.name, %error, "cannot read a topic's log");
+            ResponseError::KafkaStorageError
+        }
+    }
+}

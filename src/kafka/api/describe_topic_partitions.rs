@@ -1,0 +1,108 @@
+//! DescribeTopicPartitions, key 75, version 0: topics with their partitions, page by page, for administration tools.
+//!
+//! An answer holds as many partitions as the request's limit, at most 2,000, and a cursor to go on from. As Apache
+//! Kafka; eligible leader replicas are null, as there is no other replica.
+
+use futures_util::future::BoxFuture;
+use kafka_protocol::ResponseError;
+use kafka_protocol::messages::describe_topic_partitions_response::{
+    Cursor, DescribeTopicPartitionsResponsePartition, DescribeTopicPartitionsResponseTopic,
+};
+use kafka_protocol::messages::{
+    ApiKey, DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponse, TopicName,
+};
+
+use super::metadata::{TOPIC_OPERATIONS, is_topic_name};
+use super::{text, to_uuid};
+use crate::kafka::shape::{Field, I32, Kind, STRING};
+use crate::kafka::{Api, NODE_ID, Reply, Request, RequestError};
+use crate::log::topics::Topic;
+
+/// DescribeTopicPartitions.
+pub static API: Api =
+    Api { key: ApiKey::DescribeTopicPartitions, versions: (0, 0), flexible_from: 0, shape: SHAPE, handle };
+
+const TOPIC: &[Field] = &[Field::new(STRING, 0)];
+const CURSOR: &[Field] = &[Field::new(STRING, 0), Field::new(I32, 0)];
+const SHAPE: &[Field] =
+    &[Field::new(Kind::Structs(TOPIC), 0), Field::new(I32, 0), Field::new(Kind::NullableStruct(CURSOR), 0)];
+
+const MAX_PARTITIONS: usize = 2_000;
+
+fn handle(request: &Request) -> BoxFuture<'_, Result<Reply, RequestError>> {
+    Box::pin(std::future::ready(answer(request)))
+}
+
+fn answer(request: &Request) -> Result<Reply, RequestError> {
+    let asked: DescribeTopicPartitionsRequest = request.decode()?;
+    let topics = &request.broker.topics;
+    let mut names: Vec<String> = match asked.topics.is_empty() {
+        true => topics.all().iter().map(|topic| topic.name.clone()).collect(),
+        false => asked.topics.iter().map(|topic| topic.name.to_string()).collect(),
+    };
+    names.sort_unstable();
+    names.dedup();
+    // A cursor names the first partition that is still wanted.
+    let (after, mut first) = match &asked.cursor {
+        Some(cursor) => (cursor.topic_name.as_str(), usize::try_from(cursor.partition_index).unwrap_or(0)),
+        None => ("", 0),
+    };
+    let mut left = usize::try_from(asked.response_partition_limit).unwrap_or(0).clamp(1, MAX_PARTITIONS);
+    let mut response = DescribeTopicPartitionsResponse::default();
+    for name in names.iter().filter(|name| name.as_str() >= after) {
+        if name != after {
+            first = 0;
+        }
+        if left == 0 {
+            response.next_cursor = Some(cursor(name, 0));
+            break;
+        }
+        let Some(topic) = topics.by_name(name) else {
+            response.topics.push(unknown(name));
+            // Names that are not there count too, so that the answer is bounded.
+            left -= 1;
+            continue;
+        };
+        let last = topic.partitions.len().min(first.saturating_add(left));
+        response.topics.push(describe(&topic, first..last));
+        if last < topic.partitions.len() {
+            response.next_cursor = Some(cursor(name, last as i32));
+            break;
+        }
+        left -= last.saturating_sub(first);
+    }
+    Reply::encode(&response, request.version)
+}
+
+fn cursor(topic: &str, partition: i32) -> Cursor {
+    Cursor::default().with_topic_name(TopicName(text(topic))).with_partition_index(partition)
+}
+
+fn unknown(name: &str) -> DescribeTopicPartitionsResponseTopic {
+    let error = match is_topic_name(name) {
+        true => ResponseError::UnknownTopicOrPartition,
+        false => ResponseError::InvalidTopicException,
+    };
+    DescribeTopicPartitionsResponseTopic::default()
+        .with_error_code(error.code())
+        .with_name(Some(TopicName(text(name))))
+}
+
+fn describe(topic: &Topic, partitions: std::ops::Range<usize>) -> DescribeTopicPartitionsResponseTopic {
+    let leader_epoch = topic.log.leader_epoch();
+    let partitions = partitions.map(|index| {
+        DescribeTopicPartitionsResponsePartition::default()
+            .with_partition_index(index as i32)
+            .with_leader_id(NODE_ID.into())
+            .with_leader_epoch(leader_epoch)
+            .with_replica_nodes(vec![NODE_ID.into()])
+            .with_isr_nodes(vec![NODE_ID.into()])
+            .with_eligible_leader_replicas(None)
+            .with_last_known_elr(None)
+    });
+    DescribeTopicPartitionsResponseTopic::default()
+        .with_name(Some(TopicName(text(&topic.name))))
+        .with_topic_id(to_uuid(topic.id))
+        .with_partitions(partitions.collect())
+        .with_topic_authorized_operations(TOPIC_OPERATIONS)
+}

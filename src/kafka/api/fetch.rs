@@ -1,0 +1,290 @@
+//! Fetch, key 1, versions 4–18: stored record batches, now or as soon as there are any.
+//!
+//! * 5 adds the log's start, 7 fetch sessions, 9 leader epochs, 10 zstd, 11 racks; 12 is flexible, 13 names topics by id,
+//!   15 and 16 add fields for followers and moved leaders, 17 and 18 tagged fields for followers.
+//!
+//! An answer holds whole batches as they are stored, from the one that contains the offset on; the first batch of the
+//! first partition that has one is there whatever the limits say (KIP-74). When nothing is there, or less than
+//! `min_bytes`, the request is parked until a commit, an error or `max_wait`. All of an answer comes from one snapshot
+//! of each log (I1): a parked request reads ranges at each commit, which is cheap, and bytes only when its own moved.
+//!
+//! As Apache Kafka, but for these: sessions are refused by always answering session 0, which is allowed. There are no
+//! transactional records, so the last stable offset is the high watermark and no transaction was aborted. There is no
+//! other replica to prefer. Followers are served like consumers, and `last_fetched_epoch`, which only they send, is not
+//! looked at.
+
+mod answer;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use kafka_protocol::ResponseError;
+use kafka_protocol::messages::fetch_request::FetchPartition;
+use kafka_protocol::messages::{ApiKey, FetchRequest, TopicName};
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use self::answer::{Answer, Partition};
+use super::{from_uuid, storage_error};
+use crate::kafka::shape::{Field, I8, I32, I64, Kind, STRING, UUID};
+use crate::kafka::view::{Place, View};
+use crate::kafka::{Api, Broker, Reply, Request, RequestError};
+use crate::log::topics::{Topic, TopicId};
+use crate::log::{Fetched, Offset};
+
+/// Fetch.
+pub static API: Api = Api { key: ApiKey::Fetch, versions: (4, 18), flexible_from: 12, shape: SHAPE, handle };
+
+const PARTITION: &[Field] = &[
+    Field::new(I32, 4),
+    Field::new(I32, 9),
+    Field::new(I64, 4),
+    Field::new(I32, 12),
+    Field::new(I64, 5),
+    Field::new(I32, 4),
+    Field::new(UUID, 17).tagged(0),
+    Field::new(I64, 18).tagged(1),
+];
+const TOPIC: &[Field] =
+    &[Field::new(STRING, 4).until(12), Field::new(UUID, 13), Field::new(Kind::Structs(PARTITION), 4)];
+const FORGOTTEN: &[Field] =
+    &[Field::new(STRING, 7).until(12), Field::new(UUID, 13), Field::new(Kind::Array(&I32), 7)];
+const REPLICA: &[Field] = &[Field::new(I32, 15), Field::new(I64, 15)];
+const SHAPE: &[Field] = &[
+    Field::new(STRING, 12).tagged(0),
+    Field::new(Kind::Struct(REPLICA), 15).tagged(1),
+    Field::new(I32, 4).until(14),
+    Field::new(I32, 4),
+    Field::new(I32, 4),
+    Field::new(I32, 4),
+    Field::new(I8, 4),
+    Field::new(I32, 7),
+    Field::new(I32, 7),
+    Field::new(Kind::Structs(TOPIC), 4),
+    Field::new(Kind::Structs(FORGOTTEN), 7),
+    Field::new(STRING, 11),
+];
+
+/// Record bytes in one answer, whatever the client allows.
+const MAX_ANSWER: usize = 64 * 1024 * 1024;
+/// Record bytes in one answer when the memory for answers is spent by clients that do not read theirs.
+const SMALL_ANSWER: usize = 64 * 1024;
+/// Memory for record bytes on their way to clients, in KiB.
+static ANSWERS: Semaphore = Semaphore::const_new(256 * 1024);
+/// How long a request that found less than `min_bytes` waits at least before it reads again.
+const LINGER: Duration = Duration::from_millis(5);
+
+fn handle(request: &Request) -> BoxFuture<'_, Result<Reply, RequestError>> {
+    Box::pin(answer(request))
+}
+
+async fn answer(request: &Request) -> Result<Reply, RequestError> {
+    let asked: FetchRequest = request.decode()?;
+    if let Some(error) = session_error(&asked) {
+        return Ok(Answer::new(request.version, Some(error), 0).finish(None));
+    }
+    let max_bytes = usize::try_from(asked.max_bytes).unwrap_or(0).min(MAX_ANSWER);
+    let min_bytes = usize::try_from(asked.min_bytes).unwrap_or(0).min(max_bytes);
+    let deadline = Instant::now() + Duration::from_millis(asked.max_wait_ms.max(0) as u64);
+    let read_committed = asked.isolation_level == 1;
+    let mut fetch = Fetch::plan(asked, request, max_bytes, read_committed);
+    let mut expired = min_bytes == 0 || fetch.topics.iter().all(|topic| topic.partitions.is_empty());
+    loop {
+        let ready = fetch.look();
+        expired |= Instant::now() >= deadline;
+        if ready || expired {
+            let read = fetch.read().await;
+            if read.bytes >= min_bytes || read.at_once || expired {
+                return Ok(read.reply);
+            }
+            if read.bytes > 0 {
+                sleep(LINGER.min(deadline.saturating_duration_since(Instant::now()))).await;
+            }
+        }
+        let _ = timeout_at(deadline, fetch.view.changed()).await;
+    }
+}
+
+/// Sessions are never made, so only "make one" (0) and "none" (-1) make sense.
+fn session_error(asked: &FetchRequest) -> Option<ResponseError> {
+    match (asked.session_id, asked.session_epoch) {
+        (0, -1 | 0) => None,
+        (0, _) => Some(ResponseError::InvalidFetchSessionEpoch),
+        _ => Some(ResponseError::FetchSessionIdNotFound),
+    }
+}
+
+/// What a request wants, found among the topics.
+struct Fetch {
+    version: i16,
+    read_committed: bool,
+    max_bytes: usize,
+    view: View,
+    topics: Vec<WantedTopic>,
+}
+
+struct WantedTopic {
+    name: TopicName,
+    id: uuid::Uuid,
+    found: Option<Arc<Topic>>,
+    partitions: Vec<Wanted>,
+}
+
+struct Wanted {
+    index: i32,
+    from: Offset,
+    max_bytes: usize,
+    place: Result<Place, ResponseError>,
+    /// The high watermark when it was last looked at.
+    seen: Option<Offset>,
+}
+
+/// An answer that may be given, or thrown away to wait for more.
+struct Read {
+    reply: Reply,
+    bytes: usize,
+    /// Whether it must not wait for more bytes.
+    at_once: bool,
+}
+
+impl Fetch {
+    fn plan(asked: FetchRequest, request: &Request, max_bytes: usize, read_committed: bool) -> Fetch {
+        let mut view = View::default();
+        let mut topics = Vec::with_capacity(asked.topics.len());
+        for topic in asked.topics {
+            let found = find(&request.broker, request.version, &topic.topic, from_uuid(topic.topic_id));
+            let mut wanted = |partition: &FetchPartition| Wanted {
+                index: partition.partition,
+                from: Offset(partition.fetch_offset),
+                max_bytes: usize::try_from(partition.partition_max_bytes).unwrap_or(0),
+                place: match &found {
+                    Ok(found) => view.find(found, partition.partition, partition.current_leader_epoch),
+                    Err(error) => Err(*error),
+                },
+                seen: None,
+            };
+            let partitions = topic.partitions.iter().map(&mut wanted).collect();
+            topics.push(WantedTopic { name: topic.topic, id: topic.topic_id, found: found.ok(), partitions });
+        }
+        Fetch { version: request.version, read_committed, max_bytes, view, topics }
+    }
+
+    /// Whether there is anything to answer that was not there at the last look. Reads ranges, no bytes.
+    fn look(&mut self) -> bool {
+        let mut news = false;
+        for wanted in self.topics.iter_mut().flat_map(|topic| &mut topic.partitions) {
+            let Ok(place) = wanted.place else {
+                news = true;
+                continue;
+            };
+            let range = self.view.at(place).1.range(place.partition).unwrap_or_default();
+            let moved = wanted.seen.replace(range.end) != Some(range.end);
+            let nothing = wanted.from == range.end;
+            news |= (moved && !nothing) || wanted.from < range.start;
+        }
+        news
+    }
+
+    /// Reads what there is, within the limits.
+    async fn read(&self) -> Read {
+        let (mut permit, budget) = match reserve(self.expected()) {
+            Some((permit, budget)) => (Some(permit), budget),
+            None => (None, self.max_bytes.min(SMALL_ANSWER)),
+        };
+        let mut at_once = permit.is_none();
+        let mut bytes = 0;
+        let mut answer = Answer::new(self.version, None, self.topics.len());
+        for topic in &self.topics {
+            answer.topic(&topic.name, topic.id, topic.partitions.len());
+            for wanted in &topic.partitions {
+                let mut batches = Fetched::default();
+                let partition = match self.partition(topic, wanted, bytes, budget).await {
+                    Ok((partition, fetched)) => {
+                        batches = fetched;
+                        partition
+                    }
+                    Err(error) => {
+                        at_once = true;
+                        Partition::failed(wanted.index, error)
+                    }
+                };
+                bytes += batches.len();
+                answer.partition(&partition, self.read_committed, batches.batches);
+            }
+            answer.end_topic();
+        }
+        if let Some(permit) = &mut permit {
+            let spare = permit.num_permits().saturating_sub(bytes.div_ceil(1024));
+            drop(permit.split(spare));
+        }
+        Read { reply: answer.finish(permit), bytes, at_once }
+    }
+
+    /// At most so many bytes can come of a read.
+    fn expected(&self) -> usize {
+        let mut expected = 0usize;
+        for wanted in self.topics.iter().flat_map(|topic| &topic.partitions) {
+            let Ok(place) = wanted.place else { continue };
+            let range = self.view.at(place).1.range(place.partition).unwrap_or_default();
+            if wanted.from < range.end {
+                expected = expected.saturating_add(wanted.max_bytes.max(1));
+            }
+        }
+        expected.min(self.max_bytes)
+    }
+
+    async fn partition(
+        &self,
+        topic: &WantedTopic,
+        wanted: &Wanted,
+        taken: usize,
+        budget: usize,
+    ) -> Result<(Partition, Fetched), ResponseError> {
+        let place = wanted.place?;
+        let (log, snapshot) = self.view.at(place);
+        let range = snapshot.range(place.partition).unwrap_or_default();
+        if wanted.from < range.start || wanted.from > range.end {
+            return Err(ResponseError::OffsetOutOfRange);
+        }
+        let partition =
+            Partition { index: wanted.index, error: None, high_watermark: range.end, log_start: range.start };
+        let limit = wanted.max_bytes.min(budget.saturating_sub(taken));
+        if wanted.from == range.end || (limit == 0 && taken > 0) {
+            return Ok((partition, Fetched::default()));
+        }
+        let fetched = log.fetch(snapshot, place.partition, wanted.from, limit).await.map_err(|error| {
+            match &topic.found {
+                Some(topic) => storage_error(topic, &error),
+                None => ResponseError::KafkaStorageError,
+            }
+        })?;
+        if self.version < 10 && fetched.batches.iter().any(is_zstd) {
+            return Err(ResponseError::UnsupportedCompressionType);
+        }
+        // The log gives one batch however large; only the first of an answer may be.
+        if taken > 0 && fetched.len() > limit {
+            return Ok((partition, Fetched::default()));
+        }
+        Ok((partition, fetched))
+    }
+}
+
+fn find(broker: &Broker, version: i16, name: &TopicName, id: TopicId) -> Result<Arc<Topic>, ResponseError> {
+    match version {
+        13.. => broker.topics.by_id(id).ok_or(ResponseError::UnknownTopicId),
+        _ => broker.topics.by_name(name).ok_or(ResponseError::UnknownTopicOrPartition),
+    }
+}
+
+/// Takes memory for an answer; `None` when it is spent. Waiting for it would let clients that do not read stop others.
+fn reserve(bytes: usize) -> Option<(SemaphorePermit<'static>, usize)> {
+    let kib = u32::try_from(bytes.div_ceil(1024)).ok()?;
+    Some((ANSWERS.try_acquire_many(kib).ok()?, bytes))
+}
+
+/// Whether a stored batch is compressed with zstd, which clients know from version 10 on.
+fn is_zstd(batch: &bytes::Bytes) -> bool {
+    const ATTRIBUTES: usize = 22;
+    batch.get(ATTRIBUTES).is_some_and(|attributes| attributes & 0b111 == 4)
+}

@@ -1,0 +1,129 @@
+//! Metadata, key 3, versions 0–13: the brokers, and topics with their partitions and leaders.
+//!
+//! * 1 adds rack, controller, internal topics, and "no topics": null asks for all, an empty list for none. In version 0
+//!   an empty list asks for all.
+//! * 2 adds the cluster id, 3 the throttle time, 4 whether topics may be made on the way, 5 offline replicas,
+//!   7 leader epochs, 8 authorized operations (of the cluster until 10).
+//! * 9 is flexible; 10 adds topic ids to the answer, 12 asking by id, 13 an error for the whole answer.
+//!
+//! Unlike Apache Kafka it never makes a topic, whatever the request allows: a topic that is not there is
+//! UNKNOWN_TOPIC_OR_PARTITION, which clients retry until a task makes it. There is one broker, which leads everything.
+
+use std::collections::HashSet;
+
+use futures_util::future::BoxFuture;
+use kafka_protocol::ResponseError;
+use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
+use kafka_protocol::messages::metadata_response::{
+    MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
+};
+use kafka_protocol::messages::{ApiKey, MetadataRequest, MetadataResponse, TopicName};
+use uuid::Uuid;
+
+use super::{from_uuid, text, to_uuid};
+use crate::kafka::shape::{BOOL, Field, Kind, STRING, UUID};
+use crate::kafka::{Api, Broker, NODE_ID, Reply, Request, RequestError};
+use crate::log::topics::Topic;
+
+/// Metadata.
+pub static API: Api =
+    Api { key: ApiKey::Metadata, versions: (0, 13), flexible_from: 9, shape: SHAPE, handle };
+
+const TOPIC: &[Field] = &[Field::new(UUID, 10), Field::new(STRING, 0)];
+const SHAPE: &[Field] = &[
+    Field::new(Kind::Structs(TOPIC), 0),
+    Field::new(BOOL, 4),
+    Field::new(BOOL, 8).until(10),
+    Field::new(BOOL, 8),
+];
+
+/// Bits of READ, DESCRIBE and DESCRIBE_CONFIGS: all that a client may do with a topic.
+pub(super) const TOPIC_OPERATIONS: i32 = 1 << 3 | 1 << 8 | 1 << 10;
+/// Bits of DESCRIBE and DESCRIBE_CONFIGS: all that a client may do with the cluster.
+pub(super) const CLUSTER_OPERATIONS: i32 = 1 << 8 | 1 << 10;
+
+fn handle(request: &Request) -> BoxFuture<'_, Result<Reply, RequestError>> {
+    Box::pin(std::future::ready(answer(request)))
+}
+
+fn answer(request: &Request) -> Result<Reply, RequestError> {
+    let asked: MetadataRequest = request.decode()?;
+    let broker = &request.broker;
+    let topics = match &asked.topics {
+        Some(topics) if !(topics.is_empty() && request.version == 0) => {
+            named(broker, topics, request.version)
+        }
+        _ => broker.topics.all().iter().map(|topic| describe(topic)).collect(),
+    };
+    let mut response = MetadataResponse::default()
+        .with_brokers(vec![
+            MetadataResponseBroker::default()
+                .with_node_id(NODE_ID.into())
+                .with_host(text(&broker.advertised_host))
+                .with_port(broker.advertised_port.into()),
+        ])
+        .with_cluster_id(Some(text(&broker.cluster_id)))
+        .with_controller_id(NODE_ID.into())
+        .with_topics(topics);
+    if asked.include_cluster_authorized_operations {
+        response.cluster_authorized_operations = CLUSTER_OPERATIONS;
+    }
+    if asked.include_topic_authorized_operations {
+        for topic in &mut response.topics {
+            topic.topic_authorized_operations = TOPIC_OPERATIONS;
+        }
+    }
+    Reply::encode(&response, request.version)
+}
+
+/// The topics asked for, each once however often it is named: the answer must not outgrow the request without bound.
+fn named(broker: &Broker, asked: &[MetadataRequestTopic], version: i16) -> Vec<MetadataResponseTopic> {
+    let mut seen = HashSet::new();
+    let mut topics = Vec::new();
+    for topic in asked.iter().filter(|topic| seen.insert((&topic.name, topic.topic_id))) {
+        topics.push(match &topic.name {
+            _ if version < 12 && !topic.topic_id.is_nil() => refused(topic, ResponseError::InvalidRequest),
+            None if topic.topic_id.is_nil() => refused(topic, ResponseError::InvalidRequest),
+            None => match broker.topics.by_id(from_uuid(topic.topic_id)) {
+                Some(found) => describe(&found),
+                None => refused(topic, ResponseError::UnknownTopicId),
+            },
+            Some(name) => match broker.topics.by_name(name) {
+                Some(found) => describe(&found),
+                None if !is_topic_name(name) => refused(topic, ResponseError::InvalidTopicException),
+                None => refused(topic, ResponseError::UnknownTopicOrPartition),
+            },
+        });
+    }
+    topics
+}
+
+fn refused(asked: &MetadataRequestTopic, error: ResponseError) -> MetadataResponseTopic {
+    let by_id = !asked.topic_id.is_nil();
+    MetadataResponseTopic::default()
+        .with_error_code(error.code())
+        .with_name(asked.name.clone().or_else(|| (!by_id).then(TopicName::default)))
+        .with_topic_id(if by_id { asked.topic_id } else { Uuid::nil() })
+}
+
+fn describe(topic: &Topic) -> MetadataResponseTopic {
+    let leader_epoch = topic.log.leader_epoch();
+    let partitions = (0..topic.partitions.len() as i32).map(|index| {
+        MetadataResponsePartition::default()
+            .with_partition_index(index)
+            .with_leader_id(NODE_ID.into())
+            .with_leader_epoch(leader_epoch)
+            .with_replica_nodes(vec![NODE_ID.into()])
+            .with_isr_nodes(vec![NODE_ID.into()])
+    });
+    MetadataResponseTopic::default()
+        .with_name(Some(TopicName(text(&topic.name))))
+        .with_topic_id(to_uuid(topic.id))
+        .with_partitions(partitions.collect())
+}
+
+/// Whether Kafka allows the name for a topic.
+pub(super) fn is_topic_name(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    !matches!(name, "" | "." | "..") && name.len() <= 249 && name.bytes().all(allowed)
+}

@@ -1,0 +1,76 @@
+//! Frames off a socket: a length, then that many bytes. Memory grows with the bytes that have come, never with the
+//! length that was announced.
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+use super::RequestError;
+
+const LENGTH: usize = 4;
+const CHUNK: usize = 8 * 1024;
+
+/// Bytes that have been read, and the frames in them.
+#[derive(Debug, Default)]
+pub struct Frames {
+    buffer: BytesMut,
+}
+
+impl Frames {
+    /// The next frame, if all of it is there.
+    ///
+    /// # Errors
+    /// [`RequestError::Malformed`] when it announces more than `limit` bytes.
+    pub fn next(&mut self, limit: usize) -> Result<Option<Bytes>, RequestError> {
+        let Some(prefix) = self.buffer.first_chunk::<LENGTH>() else { return Ok(None) };
+        let announced = i32::from_be_bytes(*prefix);
+        let Some(length) = usize::try_from(announced).ok().filter(|length| *length <= limit) else {
+            return Err(RequestError::Malformed(format!(
+                "a frame of {announced} bytes where {limit} are allowed"
+            )));
+        };
+        if self.buffer.len() - LENGTH < length {
+            return Ok(None);
+        }
+        self.buffer.advance(LENGTH);
+        Ok(Some(self.buffer.split_to(length).freeze()))
+    }
+
+    /// Bytes that wait to be taken.
+    pub fn len(&self) -> usize {
+        self.buffer.len()
+    }
+
+    /// Reads once; 0 is the end of the stream. Nothing is lost when dropped.
+    pub async fn fill(&mut self, stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<usize> {
+        self.buffer.reserve(CHUNK);
+        stream.read_buf(&mut self.buffer).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn frames_come_whole_however_the_bytes_arrive() {
+        let mut frames = Frames::default();
+        let mut seen = Vec::new();
+        for byte in b"\x00\x00\x00\x03abc\x00\x00\x00\x00\x00\x00\x00\x01d" {
+            frames.fill(&mut &[*byte][..]).await.unwrap();
+            while let Some(frame) = frames.next(3).unwrap() {
+                seen.push(frame);
+            }
+        }
+        assert_eq!(seen, ["abc", "", "d"]);
+        assert_eq!(frames.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_frame_over_the_limit_is_refused_at_its_length() {
+        for prefix in [[0, 0, 0, 4], [0x7F, 0xFF, 0xFF, 0xFF], [0xFF; 4]] {
+            let mut frames = Frames::default();
+            frames.fill(&mut &prefix[..]).await.unwrap();
+            assert!(frames.next(3).is_err(), "{prefix:?}");
+        }
+    }
+}
