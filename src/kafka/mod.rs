@@ -42,6 +42,7 @@ pub struct Broker {
 pub const NODE_ID: i32 = 0;
 
 /// One Kafka API as this broker serves it.
+#[derive(Debug)]
 pub struct Api {
     /// Its key.
     pub key: ApiKey,

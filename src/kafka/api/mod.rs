@@ -9,6 +9,8 @@ pub mod list_offsets;
 pub mod metadata;
 pub mod offset_for_leader_epoch;
 pub mod produce;
+#[cfg(test)]
+mod tests;
 
 use kafka_protocol::ResponseError;
 use kafka_protocol::protocol::StrBytes;
