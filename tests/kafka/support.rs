@@ -1,0 +1,126 @@
+//! A broker at a free port, and a bare client that sends what it is told.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use kafka_protocol::messages::{ApiKey, RequestHeader, ResponseHeader};
+use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
+use millrace::group::Coordinator;
+use millrace::kafka::Broker;
+use millrace::kafka::connection::{Limits, serve};
+use millrace::log::topics::Topics;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+/// Longer than anything here takes; a test that gets there has failed.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A Kafka listener that is stopped when dropped.
+pub struct Server {
+    pub address: SocketAddr,
+    pub shutdown: CancellationToken,
+    pub served: JoinHandle<()>,
+}
+
+impl Server {
+    /// Serves `topics` at a free port.
+    pub async fn start(topics: Topics, limits: Limits) -> Server {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let broker = Broker {
+            cluster_id: "test-cluster".into(),
+            advertised_host: address.ip().to_string(),
+            advertised_port: address.port(),
+            topics,
+            groups: Arc::new(Coordinator),
+        };
+        let shutdown = CancellationToken::new();
+        let served = tokio::spawn(serve(listener, Arc::new(broker), limits, shutdown.clone()));
+        Server { address, shutdown, served }
+    }
+
+    pub async fn client(&self) -> Client {
+        Client { stream: TcpStream::connect(self.address).await.unwrap(), next: 0 }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
+/// A client that speaks Kafka's frames and nothing more.
+pub struct Client {
+    pub stream: TcpStream,
+    next: i32,
+}
+
+impl Client {
+    /// Sends bytes as they are. The broker may have hung up already.
+    pub async fn send(&mut self, bytes: &[u8]) {
+        let _ = self.stream.write_all(bytes).await;
+    }
+
+    /// Sends a request and gives its correlation id.
+    pub async fn request<R: Request>(&mut self, version: i16, request: &R) -> i32 {
+        self.next += 1;
+        let frame = frame(self.next, version, request);
+        self.stream.write_all(&frame).await.unwrap();
+        self.next
+    }
+
+    /// Reads an answer to a request of type `R`.
+    pub async fn answer<R: Request>(&mut self, version: i16, correlation_id: i32) -> R::Response {
+        let mut body = self.frame().await.expect("the broker hung up");
+        let header = ResponseHeader::decode(&mut body, R::Response::header_version(version)).unwrap();
+        assert_eq!(header.correlation_id, correlation_id);
+        let response = R::Response::decode(&mut body, version).unwrap();
+        assert!(body.is_empty());
+        response
+    }
+
+    pub async fn call<R: Request>(&mut self, version: i16, request: &R) -> R::Response {
+        let correlation_id = self.request(version, request).await;
+        self.answer::<R>(version, correlation_id).await
+    }
+
+    /// The next frame, or `None` when the broker has closed.
+    pub async fn frame(&mut self) -> Option<Bytes> {
+        let read = async {
+            let size = self.stream.read_i32().await.ok()?;
+            let mut frame = BytesMut::zeroed(size as usize);
+            self.stream.read_exact(&mut frame).await.ok()?;
+            Some(frame.freeze())
+        };
+        timeout(PATIENCE, read).await.expect("neither an answer nor a close")
+    }
+
+    /// Waits until the broker closes, without an answer.
+    pub async fn closed(mut self) {
+        assert_eq!(self.frame().await, None);
+    }
+}
+
+/// A request with its length and header.
+pub fn frame<R: Request>(correlation_id: i32, version: i16, request: &R) -> Bytes {
+    let key = ApiKey::try_from(R::KEY).unwrap();
+    let header = RequestHeader::default()
+        .with_request_api_key(R::KEY)
+        .with_request_api_version(version)
+        .with_correlation_id(correlation_id)
+        .with_client_id(Some(StrBytes::from_static_str("test")));
+    let mut frame = BytesMut::new();
+    frame.extend_from_slice(&[0; 4]);
+    header.encode(&mut frame, key.request_header_version(version)).unwrap();
+    request.encode(&mut frame, version).unwrap();
+    let size = frame.len() as i32 - 4;
+    (&mut frame[..4]).copy_from_slice(&size.to_be_bytes());
+    assert_eq!((&frame[..4]).get_i32(), size);
+    frame.freeze()
+}
