@@ -14,8 +14,10 @@ use crate::log::{LogError, Record};
 pub enum Destination {
     /// The output's own topic; the sink routes by the record's key, by `table`, or to the one partition.
     Changes {
-        /// `pg_class.oid` of the table, 0 for records that belong to none.
+        /// `pg_class.oid` of the table.
         table: u32,
+        /// Hash of the table's name, for [`partitioner::PartitionBy::partition`].
+        table_hash: u32,
     },
     /// The output's topic for events that are not changes (`<output>.events`).
     Events,

@@ -1,0 +1,197 @@
+//! What is the same for every row of a table, or for every change of a transaction, written once.
+
+use super::json;
+use super::values::Rendering;
+use crate::change::{Lsn, ReplicaIdentity, TableShape, Timestamp, Transaction};
+use crate::format::partitioner;
+
+/// A table, prepared.
+#[derive(Debug)]
+pub(super) struct Table {
+    /// The shape that this was made from.
+    pub(super) shape: TableShape,
+    /// One for each of the shape's columns.
+    pub(super) columns: Vec<Column>,
+    /// Indexes of the columns of the record key. Columns of the replica identity, so that inserts, updates and deletes
+    /// of a row agree on its key.
+    pub(super) key: Vec<usize>,
+    /// Hash by which the table's records are spread.
+    pub(super) hash: u32,
+    /// `,"schema":"…","table":"…","txId":`
+    pub(super) source_names: Vec<u8>,
+}
+
+/// A column, prepared.
+#[derive(Debug)]
+pub(super) struct Column {
+    /// `,"name":`
+    pub(super) label: Vec<u8>,
+    pub(super) rendering: Rendering,
+    pub(super) is_identity: bool,
+}
+
+impl Table {
+    pub(super) fn new(shape: &TableShape) -> Self {
+        let columns = shape.columns.iter().map(|column| {
+            let mut label = vec![b','];
+            json::string(&mut label, column.name.as_bytes());
+            label.push(b':');
+            Column { label, rendering: Rendering::of(column), is_identity: column.identity }
+        });
+        Table {
+            columns: columns.collect(),
+            key: record_key(shape),
+            hash: partitioner::table_hash(&shape.schema, &shape.name),
+            source_names: source_names(&shape.schema, &shape.name),
+            shape: shape.clone(),
+        }
+    }
+}
+
+/// The shape's key, except where an old row would not carry it because the replica identity is another index.
+fn record_key(shape: &TableShape) -> Vec<usize> {
+    let is_identity = |&index: &usize| shape.columns.get(index).is_some_and(|column| column.identity);
+    if shape.identity == ReplicaIdentity::Index && !shape.key.iter().all(is_identity) {
+        (0..shape.columns.len()).filter(is_identity).collect()
+    } else {
+        shape.key.iter().copied().filter(|&index| index < shape.columns.len()).collect()
+    }
+}
+
+/// The part of a source block that names a table; empty names for a message.
+pub(super) fn source_names(schema: &str, table: &str) -> Vec<u8> {
+    let mut out = b",\"schema\":".to_vec();
+    json::string(&mut out, schema.as_bytes());
+    out.extend_from_slice(b",\"table\":");
+    json::string(&mut out, table.as_bytes());
+    out.extend_from_slice(b",\"txId\":");
+    out
+}
+
+/// The parts of a source block and an envelope that are the same throughout a transaction.
+#[derive(Debug, Default)]
+pub(super) struct TransactionParts {
+    /// `"source":{…,"sequence":"[…,\"`
+    source_start: Vec<u8>,
+    /// `\"]","ts_us":…,"ts_ns":…`
+    source_times: Vec<u8>,
+    /// `…,"lsn":`
+    txid: Vec<u8>,
+    /// `","ts_ms":…,"ts_us":…,"ts_ns":…}`
+    processed: Vec<u8>,
+    /// `,"ts_ms":…`, as a message has it
+    processed_ms: Vec<u8>,
+    /// `<commit LSN>:`
+    position: Vec<u8>,
+}
+
+impl TransactionParts {
+    /// Writes the parts anew. `source_head` is `"source":{…,"ts_ms":`, `source_database` is `,"snapshot":…,"db":…`.
+    pub(super) fn prepare(
+        &mut self,
+        transaction: &Transaction,
+        processed: Timestamp,
+        source_head: &[u8],
+        source_database: &[u8],
+    ) {
+        let commit = transaction.commit_time;
+        let parts = [
+            &mut self.source_start,
+            &mut self.source_times,
+            &mut self.txid,
+            &mut self.processed,
+            &mut self.position,
+        ];
+        parts.into_iter().for_each(Vec::clear);
+
+        let out = &mut self.source_start;
+        out.extend_from_slice(source_head);
+        json::integer(out, commit.millis());
+        out.extend_from_slice(source_database);
+        out.extend_from_slice(b",\"sequence\":\"[");
+        if transaction.previous_commit_lsn == Lsn::ZERO {
+            out.extend_from_slice(b"null");
+        } else {
+            out.extend_from_slice(b"\\\"");
+            out.extend_from_slice(json::Digits::new(transaction.previous_commit_lsn.0).as_bytes());
+            out.extend_from_slice(b"\\\"");
+        }
+        out.extend_from_slice(b",\\\"");
+
+        let out = &mut self.source_times;
+        out.extend_from_slice(b"\\\"]\",\"ts_us\":");
+        micros_and_nanos(out, commit);
+
+        let out = &mut self.txid;
+        match transaction.xid {
+            0 => out.extend_from_slice(b"null"),
+            xid => json::integer(out, i64::from(xid)),
+        }
+        out.extend_from_slice(b",\"lsn\":");
+
+        let out = &mut self.processed;
+        out.extend_from_slice(b"\",\"ts_ms\":");
+        json::integer(out, processed.millis());
+        self.processed_ms.clear();
+        self.processed_ms.extend_from_slice(out.get(1..).unwrap_or_default());
+        out.extend_from_slice(b",\"ts_us\":");
+        micros_and_nanos(out, processed);
+        out.push(b'}');
+
+        let out = &mut self.position;
+        let lsn = transaction.commit_lsn.0;
+        hex(out, lsn >> 32);
+        out.push(b'/');
+        hex(out, lsn & 0xFFFF_FFFF);
+        out.push(b':');
+    }
+
+    /// Appends `"source":{…}`.
+    #[inline]
+    pub(super) fn write_source(&self, out: &mut Vec<u8>, names: &[u8], lsn: Lsn) {
+        let lsn = json::Digits::new(lsn.0);
+        out.extend_from_slice(&self.source_start);
+        out.extend_from_slice(lsn.as_bytes());
+        out.extend_from_slice(&self.source_times);
+        out.extend_from_slice(names);
+        out.extend_from_slice(&self.txid);
+        out.extend_from_slice(lsn.as_bytes());
+        out.extend_from_slice(b",\"xmin\":null,\"origin\":null,\"origin_lsn\":null}");
+    }
+
+    /// Appends what follows the source block of a row: `,"transaction":null,"op":…}`.
+    #[inline]
+    pub(super) fn write_end(&self, out: &mut Vec<u8>, op: u8) {
+        out.extend_from_slice(b",\"transaction\":null,\"op\":\"");
+        out.push(op);
+        out.extend_from_slice(&self.processed);
+    }
+
+    /// Appends `,"ts_ms":…`, the time of processing.
+    pub(super) fn write_processed_ms(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.processed_ms);
+    }
+
+    /// Appends `<commit LSN>:<ordinal>`.
+    #[inline]
+    pub(super) fn write_position(&self, out: &mut Vec<u8>, ordinal: u64) {
+        out.extend_from_slice(&self.position);
+        out.extend_from_slice(json::Digits::new(ordinal).as_bytes());
+    }
+}
+
+/// Appends `<microseconds>,"ts_ns":<nanoseconds>`.
+fn micros_and_nanos(out: &mut Vec<u8>, time: Timestamp) {
+    json::integer(out, time.0);
+    out.extend_from_slice(b",\"ts_ns\":");
+    json::integer(out, time.0.saturating_mul(1000));
+}
+
+/// Appends a number in hexadecimal, as an LSN's halves are written.
+fn hex(out: &mut Vec<u8>, number: u64) {
+    let digits = (u64::BITS - number.leading_zeros()).div_ceil(4).max(1);
+    for place in (0..digits).rev() {
+        let nibble = (number >> (4 * place) & 15) as u8;
+        out.push(if nibble < 10 { b'0' + nibble } else { b'A' + nibble - 10 });
+    }
+}

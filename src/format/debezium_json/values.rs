@@ -1,0 +1,381 @@
+//! How the value of each PostgreSQL type is written.
+
+use super::time::Unit;
+use super::{json, numeric, time};
+use crate::change::{Column, Value};
+
+/// What stands for a value that the server did not send, as in Debezium.
+pub(super) const UNAVAILABLE: &[u8] = b"__debezium_unavailable_value";
+
+/// OIDs of built-in types (`pg_type.dat`).
+mod oid {
+    pub(super) const BOOL: u32 = 16;
+    pub(super) const BYTEA: u32 = 17;
+    pub(super) const CHAR: u32 = 18;
+    pub(super) const NAME: u32 = 19;
+    pub(super) const INT8: u32 = 20;
+    pub(super) const INT2: u32 = 21;
+    pub(super) const INT4: u32 = 23;
+    pub(super) const TEXT: u32 = 25;
+    pub(super) const OID: u32 = 26;
+    pub(super) const JSON: u32 = 114;
+    pub(super) const XML: u32 = 142;
+    pub(super) const FLOAT4: u32 = 700;
+    pub(super) const FLOAT8: u32 = 701;
+    pub(super) const MONEY: u32 = 790;
+    pub(super) const BPCHAR: u32 = 1042;
+    pub(super) const VARCHAR: u32 = 1043;
+    pub(super) const DATE: u32 = 1082;
+    pub(super) const TIME: u32 = 1083;
+    pub(super) const TIMESTAMP: u32 = 1114;
+    pub(super) const TIMESTAMPTZ: u32 = 1184;
+    pub(super) const INTERVAL: u32 = 1186;
+    pub(super) const TIMETZ: u32 = 1266;
+    pub(super) const BIT: u32 = 1560;
+    pub(super) const VARBIT: u32 = 1562;
+    pub(super) const NUMERIC: u32 = 1700;
+}
+
+/// How a column's values are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rendering {
+    Boolean,
+    Integer,
+    Float,
+    Decimal {
+        scale: i32,
+    },
+    VariableScaleDecimal,
+    Money,
+    Bytes,
+    Date,
+    Time(Unit),
+    TimeWithZone,
+    Timestamp(Unit),
+    TimestampWithZone {
+        digits: u8,
+    },
+    Interval,
+    Bit,
+    Bits,
+    /// A string; its binary form is the same bytes.
+    Text,
+    /// A string: the text form of a type that has no other rendering.
+    Other,
+}
+
+impl Rendering {
+    /// The rendering of a column's values.
+    pub(super) fn of(column: &Column) -> Self {
+        let modifier = column.type_modifier;
+        // Fractional digits of a date or time type; all six when not declared.
+        let digits = u8::try_from(modifier).map_or(6, |digits| digits.min(6));
+        let unit = if digits <= 3 { Unit::Millis } else { Unit::Micros };
+        match column.base_oid {
+            oid::BOOL => Rendering::Boolean,
+            oid::INT2 | oid::INT4 | oid::INT8 | oid::OID => Rendering::Integer,
+            oid::FLOAT4 | oid::FLOAT8 => Rendering::Float,
+            oid::NUMERIC => match modifier.checked_sub(4).filter(|packed| *packed >= 0) {
+                // The scale is a signed number of 11 bits.
+                Some(packed) => Rendering::Decimal { scale: ((packed & 0x7FF) ^ 0x400) - 0x400 },
+                None => Rendering::VariableScaleDecimal,
+            },
+            oid::MONEY => Rendering::Money,
+            oid::BYTEA => Rendering::Bytes,
+            oid::DATE => Rendering::Date,
+            oid::TIME => Rendering::Time(unit),
+            oid::TIMETZ => Rendering::TimeWithZone,
+            oid::TIMESTAMP => Rendering::Timestamp(unit),
+            oid::TIMESTAMPTZ => Rendering::TimestampWithZone { digits },
+            oid::INTERVAL => Rendering::Interval,
+            oid::BIT | oid::VARBIT if modifier == 1 => Rendering::Bit,
+            oid::BIT | oid::VARBIT => Rendering::Bits,
+            oid::CHAR | oid::NAME | oid::TEXT | oid::JSON | oid::XML | oid::BPCHAR | oid::VARCHAR => {
+                Rendering::Text
+            }
+            _ => Rendering::Other,
+        }
+    }
+
+    /// What the values are, for an error.
+    pub(super) fn expected(self) -> &'static str {
+        match self {
+            Rendering::Boolean => "boolean",
+            Rendering::Integer => "integer",
+            Rendering::Float => "floating-point number",
+            Rendering::Decimal { .. } | Rendering::VariableScaleDecimal => "numeric",
+            Rendering::Money => "amount of money",
+            Rendering::Bytes => "bytea",
+            Rendering::Date => "date in ISO style",
+            Rendering::Time(_) => "time in ISO style",
+            Rendering::TimeWithZone => "time with time zone in ISO style",
+            Rendering::Timestamp(_) => "timestamp in ISO style",
+            Rendering::TimestampWithZone { .. } => "timestamp with time zone in ISO style",
+            Rendering::Interval => "interval in postgres style",
+            Rendering::Bit | Rendering::Bits => "bit string",
+            Rendering::Text | Rendering::Other => "text form",
+        }
+    }
+
+    /// Appends a value; `None` when it is not of its type, or has come in a form that cannot be written.
+    #[inline]
+    pub(super) fn write(self, out: &mut Vec<u8>, value: Value<'_>) -> Option<()> {
+        match value {
+            Value::Text(text) => self.write_text(out, text),
+            Value::Null => {
+                out.extend_from_slice(b"null");
+                Some(())
+            }
+            Value::Unsent => {
+                self.write_unavailable(out);
+                Some(())
+            }
+            Value::Binary(bytes) => self.write_binary(out, bytes),
+        }
+    }
+
+    #[inline]
+    fn write_text(self, out: &mut Vec<u8>, text: &[u8]) -> Option<()> {
+        match self {
+            Rendering::Text | Rendering::Other => json::string(out, text),
+            Rendering::Integer => numeric::integer(out, text)?,
+            Rendering::Boolean => boolean(out, text, b"t", b"f")?,
+            Rendering::Float => numeric::float(out, text)?,
+            Rendering::Decimal { scale } => numeric::decimal(out, text, scale)?,
+            Rendering::VariableScaleDecimal => numeric::variable_scale_decimal(out, text)?,
+            Rendering::Money => numeric::money(out, text)?,
+            Rendering::Bytes => bytea(out, text)?,
+            Rendering::Date => time::date(out, text)?,
+            Rendering::Time(unit) => time::time(out, text, unit)?,
+            Rendering::TimeWithZone => time::time_with_zone(out, text)?,
+            Rendering::Timestamp(unit) => time::timestamp(out, text, unit)?,
+            Rendering::TimestampWithZone { digits } => {
+                time::timestamp_with_zone(out, text, usize::from(digits))?
+            }
+            Rendering::Interval => time::interval(out, text)?,
+            Rendering::Bit => boolean(out, text, b"1", b"0")?,
+            Rendering::Bits => bits(out, text)?,
+        }
+        Some(())
+    }
+
+    /// Appends PostgreSQL's binary form, as far as it is needed: of the types that can be too large for text.
+    fn write_binary(self, out: &mut Vec<u8>, bytes: &[u8]) -> Option<()> {
+        match self {
+            Rendering::Text => json::string(out, bytes),
+            Rendering::Bytes => base64_string(out, bytes),
+            _ => return None,
+        }
+        Some(())
+    }
+
+    /// Appends the placeholder for a value that the server did not send.
+    fn write_unavailable(self, out: &mut Vec<u8>) {
+        match self {
+            Rendering::Bytes => base64_string(out, UNAVAILABLE),
+            _ => json::string(out, UNAVAILABLE),
+        }
+    }
+}
+
+fn boolean(out: &mut Vec<u8>, text: &[u8], yes: &[u8], no: &[u8]) -> Option<()> {
+    if text == yes {
+        out.extend_from_slice(b"true");
+    } else if text == no {
+        out.extend_from_slice(b"false");
+    } else {
+        return None;
+    }
+    Some(())
+}
+
+fn base64_string(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.push(b'"');
+    json::base64(out, bytes);
+    out.push(b'"');
+}
+
+/// A `bytea` in either of PostgreSQL's text forms, as base64.
+fn bytea(out: &mut Vec<u8>, text: &[u8]) -> Option<()> {
+    out.push(b'"');
+    match text.strip_prefix(b"\\x") {
+        Some(hex) => hex_to_base64(out, hex)?,
+        None => json::base64(out, &unescape_bytea(text)?),
+    }
+    out.push(b'"');
+    Some(())
+}
+
+/// Goes through a small buffer of whole triples, so that the pieces' base64 joins without padding.
+fn hex_to_base64(out: &mut Vec<u8>, hex: &[u8]) -> Option<()> {
+    if !hex.len().is_multiple_of(2) {
+        return None;
+    }
+    let mut buffer = [0; 192];
+    for piece in hex.chunks(2 * buffer.len()) {
+        let mut len = 0;
+        for (byte, pair) in buffer.iter_mut().zip(piece.chunks_exact(2)) {
+            let [high, low] = *pair else { return None };
+            *byte = hex_digit(high)? << 4 | hex_digit(low)?;
+            len += 1;
+        }
+        json::base64(out, buffer.get(..len)?);
+    }
+    Some(())
+}
+
+fn hex_digit(byte: u8) -> Option<u8> {
+    match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        b'A'..=b'F' => Some(byte - b'A' + 10),
+        _ => None,
+    }
+}
+
+/// `bytea_output = escape`: `\\` and three octal digits after a backslash, all else as it is.
+fn unescape_bytea(text: &[u8]) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let [first, after @ ..] = rest {
+        rest = match (first, after) {
+            (b'\\', [b'\\', after @ ..]) => {
+                bytes.push(b'\\');
+                after
+            }
+            (b'\\', [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', after @ ..]) => {
+                bytes.push((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'));
+                after
+            }
+            (b'\\', _) => return None,
+            (&byte, after) => {
+                bytes.push(byte);
+                after
+            }
+        };
+    }
+    Some(bytes)
+}
+
+/// A bit string as Debezium's `Bits`: little-endian, the last bit of the text first, without zero bytes at the end.
+fn bits(out: &mut Vec<u8>, text: &[u8]) -> Option<()> {
+    let significant = text.iter().position(|&bit| bit == b'1').map_or(0, |first| text.len() - first);
+    if !text.iter().all(|bit| matches!(bit, b'0' | b'1')) {
+        return None;
+    }
+    let bits = text.get(text.len() - significant..)?;
+    let byte = |eight: &[u8]| eight.iter().fold(0, |byte, bit| byte << 1 | (bit - b'0'));
+    out.push(b'"');
+    let mut buffer = [0; 192];
+    for piece in bits.rchunks(8 * buffer.len()) {
+        let len = piece.len().div_ceil(8);
+        for (place, eight) in buffer.iter_mut().zip(piece.rchunks(8)) {
+            *place = byte(eight);
+        }
+        json::base64(out, buffer.get(..len)?);
+    }
+    out.push(b'"');
+    Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn column(base_oid: u32, type_modifier: i32) -> Column {
+        Column { name: "c".to_owned(), type_oid: base_oid, base_oid, type_modifier, identity: false }
+    }
+
+    fn written(base_oid: u32, type_modifier: i32, value: Value<'_>) -> Option<String> {
+        let mut out = Vec::new();
+        Rendering::of(&column(base_oid, type_modifier)).write(&mut out, value)?;
+        Some(String::from_utf8(out).unwrap())
+    }
+
+    #[test]
+    fn every_modelled_type_is_written_as_debezium_does() {
+        let numeric_12_2 = 12 << 16 | (2 + 4);
+        let numeric_5_minus_2 = (5 << 16 | (-2 & 0x7FF)) + 4;
+        for (oid, modifier, text, json) in [
+            (oid::BOOL, -1, "t", "true"),
+            (oid::BOOL, -1, "f", "false"),
+            (oid::INT2, -1, "-32768", "-32768"),
+            (oid::INT8, -1, "9223372036854775807", "9223372036854775807"),
+            (oid::OID, -1, "4294967295", "4294967295"),
+            (oid::FLOAT4, -1, "3.3", "3.3"),
+            (oid::NUMERIC, numeric_12_2, "123.45", "\"MDk=\""),
+            (oid::NUMERIC, numeric_5_minus_2, "12300", "\"ew==\""),
+            (oid::NUMERIC, -1, "1.10", "{\"scale\":1,\"value\":\"Cw==\"}"),
+            (oid::MONEY, -1, "$1.00", "\"ZA==\""),
+            (oid::TEXT, -1, "a\"b", "\"a\\\"b\""),
+            (oid::BPCHAR, 8, "ab  ", "\"ab  \""),
+            (oid::BYTEA, -1, "\\x666f6f62", "\"Zm9vYg==\""),
+            (oid::BYTEA, -1, "fo\\157\\\\", "\"Zm9vXA==\""),
+            (oid::DATE, -1, "1970-01-02", "1"),
+            (oid::TIME, -1, "00:00:01", "1000000"),
+            (oid::TIME, 3, "00:00:01", "1000"),
+            (oid::TIMETZ, -1, "01:00:00+01", "\"00:00:00Z\""),
+            (oid::TIMESTAMP, -1, "1970-01-01 00:00:01", "1000000"),
+            (oid::TIMESTAMP, 0, "1970-01-01 00:00:01", "1000"),
+            (oid::TIMESTAMPTZ, -1, "1970-01-01 00:00:01+00", "\"1970-01-01T00:00:01.000000Z\""),
+            (oid::TIMESTAMPTZ, 3, "1970-01-01 00:00:01+00", "\"1970-01-01T00:00:01.000Z\""),
+            (oid::INTERVAL, -1, "00:00:01", "1000000"),
+            (oid::BIT, 1, "1", "true"),
+            (oid::BIT, 4, "0011", "\"Aw==\""),
+            (oid::VARBIT, -1, "1000000000", "\"AAI=\""),
+            (oid::VARBIT, -1, "0000", "\"\""),
+            (3802, -1, "{\"a\": 1}", "\"{\\\"a\\\": 1}\""),
+            (2950, -1, "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", "\"a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11\""),
+            (1007, -1, "{1,2}", "\"{1,2}\""),
+        ] {
+            assert_eq!(
+                written(oid, modifier, Value::Text(text.as_bytes())).as_deref(),
+                Some(json),
+                "{oid} {text}"
+            );
+        }
+    }
+
+    #[test]
+    fn null_and_unsent_are_different_things() {
+        assert_eq!(written(oid::TEXT, -1, Value::Null).as_deref(), Some("null"));
+        assert_eq!(
+            written(oid::TEXT, -1, Value::Unsent).as_deref(),
+            Some("\"__debezium_unavailable_value\"")
+        );
+        assert_eq!(
+            written(oid::BYTEA, -1, Value::Unsent).as_deref(),
+            Some("\"X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ==\"")
+        );
+    }
+
+    #[test]
+    fn binary_values_are_written_where_they_are_needed_and_refused_elsewhere() {
+        assert_eq!(written(oid::BYTEA, -1, Value::Binary(b"foob")).as_deref(), Some("\"Zm9vYg==\""));
+        assert_eq!(written(oid::TEXT, -1, Value::Binary(b"a\n")).as_deref(), Some("\"a\\n\""));
+        assert_eq!(written(oid::NUMERIC, -1, Value::Binary(b"\0\0\0\0\0\0\0\0")), None);
+    }
+
+    proptest! {
+        #[test]
+        fn bytea_gives_the_same_base64_from_all_its_forms(bytes in proptest::collection::vec(any::<u8>(), 0..500)) {
+            let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            let octal: String = bytes.iter().map(|byte| format!("\\{byte:03o}")).collect();
+            let expected = written(oid::BYTEA, -1, Value::Binary(&bytes));
+            prop_assert_eq!(&written(oid::BYTEA, -1, Value::Text(format!("\\x{hex}").as_bytes())), &expected);
+            prop_assert_eq!(&written(oid::BYTEA, -1, Value::Text(octal.as_bytes())), &expected);
+        }
+
+        #[test]
+        fn no_value_makes_a_rendering_panic_or_leaves_invalid_json(
+            text in any::<Vec<u8>>(),
+            oid in proptest::sample::select(vec![16, 17, 20, 25, 701, 790, 1082, 1083, 1114, 1184, 1186, 1266, 1560, 1700, 99]),
+            modifier in -1..70_000,
+        ) {
+            if let Some(json) = written(oid, modifier, Value::Text(&text)) {
+                prop_assert!(serde_json::from_str::<serde_json::Value>(&json).is_ok(), "{json}");
+            }
+        }
+    }
+}
