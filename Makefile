@@ -1,0 +1,61 @@
+# `make help` lists what can be done here.
+
+PG       ?= 15
+CARGO    ?= cargo
+SETUP    := deploy/setup-debian.sh
+JAVA_DIR := tests/clients/java
+
+# For `make console-consumer`
+BOOTSTRAP ?= 127.0.0.1:9092
+TOPIC     ?= shop
+
+.PHONY: help setup setup-clients build run test test-postgres test-clients test-all lint fmt bench java console-consumer clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## install what is missing to build and run (Debian packages; asks first)
+	@$(SETUP)
+
+setup-clients:
+	@$(SETUP) --clients
+
+build: ## build the release binary, target/release/millrace
+	$(CARGO) build --release --locked
+
+run: setup build ## see changes flow from a throwaway PostgreSQL, or from SOURCE=postgres://…
+	@deploy/demo/run.sh
+
+test: setup ## all tests that need PostgreSQL 15 and Rust alone
+	$(CARGO) test --workspace --locked --no-fail-fast
+
+test-postgres: setup ## the same tests with another PostgreSQL: PG=18
+	deploy/fetch-postgres.sh $(PG)
+	MILLRACE_TEST_PG=$(PG) $(CARGO) test --workspace --locked --no-fail-fast
+
+test-clients: setup-clients java ## Kafka clients in groups: librdkafka, kcat, Java
+	$(CARGO) test --locked --test clients
+
+test-all: test test-clients ## every test, with PostgreSQL 15 and 18
+	$(MAKE) test-postgres PG=18
+
+lint: ## formatting and clippy
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --all-features --locked -- -D warnings
+
+fmt: ## format the code
+	$(CARGO) fmt --all
+
+bench: setup ## drain a backlog through Millrace and through a bare reader, and compare
+	$(CARGO) run --release --locked --features bench -- bench ingest $(ARGS)
+
+java: ## build the Java client's test programs
+	mvn -B -q -f $(JAVA_DIR) package
+
+console-consumer: setup-clients java ## Java's console consumer: TOPIC=shop BOOTSTRAP=127.0.0.1:9092
+	@java -cp '$(JAVA_DIR)/target/classes:$(JAVA_DIR)/target/lib/*' org.apache.kafka.tools.consumer.ConsoleConsumer \
+	  --bootstrap-server $(BOOTSTRAP) --topic $(TOPIC) --from-beginning $(ARGS)
+
+clean: ## remove what was built (never data: millrace-data stays)
+	$(CARGO) clean
+	rm -rf $(JAVA_DIR)/target
