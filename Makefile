@@ -49,11 +49,14 @@ fmt: ## format the code
 bench: setup ## drain a backlog through Millrace and through a bare reader, and compare
 	$(CARGO) run --release --locked --features bench -- bench ingest $(ARGS)
 
-java: ## build the Java client's test programs
-	mvn -B -q -f $(JAVA_DIR) package
+java: $(JAVA_DIR)/target/built ## build the Java client's test programs
+
+$(JAVA_DIR)/target/built: $(JAVA_DIR)/pom.xml $(shell find $(JAVA_DIR)/src -type f)
+	mvn -B -q -f $(JAVA_DIR) compile
+	@touch $@
 
 console-consumer: setup-clients java ## Java's console consumer: TOPIC=shop BOOTSTRAP=127.0.0.1:9092
-	@java -cp '$(JAVA_DIR)/target/classes:$(JAVA_DIR)/target/lib/*' org.apache.kafka.tools.consumer.ConsoleConsumer \
+	@java -cp '$(JAVA_DIR)/target/classes:$(JAVA_DIR)/target/console/*' org.apache.kafka.tools.consumer.ConsoleConsumer \
 	  --bootstrap-server $(BOOTSTRAP) --topic $(TOPIC) --from-beginning $(ARGS)
 
 clean: ## remove what was built (never data: millrace-data stays)

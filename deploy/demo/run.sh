@@ -15,7 +15,7 @@ cd "$(dirname "$0")/../.."
 
 millrace=${MILLRACE:-target/release/millrace}
 work=$(mktemp -d /tmp/millrace-demo.XXXXXX)
-chmod 755 "$work"
+chmod 711 "$work"
 as_postgres=()
 workload_pid='' consumer_pid='' millrace_pid='' postgres_pid=''
 
@@ -79,16 +79,17 @@ ready() {
 start_postgres() {
   local bin=/usr/lib/postgresql/15/bin
   [ -x "$bin/initdb" ] || fail "no PostgreSQL 15 in $bin; run deploy/setup-debian.sh"
-  mkdir -m 700 "$work/pg"
-  if [ "$(id -u)" = 0 ]; then # PostgreSQL refuses to run as root
-    as_postgres=(setpriv --reuid=postgres --regid=postgres --init-groups)
-    chown postgres "$work/pg"
-  fi
   # Loopback is open to every account of this machine, so a password it is.
   PGPASSWORD=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
   export PGPASSWORD
+  mkdir -m 700 "$work/pg"
+  echo "$PGPASSWORD" >"$work/pg/password"
+  if [ "$(id -u)" = 0 ]; then # PostgreSQL refuses to run as root
+    as_postgres=(setpriv --reuid=postgres --regid=postgres --init-groups)
+    chown -R postgres "$work/pg"
+  fi
   (cd "$work/pg" && "${as_postgres[@]}" "$bin/initdb" -D "$work/pg/data" -U postgres --auth=scram-sha-256 \
-    --pwfile=/dev/stdin --encoding=UTF8 --locale=C --no-sync >"$work/initdb.log" 2>&1 <<<"$PGPASSWORD") ||
+    --pwfile="$work/pg/password" --encoding=UTF8 --locale=C --no-sync >"$work/initdb.log" 2>&1) ||
     fail "initdb failed: $(cat "$work/initdb.log")"
   pg_port=$(free_port 54320)
   setsid "${as_postgres[@]}" setpriv --pdeathsig INT "$bin/postgres" -D "$work/pg/data" -p "$pg_port" \
