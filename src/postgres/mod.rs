@@ -6,7 +6,10 @@
 pub mod connect;
 pub mod dsn;
 pub mod password;
+pub mod pgoutput;
+pub mod replication;
 pub mod server_error;
 pub mod source;
+pub mod timeline;
 pub mod tls;
 pub mod transport;
