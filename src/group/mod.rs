@@ -1,5 +1,62 @@
-//! Consumer groups.
+//! Consumer groups: who is in, who leads, who reads what, and how far they have come.
+//!
+//! ```text
+//!  kafka::api ──► Coordinator ──► classic::Group      pure state machines, one a group, behind one lock
+//!                   │    ▲
+//!                   │    └── one timer task           ticks the groups whose time has come
+//!                   └──────► state::OffsetStore       committed offsets, durable before they are answered (I6)
+//! ```
+//!
+//! Members live in memory: after a restart their next heartbeat or commit is refused and they join again, which takes
+//! them a moment. Committed offsets survive, so nobody reads anything twice that it had committed.
 
-/// Keeps all groups.
-#[derive(Debug)]
-pub struct Coordinator;
+pub mod classic;
+mod coordinator;
+pub mod member;
+mod subscription;
+
+use std::time::Duration;
+
+pub use coordinator::{CommitEntry, Coordinator, GroupLag, Listed};
+
+/// Bounds and times of the coordinator. The defaults are Kafka's, where Kafka has one.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How long a new group waits for more members before its first generation.
+    pub initial_rebalance_delay: Duration,
+    /// Shortest session timeout that a member may ask for.
+    pub min_session_timeout: Duration,
+    /// Longest session timeout that a member may ask for.
+    pub max_session_timeout: Duration,
+    /// Members of one group.
+    pub max_group_size: usize,
+    /// Groups, with or without members.
+    pub max_groups: usize,
+    /// Bytes of subscriptions or of one assignment that a member may have.
+    pub max_member_bytes: usize,
+    /// Bytes of subscriptions and assignments of all members of all groups.
+    pub max_bytes: usize,
+    /// Bytes of the string that a consumer may commit with an offset.
+    pub max_offset_metadata: usize,
+    /// How long offsets are kept after their group has lost its last member.
+    pub offset_retention: Duration,
+    /// How often offsets are looked through for those whose time is over.
+    pub retention_check: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            initial_rebalance_delay: Duration::from_secs(3),
+            min_session_timeout: Duration::from_secs(6),
+            max_session_timeout: Duration::from_secs(30 * 60),
+            max_group_size: 1_000,
+            max_groups: 10_000,
+            max_member_bytes: 1 << 20,
+            max_bytes: 256 << 20,
+            max_offset_metadata: 4096,
+            offset_retention: Duration::from_secs(7 * 24 * 3600),
+            retention_check: Duration::from_secs(600),
+        }
+    }
+}

@@ -1,14 +1,25 @@
 //! One file per API; [`ALL`] is the one table of them.
 
 pub mod api_versions;
+pub mod delete_groups;
 pub mod describe_cluster;
 pub mod describe_configs;
+pub mod describe_groups;
 pub mod describe_topic_partitions;
 pub mod fetch;
+pub mod find_coordinator;
+pub mod heartbeat;
+pub mod join_group;
+pub mod leave_group;
+pub mod list_groups;
 pub mod list_offsets;
 pub mod metadata;
+pub mod offset_commit;
+pub mod offset_delete;
+pub mod offset_fetch;
 pub mod offset_for_leader_epoch;
 pub mod produce;
+pub mod sync_group;
 #[cfg(test)]
 mod tests;
 
@@ -32,6 +43,17 @@ pub static ALL: &[&Api] = &[
     &describe_configs::API,
     &describe_cluster::API,
     &describe_topic_partitions::API,
+    &find_coordinator::API,
+    &join_group::API,
+    &sync_group::API,
+    &heartbeat::API,
+    &leave_group::API,
+    &offset_commit::API,
+    &offset_fetch::API,
+    &describe_groups::API,
+    &list_groups::API,
+    &delete_groups::API,
+    &offset_delete::API,
 ];
 
 /// The API that a request asks for, if its version is served.

@@ -1,0 +1,795 @@
+//! The coordinator: all groups, the clock that drives them, and the requests that wait for them.
+//!
+//! ```text
+//!   JoinGroup/SyncGroup ──► lock: group.join(now, token) ──► oneshot per token ──► answer, or
+//!                                                                                 dropped: group.cancel(token)
+//!   timer task ──► lock: group.tick(now) for groups that are due ──► answers
+//! ```
+//!
+//! One lock guards all groups, and is never held over an await or any I/O: what happens under it is a few map
+//! operations. The timer task sleeps until the nearest deadline, is woken when a nearer one comes up, and ends with
+//! [`Coordinator::shutdown`] or when the coordinator is dropped.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use kafka_protocol::ResponseError;
+use tokio::sync::{Notify, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::classic::{Description, Group, Settings, State};
+use super::member::{Answer, Identity, Join, JoinRefused, Joined, Sync, Synced, Token};
+use super::{Options, subscription};
+use crate::log::topics::{Topic, Topics};
+use crate::state::{Committed, OffsetEntry, OffsetError, OffsetStore, OffsetWrite};
+
+/// Bytes of a group id, or of a member id or instance id.
+const MAX_ID: usize = 255;
+/// Bytes of a client id that go into its member ids.
+const MAX_CLIENT_ID_IN_MEMBER_ID: usize = 128;
+/// Ways of sharing out partitions that a member may offer.
+const MAX_PROTOCOLS: usize = 64;
+/// A group that has been empty for so long is dropped from memory; its offsets stay.
+const FORGET_EMPTY_AFTER: Duration = Duration::from_secs(600);
+/// When something could not be written, the next try.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Keeps all groups.
+pub struct Coordinator {
+    options: Options,
+    settings: Arc<Settings>,
+    offsets: OffsetStore,
+    topics: Topics,
+    opened: Instant,
+    groups: Mutex<Groups>,
+    /// Rung when the timer task has to look again.
+    wake: Arc<Notify>,
+    timer: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl fmt::Debug for Coordinator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Coordinator({:?})", self.offsets)
+    }
+}
+
+#[derive(Default)]
+struct Groups {
+    by_id: HashMap<Arc<str>, Entry>,
+    /// When which group is to be ticked.
+    schedule: BTreeSet<(Duration, Arc<str>)>,
+    waiting: HashMap<Token, oneshot::Sender<Answer>>,
+    last_token: u64,
+    /// Bytes that members have made us keep.
+    bytes: usize,
+    /// Groups that lost their last member, or got one again, and whose offsets are not yet told so.
+    emptied: HashMap<Arc<str>, Option<i64>>,
+    closed: bool,
+}
+
+struct Entry {
+    group: Group,
+    scheduled: Option<Duration>,
+    bytes: usize,
+}
+
+/// An offset to commit.
+#[derive(Debug, Clone)]
+pub struct CommitEntry {
+    /// The topic's name.
+    pub topic: Arc<str>,
+    /// The partition's number in the topic.
+    pub partition: i32,
+    /// The next record that the group wants.
+    pub offset: i64,
+    /// Leader epoch of the last record consumed, or -1.
+    pub leader_epoch: i32,
+    /// Whatever the consumer wants to remember with it.
+    pub metadata: Arc<str>,
+}
+
+/// A group as ListGroups shows it.
+#[derive(Debug, Clone)]
+pub struct Listed {
+    /// Its id.
+    pub group: Arc<str>,
+    /// `consumer` for consumers; empty where no member ever joined.
+    pub protocol_type: Arc<str>,
+    /// Its state.
+    pub state: State,
+}
+
+/// How far a group is behind in a partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupLag {
+    /// The group.
+    pub group: Arc<str>,
+    /// The topic.
+    pub topic: Arc<str>,
+    /// The partition's number in the topic.
+    pub partition: i32,
+    /// The offset that it has committed.
+    pub committed: i64,
+    /// The end of the partition.
+    pub high_watermark: i64,
+    /// Records between the two.
+    pub lag: i64,
+}
+
+impl Coordinator {
+    /// Starts the coordinator, with its timer task. To be called in a tokio runtime.
+    pub fn open(options: Options, offsets: OffsetStore, topics: Topics) -> Arc<Coordinator> {
+        let settings = Settings {
+            initial_rebalance_delay: options.initial_rebalance_delay,
+            max_size: options.max_group_size,
+        };
+        let coordinator = Arc::new(Coordinator {
+            options,
+            settings: Arc::new(settings),
+            offsets,
+            topics,
+            opened: Instant::now(),
+            groups: Mutex::default(),
+            wake: Arc::new(Notify::new()),
+            timer: Mutex::default(),
+        });
+        let timer = tokio::spawn(keep_time(Arc::downgrade(&coordinator), coordinator.wake.clone()));
+        *coordinator.timer.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(timer);
+        coordinator
+    }
+
+    /// Stops: whoever waits is told to look for the coordinator again, and commits in flight are finished.
+    pub async fn shutdown(&self) {
+        {
+            let mut groups = self.lock();
+            groups.closed = true;
+            let ids: Vec<Arc<str>> = groups.by_id.keys().cloned().collect();
+            for id in ids {
+                self.drive(&mut groups, &id, |group| group.kill(ResponseError::CoordinatorNotAvailable));
+                groups.forget(&id);
+            }
+        }
+        self.wake.notify_one();
+        let timer = self.timer.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
+        if let Some(timer) = timer
+            && let Err(error) = timer.await
+        {
+            tracing::error!(%error, "the timer of consumer groups has failed");
+        }
+        self.offsets.close().await;
+    }
+
+    // -- Members -----------------------------------------------------------------------------------------------------
+
+    /// JoinGroup. Waits until the group's next generation is made. Dropped, it takes the request back.
+    ///
+    /// # Errors
+    /// What Kafka answers.
+    pub async fn join(&self, group: &str, mut join: Join) -> Result<Joined, JoinRefused> {
+        let refused = |error| JoinRefused { error, member_id: join.member_id.clone() };
+        let Some(fresh) = new_member_id(join.instance_id.as_deref().unwrap_or(&join.client_id)) else {
+            return Err(refused(ResponseError::CoordinatorNotAvailable));
+        };
+        join.new_member_id = fresh;
+        let waiting = match self.enter(group, &join) {
+            Ok(waiting) => waiting,
+            Err(error) => return Err(JoinRefused { error, member_id: join.member_id }),
+        };
+        match waiting.answer().await {
+            Some(Answer::Join(answer)) => answer,
+            _ => {
+                let error = ResponseError::CoordinatorNotAvailable;
+                Err(JoinRefused { error, member_id: join.member_id })
+            }
+        }
+    }
+
+    fn enter(&self, group: &str, join: &Join) -> Result<Waiting<'_>, ResponseError> {
+        let bytes = self.check_join(group, join)?;
+        let mut groups = self.lock();
+        if groups.closed {
+            return Err(ResponseError::CoordinatorNotAvailable);
+        }
+        if groups.bytes.saturating_add(bytes) > self.options.max_bytes {
+            tracing::warn!(group, "the subscriptions of all groups together have reached their limit");
+            return Err(ResponseError::GroupMaxSizeReached);
+        }
+        let now = self.now();
+        if !groups.by_id.contains_key(group) {
+            if !join.member_id.is_empty() {
+                return Err(ResponseError::UnknownMemberId);
+            }
+            if groups.by_id.len() >= self.options.max_groups {
+                groups.forget_unused();
+            }
+            if groups.by_id.len() >= self.options.max_groups {
+                tracing::warn!(group, "a group was refused: there are as many as there may be");
+                return Err(ResponseError::PolicyViolation);
+            }
+            groups.add(group, Group::new(self.settings.clone(), now));
+        }
+        let (token, answer) = groups.wait();
+        self.drive(&mut groups, group, |group| group.join(now, join, token));
+        Ok(Waiting { coordinator: self, group: group.into(), token, answer })
+    }
+
+    /// Whether the request is within bounds, and the bytes of its subscriptions.
+    fn check_join(&self, group: &str, join: &Join) -> Result<usize, ResponseError> {
+        check_group_id(group)?;
+        check_member(identity(&join.member_id, join.instance_id.as_deref()))?;
+        let bounds = self.options.min_session_timeout..=self.options.max_session_timeout;
+        if !bounds.contains(&join.session_timeout) {
+            return Err(ResponseError::InvalidSessionTimeout);
+        }
+        let bytes = join.protocols.iter().map(|own| own.name.len() + own.metadata.len()).sum();
+        let named_well =
+            join.protocol_type.len() <= MAX_ID && join.protocols.iter().all(|own| own.name.len() <= MAX_ID);
+        if bytes > self.options.max_member_bytes || join.protocols.len() > MAX_PROTOCOLS || !named_well {
+            return Err(ResponseError::InvalidRequest);
+        }
+        Ok(bytes)
+    }
+
+    /// SyncGroup. Waits until the leader has shared out the partitions. Dropped, it takes the request back.
+    ///
+    /// # Errors
+    /// What Kafka answers.
+    pub async fn sync(&self, group: &str, sync: Sync) -> Result<Synced, ResponseError> {
+        check_group_id(group)?;
+        if sync.assignments.iter().any(|(_, part)| part.len() > self.options.max_member_bytes) {
+            return Err(ResponseError::InvalidRequest);
+        }
+        let waiting = {
+            let mut groups = self.lock();
+            let bytes: usize = sync.assignments.iter().map(|(_, part)| part.len()).sum();
+            if groups.bytes.saturating_add(bytes) > self.options.max_bytes {
+                tracing::warn!(group, "the assignments of all groups together have reached their limit");
+                return Err(ResponseError::InvalidRequest);
+            }
+            let now = self.now();
+            let (token, answer) = groups.wait();
+            if self.drive(&mut groups, group, |group| group.sync(now, sync, token)).is_none() {
+                groups.waiting.remove(&token);
+                return Err(groups.unknown_group());
+            }
+            Waiting { coordinator: self, group: group.into(), token, answer }
+        };
+        match waiting.answer().await {
+            Some(Answer::Sync(answer)) => answer,
+            _ => Err(ResponseError::CoordinatorNotAvailable),
+        }
+    }
+
+    /// Heartbeat.
+    ///
+    /// # Errors
+    /// What Kafka answers.
+    pub fn heartbeat(&self, group: &str, who: Identity<'_>, generation: i32) -> Result<(), ResponseError> {
+        check_group_id(group)?;
+        let mut groups = self.lock();
+        let now = self.now();
+        // It only puts deadlines off, so there is nothing to reschedule.
+        match groups.by_id.get_mut(group) {
+            Some(entry) => entry.group.heartbeat(now, who, generation),
+            None => Err(groups.unknown_group()),
+        }
+    }
+
+    /// LeaveGroup: one answer for each member, in order.
+    ///
+    /// # Errors
+    /// What Kafka answers for the whole request.
+    pub fn leave(
+        &self,
+        group: &str,
+        members: &[Identity<'_>],
+    ) -> Result<Vec<Result<(), ResponseError>>, ResponseError> {
+        check_group_id(group)?;
+        let mut groups = self.lock();
+        let now = self.now();
+        match self.drive(&mut groups, group, |group| group.leave(now, members)) {
+            Some(answers) => answers,
+            None => Err(groups.unknown_group()),
+        }
+    }
+
+    // -- Offsets -----------------------------------------------------------------------------------------------------
+
+    /// OffsetCommit. What is answered with `Ok` is durable (I6).
+    ///
+    /// # Errors
+    /// What Kafka answers for the whole request; the inner errors are those of single entries, in order.
+    pub async fn commit(
+        &self,
+        group: &str,
+        who: Identity<'_>,
+        generation: i32,
+        entries: Vec<CommitEntry>,
+    ) -> Result<Vec<Result<(), ResponseError>>, ResponseError> {
+        check_group_id(group)?;
+        // The permit comes before the check of the generation, so that commits are written in the order in which they
+        // were found to be in order: one of an old generation never overwrites one of a newer.
+        let permit = self.offsets.permit().await.map_err(|_| ResponseError::CoordinatorNotAvailable)?;
+        let commit_time = unix_ms();
+        let mut answers = Vec::with_capacity(entries.len());
+        let mut accepted = Vec::with_capacity(entries.len());
+        for entry in entries {
+            match self.check_commit(group, &entry) {
+                Ok(topic) => {
+                    accepted.push(OffsetEntry {
+                        topic: entry.topic,
+                        partition: entry.partition,
+                        committed: Committed {
+                            offset: entry.offset,
+                            leader_epoch: entry.leader_epoch,
+                            metadata: entry.metadata,
+                            commit_time,
+                            topic_id: Some(topic.id),
+                        },
+                    });
+                    answers.push(Ok(()));
+                }
+                Err(error) => answers.push(Err(error)),
+            }
+        }
+        let commits = accepted.len() as u64;
+        let write = {
+            let mut groups = self.lock();
+            let now = self.now();
+            if groups.closed {
+                return Err(ResponseError::CoordinatorNotAvailable);
+            }
+            match groups.by_id.get_mut(group) {
+                Some(entry) => entry.group.validate_commit(now, who, generation)?,
+                None if generation >= 0 => return Err(ResponseError::IllegalGeneration),
+                None => {}
+            }
+            if accepted.is_empty() {
+                return Ok(answers);
+            }
+            if !self.offsets.has_group(group) && self.offsets.group_count() >= self.options.max_groups {
+                tracing::warn!(group, "a commit was refused: there are as many groups as there may be");
+                return Err(ResponseError::PolicyViolation);
+            }
+            permit.commit(group, generation >= 0, accepted)
+        };
+        match write.await {
+            Ok(()) => metrics::counter!("millrace_group_commits_total").increment(commits),
+            // Logged where it happened. Clients try again.
+            Err(_) => {
+                for answer in &mut answers {
+                    *answer = answer.and(Err(ResponseError::CoordinatorNotAvailable));
+                }
+            }
+        }
+        Ok(answers)
+    }
+
+    fn check_commit(&self, group: &str, entry: &CommitEntry) -> Result<Arc<Topic>, ResponseError> {
+        let topic = self.topics.by_name(&entry.topic).ok_or(ResponseError::UnknownTopicOrPartition)?;
+        if !usize::try_from(entry.partition).is_ok_and(|partition| partition < topic.partitions.len()) {
+            return Err(ResponseError::UnknownTopicOrPartition);
+        }
+        if entry.metadata.len() > self.options.max_offset_metadata {
+            return Err(ResponseError::OffsetMetadataTooLarge);
+        }
+        if entry.offset < 0 {
+            return Err(ResponseError::InvalidRequest);
+        }
+        if !self.offsets.has_room_for(group, &entry.topic, entry.partition) {
+            tracing::warn!(
+                group,
+                "a commit was refused: there are as many committed offsets as there may be"
+            );
+            return Err(ResponseError::PolicyViolation);
+        }
+        Ok(topic)
+    }
+
+    /// The committed offset of a group in a partition. One that was committed for an earlier topic of the same name
+    /// means nothing for the one that there is now.
+    pub fn committed(&self, group: &str, topic: &str, partition: i32) -> Option<Committed> {
+        self.offsets.committed(group, topic, partition).filter(|committed| self.is_current(topic, committed))
+    }
+
+    /// All committed offsets of a group, by topic and partition.
+    pub fn all_committed(&self, group: &str) -> Vec<OffsetEntry> {
+        let mut entries = self.offsets.all_committed(group);
+        entries.retain(|entry| self.is_current(&entry.topic, &entry.committed));
+        entries
+    }
+
+    fn is_current(&self, topic: &str, committed: &Committed) -> bool {
+        match (self.topics.by_name(topic), committed.topic_id) {
+            (Some(topic), Some(id)) => topic.id == id,
+            _ => true,
+        }
+    }
+
+    /// OffsetDelete: one answer for each partition, in order.
+    ///
+    /// # Errors
+    /// What Kafka answers for the whole request.
+    pub async fn delete_offsets(
+        &self,
+        group: &str,
+        partitions: Vec<(Arc<str>, i32)>,
+    ) -> Result<Vec<Result<(), ResponseError>>, ResponseError> {
+        check_group_id(group)?;
+        let permit = self.offsets.permit().await.map_err(|_| ResponseError::CoordinatorNotAvailable)?;
+        let (answers, write) = {
+            let groups = self.lock();
+            let entry = groups.by_id.get(group);
+            if entry.is_none() && !self.offsets.has_group(group) {
+                return Err(ResponseError::GroupIdNotFound);
+            }
+            let read = entry.map(|entry| topics_in_use(&entry.group)).transpose()?.unwrap_or_default();
+            let answer = |topic: &str| match read.iter().any(|name| name == topic) {
+                true => Err(ResponseError::GroupSubscribedToTopic),
+                false => Ok(()),
+            };
+            let answers: Vec<_> = partitions.iter().map(|(topic, _)| answer(topic)).collect();
+            let deletable =
+                partitions.into_iter().zip(&answers).filter(|(_, a)| a.is_ok()).map(|(p, _)| p).collect();
+            (answers, permit.delete_partitions(group, deletable))
+        };
+        write.await.map_err(|_| ResponseError::CoordinatorNotAvailable)?;
+        Ok(answers)
+    }
+
+    /// DeleteGroups, for one group.
+    ///
+    /// # Errors
+    /// What Kafka answers: above all `NON_EMPTY_GROUP`.
+    pub async fn delete(&self, group: &str) -> Result<(), ResponseError> {
+        check_group_id(group)?;
+        let permit = self.offsets.permit().await.map_err(|_| ResponseError::CoordinatorNotAvailable)?;
+        let write = {
+            let mut groups = self.lock();
+            match groups.by_id.get(group) {
+                Some(entry) if !entry.group.is_unused() => return Err(ResponseError::NonEmptyGroup),
+                None if !self.offsets.has_group(group) => return Err(ResponseError::GroupIdNotFound),
+                _ => {}
+            }
+            groups.forget(group);
+            permit.delete_group(group)
+        };
+        write.await.map_err(|_| ResponseError::CoordinatorNotAvailable)
+    }
+
+    // -- Views -------------------------------------------------------------------------------------------------------
+
+    /// A group as DescribeGroups shows it; `None` where there is none.
+    pub fn describe(&self, group: &str) -> Option<Description> {
+        if let Some(entry) = self.lock().by_id.get(group) {
+            return Some(entry.group.describe());
+        }
+        self.offsets.has_group(group).then(|| Description {
+            state: State::Empty,
+            protocol_type: "".into(),
+            protocol: "".into(),
+            members: Vec::new(),
+        })
+    }
+
+    /// All groups, with members or with offsets only, by id.
+    pub fn list(&self) -> Vec<Listed> {
+        let mut listed: Vec<Listed> = {
+            let groups = self.lock();
+            let each = |(id, entry): (&Arc<str>, &Entry)| Listed {
+                group: id.clone(),
+                protocol_type: entry.group.protocol_type().clone(),
+                state: entry.group.state(),
+            };
+            groups.by_id.iter().map(each).collect()
+        };
+        listed.sort_by(|a, b| a.group.cmp(&b.group));
+        let alive = listed.len();
+        for group in self.offsets.groups() {
+            if listed[..alive].binary_search_by(|known| known.group.cmp(&group)).is_err() {
+                listed.push(Listed { group, protocol_type: "".into(), state: State::Empty });
+            }
+        }
+        listed.sort_by(|a, b| a.group.cmp(&b.group));
+        listed
+    }
+
+    /// How far each group is behind, for every partition that it has committed an offset for.
+    pub fn lags(&self) -> Vec<GroupLag> {
+        let mut lags = Vec::new();
+        let topics: HashMap<String, _> = self
+            .topics
+            .all()
+            .into_iter()
+            .map(|topic| (topic.name.clone(), (topic.log.snapshot(), topic)))
+            .collect();
+        for group in self.offsets.groups() {
+            for OffsetEntry { topic: name, partition, committed } in self.offsets.all_committed(&group) {
+                let Some((snapshot, topic)) = topics.get(&*name) else { continue };
+                let number = usize::try_from(partition).ok().and_then(|index| topic.partitions.get(index));
+                let Some(range) = number.and_then(|number| snapshot.range(*number)) else { continue };
+                if committed.topic_id.is_some_and(|id| id != topic.id) {
+                    continue;
+                }
+                lags.push(GroupLag {
+                    group: group.clone(),
+                    topic: name,
+                    partition,
+                    committed: committed.offset,
+                    high_watermark: range.end.0,
+                    lag: range.end.0.saturating_sub(committed.offset).max(0),
+                });
+            }
+        }
+        lags
+    }
+
+    // -- Inside ------------------------------------------------------------------------------------------------------
+
+    fn now(&self) -> Duration {
+        self.opened.elapsed()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Groups> {
+        self.groups.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Gives a group an input, and sees to what follows from it: answers, its next deadline, its books.
+    fn drive<T>(&self, groups: &mut Groups, id: &str, input: impl FnOnce(&mut Group) -> T) -> Option<T> {
+        let (id, _) = groups.by_id.get_key_value(id)?;
+        let id = id.clone();
+        let entry = groups.by_id.get_mut(&id)?;
+        let members = entry.group.len();
+        let output = input(&mut entry.group);
+        for (token, answer) in entry.group.take_answers() {
+            if let Some(waiting) = groups.waiting.remove(&token) {
+                // Who has just stopped waiting takes its token back itself.
+                let _ = waiting.send(answer);
+            }
+        }
+        if entry.group.is_unused() && entry.group.generation() == 0 {
+            // A request that was refused leaves no group behind.
+            groups.forget(&id);
+            return Some(output);
+        }
+        let bytes = entry.group.size();
+        groups.bytes = groups.bytes - entry.bytes + bytes;
+        entry.bytes = bytes;
+        metrics::gauge!("millrace_group_members").increment(entry.group.len() as f64 - members as f64);
+        if (members == 0) != (entry.group.len() == 0) {
+            groups.emptied.insert(id.clone(), (entry.group.len() == 0).then(unix_ms));
+            self.wake.notify_one();
+        }
+        let due = entry.group.next_deadline();
+        let due = due.or_else(|| Some(entry.group.empty_since() + FORGET_EMPTY_AFTER));
+        if due < entry.scheduled || entry.scheduled.is_none() {
+            if let Some(old) = entry.scheduled.take() {
+                groups.schedule.remove(&(old, id.clone()));
+            }
+            if let Some(due) = due {
+                entry.scheduled = Some(due);
+                groups.schedule.insert((due, id.clone()));
+                if groups.schedule.first().is_some_and(|(first, group)| *first == due && *group == id) {
+                    self.wake.notify_one();
+                }
+            }
+        }
+        Some(output)
+    }
+
+    /// Ticks the groups whose time has come. When to look again, if that is known.
+    fn tick(&self) -> Option<Duration> {
+        let mut groups = self.lock();
+        let now = self.now();
+        while let Some((due, _)) = groups.schedule.first()
+            && *due <= now
+            && let Some((_, id)) = groups.schedule.pop_first()
+        {
+            let Some(entry) = groups.by_id.get_mut(&id) else { continue };
+            entry.scheduled = None;
+            if entry.group.is_unused() && entry.group.empty_since() + FORGET_EMPTY_AFTER <= now {
+                groups.forget(&id);
+                continue;
+            }
+            self.drive(&mut groups, &id, |group| group.tick(now));
+        }
+        groups.schedule.first().map(|(due, _)| *due)
+    }
+}
+
+impl Groups {
+    fn wait(&mut self) -> (Token, oneshot::Receiver<Answer>) {
+        self.last_token += 1;
+        let token = Token(self.last_token);
+        let (sender, answer) = oneshot::channel();
+        self.waiting.insert(token, sender);
+        (token, answer)
+    }
+
+    fn add(&mut self, id: &str, group: Group) {
+        metrics::gauge!("millrace_groups").increment(1.0);
+        self.by_id.insert(id.into(), Entry { group, scheduled: None, bytes: 0 });
+    }
+
+    fn forget(&mut self, id: &str) {
+        let Some((id, entry)) = self.by_id.remove_entry(id) else { return };
+        self.bytes -= entry.bytes;
+        metrics::gauge!("millrace_groups").decrement(1.0);
+        metrics::gauge!("millrace_group_members").decrement(entry.group.len() as f64);
+        if let Some(due) = entry.scheduled {
+            self.schedule.remove(&(due, id));
+        }
+    }
+
+    fn forget_unused(&mut self) {
+        let unused: Vec<Arc<str>> = self
+            .by_id
+            .iter()
+            .filter(|(_, entry)| entry.group.is_unused())
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in unused {
+            self.forget(&id);
+        }
+    }
+
+    /// What a member of a group that is not there is told.
+    fn unknown_group(&self) -> ResponseError {
+        if self.closed { ResponseError::CoordinatorNotAvailable } else { ResponseError::UnknownMemberId }
+    }
+}
+
+/// A request that waits for a group. Dropped before it was answered, it takes itself back.
+struct Waiting<'a> {
+    coordinator: &'a Coordinator,
+    group: Arc<str>,
+    token: Token,
+    answer: oneshot::Receiver<Answer>,
+}
+
+impl Waiting<'_> {
+    async fn answer(mut self) -> Option<Answer> {
+        (&mut self.answer).await.ok()
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let coordinator = self.coordinator;
+        let mut groups = coordinator.lock();
+        if groups.waiting.remove(&self.token).is_some() {
+            let now = coordinator.now();
+            coordinator.drive(&mut groups, &self.group, |group| group.cancel(now, self.token));
+        }
+    }
+}
+
+/// The timer task.
+async fn keep_time(coordinator: Weak<Coordinator>, wake: Arc<Notify>) {
+    let mut books = Books::default();
+    loop {
+        let until = {
+            let Some(coordinator) = coordinator.upgrade() else { return };
+            let next = coordinator.tick();
+            if coordinator.lock().closed {
+                return;
+            }
+            let next = books.keep(&coordinator).min(next.unwrap_or(Duration::MAX));
+            coordinator.opened.checked_add(next).unwrap_or_else(|| Instant::now() + RETRY)
+        };
+        tokio::select! {
+            () = tokio::time::sleep_until(until) => {}
+            () = wake.notified() => {}
+            written = books.written() => {
+                let Some(coordinator) = coordinator.upgrade() else { return };
+                books.settle(&coordinator, written);
+            }
+        }
+    }
+}
+
+/// What the timer task does for the offset store: tells it which groups are empty, and has it forget old offsets.
+#[derive(Default)]
+struct Books {
+    /// Which groups are being reported.
+    writing: Option<(OffsetWrite, HashMap<Arc<str>, Option<i64>>)>,
+    next_report: Duration,
+    next_expiry: Duration,
+}
+
+impl Books {
+    /// Starts what is due, without waiting for it. When to look again.
+    fn keep(&mut self, coordinator: &Coordinator) -> Duration {
+        let now = coordinator.now();
+        if now >= self.next_expiry {
+            // Not waited for: a failure is logged by the writer, and the next check finds the same offsets.
+            let retention = coordinator.options.offset_retention;
+            drop(coordinator.offsets.try_permit().map(|permit| permit.expire(unix_ms(), retention)));
+            self.next_expiry = now + coordinator.options.retention_check;
+        }
+        let mut groups = coordinator.lock();
+        if self.writing.is_some() || groups.emptied.is_empty() {
+            return self.next_expiry;
+        }
+        if now >= self.next_report
+            && let Some(permit) = coordinator.offsets.try_permit()
+        {
+            let emptied = std::mem::take(&mut groups.emptied);
+            let list = emptied.iter().map(|(group, since)| (group.clone(), *since)).collect();
+            self.writing = Some((permit.set_empty_since(list), emptied));
+            return self.next_expiry;
+        }
+        self.next_expiry.min(now + RETRY)
+    }
+
+    async fn written(&mut self) -> Result<(), OffsetError> {
+        match &mut self.writing {
+            Some((write, _)) => write.await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Takes note of how a report went. One that failed is made again, unless there is news of the group.
+    fn settle(&mut self, coordinator: &Coordinator, written: Result<(), OffsetError>) {
+        if let Some((_, reported)) = self.writing.take()
+            && written.is_err()
+        {
+            let mut groups = coordinator.lock();
+            for (group, since) in reported {
+                groups.emptied.entry(group).or_insert(since);
+            }
+            self.next_report = coordinator.now() + RETRY;
+        }
+    }
+}
+
+/// Names who a request comes from.
+fn identity<'a>(member_id: &'a str, instance_id: Option<&'a str>) -> Identity<'a> {
+    Identity { member_id, instance_id }
+}
+
+fn check_group_id(group: &str) -> Result<(), ResponseError> {
+    if group.is_empty() || group.len() > MAX_ID { Err(ResponseError::InvalidGroupId) } else { Ok(()) }
+}
+
+fn check_member(who: Identity<'_>) -> Result<(), ResponseError> {
+    if who.member_id.len() > MAX_ID || who.instance_id.is_some_and(|id| id.len() > MAX_ID) {
+        return Err(ResponseError::InvalidRequest);
+    }
+    Ok(())
+}
+
+/// The topics that the members of a consumer group have subscribed to.
+fn topics_in_use(group: &Group) -> Result<Vec<String>, ResponseError> {
+    if group.len() == 0 {
+        return Ok(Vec::new());
+    }
+    if &**group.protocol_type() != "consumer" {
+        return Err(ResponseError::NonEmptyGroup);
+    }
+    let mut topics = Vec::new();
+    for metadata in group.subscriptions() {
+        let subscribed = subscription::topics(metadata).ok_or(ResponseError::NonEmptyGroup)?;
+        topics.extend(subscribed.into_iter().map(str::to_owned));
+    }
+    Ok(topics)
+}
+
+/// `<prefix>-<random uuid>`; `None` when the system has no random numbers.
+fn new_member_id(prefix: &str) -> Option<Arc<str>> {
+    let mut bytes = [0u8; 16];
+    getrandom::fill(&mut bytes).ok()?;
+    let number = u128::from_be_bytes(bytes) & !(0xf << 76 | 0x3 << 62) | 0x4 << 76 | 0x2 << 62;
+    let hex = format!("{number:032x}");
+    let prefix = &prefix[..prefix.floor_char_boundary(MAX_CLIENT_ID_IN_MEMBER_ID)];
+    let (a, b, c, d, e) = (&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]);
+    Some(format!("{prefix}-{a}-{b}-{c}-{d}-{e}").into())
+}
+
+fn unix_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}

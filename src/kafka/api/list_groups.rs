@@ -1,0 +1,48 @@
+//! ListGroups, key 16, versions 0–5: all groups, with members or with committed offsets only.
+//!
+//! * 1: throttle time. 2: as 1. 3: flexible. 4: filter by state. 5: filter by type.
+
+use kafka_protocol::messages::list_groups_response::ListedGroup;
+use kafka_protocol::messages::{ApiKey, GroupId, ListGroupsRequest, ListGroupsResponse};
+use kafka_protocol::protocol::StrBytes;
+
+use super::text;
+use crate::kafka::shape::{Field, Kind, STRING};
+use crate::kafka::{Api, Reply, Request, RequestError};
+
+/// ListGroups.
+pub static API: Api = Api {
+    key: ApiKey::ListGroups,
+    versions: (0, 5),
+    flexible_from: 3,
+    shape: &[Field::new(Kind::Array(&STRING), 4), Field::new(Kind::Array(&STRING), 5)],
+    handle: |request| Box::pin(async move { handle(request) }),
+};
+
+/// The type of all groups there are.
+const TYPE: &str = "classic";
+
+fn handle(request: &Request) -> Result<Reply, RequestError> {
+    let asked: ListGroupsRequest = request.decode()?;
+    let passes = |filter: &[StrBytes], value: &str| {
+        filter.is_empty() || filter.iter().any(|wanted| wanted.eq_ignore_ascii_case(value))
+    };
+    let mut groups = Vec::new();
+    for listed in request.broker.groups.list() {
+        let state = listed.state.name();
+        if passes(&asked.states_filter, state) && passes(&asked.types_filter, TYPE) {
+            groups.push(
+                ListedGroup::default()
+                    .with_group_id(GroupId(text(&listed.group)))
+                    .with_protocol_type(text(&listed.protocol_type))
+                    .with_group_state(StrBytes::from_static_str(if request.version >= 4 {
+                        state
+                    } else {
+                        ""
+                    }))
+                    .with_group_type(StrBytes::from_static_str(if request.version >= 5 { TYPE } else { "" })),
+            );
+        }
+    }
+    Reply::encode(&ListGroupsResponse::default().with_groups(groups), request.version)
+}
