@@ -70,7 +70,7 @@ const MAX_SLICES: usize = 1024;
 /// Serves Kafka clients until `shutdown`, and returns when the last connection has ended.
 pub async fn serve(listener: TcpListener, broker: Arc<Broker>, limits: Limits, shutdown: CancellationToken) {
     let server = Arc::new(Server { broker, limits, metrics: Metrics::new() });
-    // Dropping the set aborts what is left in it, so no connection outlives this function.
+    // Dropping the set aborts what is in it, so no connection outlives this future.
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -97,7 +97,11 @@ pub async fn serve(listener: TcpListener, broker: Arc<Broker>, limits: Limits, s
         }
     }
     drop(listener);
-    while connections.join_next().await.is_some() {}
+    let ended = async { while connections.join_next().await.is_some() {} };
+    if timeout(limits.shutdown_grace, ended).await.is_err() {
+        // Parked requests, and clients that do not take their answer.
+        connections.shutdown().await;
+    }
     server.metrics.connections.set(0.0);
 }
 
@@ -180,7 +184,6 @@ impl Server {
                 biased;
                 reply = (api.handle)(&request) => reply,
                 ended = read_ahead(&mut frames, &mut reader) => return Ok(ended?),
-                () = stopped(shutdown, self.limits.shutdown_grace) => return Ok(()),
             };
             self.metrics.count(api, reply.is_err(), started.elapsed());
             drop(request);
@@ -281,11 +284,6 @@ async fn read_ahead(frames: &mut Frames, reader: &mut (impl AsyncRead + Unpin)) 
         }
     }
     std::future::pending().await
-}
-
-async fn stopped(shutdown: &CancellationToken, grace: Duration) {
-    shutdown.cancelled().await;
-    sleep(grace).await;
 }
 
 /// The listener's metrics, looked up once.

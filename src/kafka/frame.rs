@@ -24,8 +24,13 @@ impl Frames {
         let Some(prefix) = self.buffer.first_chunk::<LENGTH>() else { return Ok(None) };
         let announced = i32::from_be_bytes(*prefix);
         let Some(length) = usize::try_from(announced).ok().filter(|length| *length <= limit) else {
+            let hint = match announced >> 24 {
+                0x16 => "; is the client set to TLS? This port takes plaintext",
+                0x41..=0x5A => "; this port speaks Kafka, not HTTP",
+                _ => "",
+            };
             return Err(RequestError::Malformed(format!(
-                "a frame of {announced} bytes where {limit} are allowed"
+                "a frame of {announced} bytes where {limit} are allowed{hint}"
             )));
         };
         if self.buffer.len() - LENGTH < length {

@@ -1,4 +1,9 @@
 //! The Kafka front end at a real port: hostile clients, and real ones.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a step that fails is a test that fails")]
+
+mod apis;
+mod fetch;
 mod hostile;
+mod memory_log;
 mod support;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use kafka_protocol::messages::{ApiKey, RequestHeader, ResponseHeader};
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
 use millrace::group::Coordinator;
@@ -120,7 +120,6 @@ pub fn frame<R: Request>(correlation_id: i32, version: i16, request: &R) -> Byte
     header.encode(&mut frame, key.request_header_version(version)).unwrap();
     request.encode(&mut frame, version).unwrap();
     let size = frame.len() as i32 - 4;
-    (&mut frame[..4]).copy_from_slice(&size.to_be_bytes());
-    assert_eq!((&frame[..4]).get_i32(), size);
+    frame[..4].copy_from_slice(&size.to_be_bytes());
     frame.freeze()
 }

@@ -188,10 +188,8 @@ impl Fetch {
 
     /// Reads what there is, within the limits.
     async fn read(&self) -> Read {
-        let (mut permit, budget) = match reserve(self.expected()) {
-            Some((permit, budget)) => (Some(permit), budget),
-            None => (None, self.max_bytes.min(SMALL_ANSWER)),
-        };
+        let mut permit = reserve(self.expected());
+        let budget = if permit.is_some() { self.max_bytes } else { self.max_bytes.min(SMALL_ANSWER) };
         let mut at_once = permit.is_none();
         let mut bytes = 0;
         let mut answer = Answer::new(self.version, None, self.topics.len());
@@ -221,7 +219,7 @@ impl Fetch {
         Read { reply: answer.finish(permit), bytes, at_once }
     }
 
-    /// At most so many bytes can come of a read.
+    /// So many bytes can come of a read; more only by a first batch that is over its limit.
     fn expected(&self) -> usize {
         let mut expected = 0usize;
         for wanted in self.topics.iter().flat_map(|topic| &topic.partitions) {
@@ -254,10 +252,8 @@ impl Fetch {
             return Ok((partition, Fetched::default()));
         }
         let fetched = log.fetch(snapshot, place.partition, wanted.from, limit).await.map_err(|error| {
-            match &topic.found {
-                Some(topic) => storage_error(topic, &error),
-                None => ResponseError::KafkaStorageError,
-            }
+            let name = topic.found.as_deref().map_or("unknown", |topic| &topic.name);
+            storage_error(name, &error)
         })?;
         if self.version < 10 && fetched.batches.iter().any(is_zstd) {
             return Err(ResponseError::UnsupportedCompressionType);
@@ -278,9 +274,9 @@ fn find(broker: &Broker, version: i16, name: &TopicName, id: TopicId) -> Result<
 }
 
 /// Takes memory for an answer; `None` when it is spent. Waiting for it would let clients that do not read stop others.
-fn reserve(bytes: usize) -> Option<(SemaphorePermit<'static>, usize)> {
+fn reserve(bytes: usize) -> Option<SemaphorePermit<'static>> {
     let kib = u32::try_from(bytes.div_ceil(1024)).ok()?;
-    Some((ANSWERS.try_acquire_many(kib).ok()?, bytes))
+    ANSWERS.try_acquire_many(kib).ok()
 }
 
 /// Whether a stored batch is compressed with zstd, which clients know from version 10 on.

@@ -88,16 +88,18 @@ async fn list(
         LATEST => Some((range.end, -1)),
         EARLIEST => Some((range.start, -1)),
         EARLIEST_LOCAL if version >= 8 => Some((range.start, -1)),
+        LATEST_TIERED if version >= 9 => None,
+        MAX_TIMESTAMP if version >= 7 && range.start == range.end => None,
         MAX_TIMESTAMP if version >= 7 => log
             .max_timestamp(snapshot, place.partition)
             .await
-            .map_err(|error| storage_error(topic, &error))?,
-        LATEST_TIERED if version >= 9 => None,
+            .map_err(|error| storage_error(&topic.name, &error))?,
         timestamp if timestamp < 0 => return Err(ResponseError::UnsupportedVersion),
+        _ if range.start == range.end => None,
         timestamp => log
             .find_by_time(snapshot, place.partition, timestamp)
             .await
-            .map_err(|error| storage_error(topic, &error))?,
+            .map_err(|error| storage_error(&topic.name, &error))?,
     };
     let leader_epoch = if version >= 4 { log.leader_epoch() } else { -1 };
     Ok(found.map(|(offset, timestamp)| Found { offset, timestamp, leader_epoch }))

@@ -30,7 +30,7 @@ use uuid::Uuid;
 use super::Api;
 use super::request::Preamble;
 use crate::log::LogError;
-use crate::log::topics::{Topic, TopicId};
+use crate::log::topics::TopicId;
 
 /// Every API that this broker serves. ApiVersions, dispatch and the documentation's table come from here.
 pub static ALL: &[&Api] = &[
@@ -79,12 +79,12 @@ fn text(text: &str) -> StrBytes {
 }
 
 /// What a client is told of an error in the log, which goes to our own log where it is ours to mend.
-fn storage_error(topic: &Topic, error: &LogError) -> ResponseError {
+fn storage_error(topic: &str, error: &LogError) -> ResponseError {
     match error {
         LogError::OutOfRange { .. } => ResponseError::OffsetOutOfRange,
         LogError::UnknownPartition(_) => ResponseError::UnknownTopicOrPartition,
         error => {
-            tracing::error!(topic = topic.name, %error, "cannot read a topic's log");
+            tracing::error!(topic, %error, "cannot read a topic's log");
             ResponseError::KafkaStorageError
         }
     }

@@ -1,0 +1,290 @@
+//! Fetch: limits, waiting, errors, and what of a log one answer may show.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
+use kafka_protocol::messages::fetch_response::PartitionData;
+use kafka_protocol::messages::{ApiVersionsRequest, FetchRequest, FetchResponse, TopicName};
+use kafka_protocol::protocol::StrBytes;
+use millrace::kafka::connection::Limits;
+use millrace::log::topics::Topics;
+use tokio::time::{Instant, sleep, timeout};
+use uuid::Uuid;
+
+use crate::memory_log::{Append, EPOCH, MemoryLog, one};
+use crate::support::{Client, PATIENCE, Server};
+
+const MIB: i32 = 1 << 20;
+
+async fn orders(partitions: u32) -> (Server, Arc<MemoryLog>) {
+    let (log, topic) = MemoryLog::with_topic("orders", partitions);
+    let topics = Topics::default();
+    topics.insert(topic);
+    (Server::start(topics, Limits::default()).await, log)
+}
+
+fn from(partition: i32, offset: i64) -> FetchPartition {
+    FetchPartition::default()
+        .with_partition(partition)
+        .with_fetch_offset(offset)
+        .with_partition_max_bytes(MIB)
+}
+
+/// A request for `orders` that does not wait.
+fn fetch(version: i16, partitions: Vec<FetchPartition>) -> FetchRequest {
+    let mut topic = FetchTopic::default().with_partitions(partitions);
+    match version {
+        13.. => topic.topic_id = Uuid::from_u128(77),
+        _ => topic.topic = TopicName(StrBytes::from_static_str("orders")),
+    }
+    FetchRequest::default().with_min_bytes(1).with_max_bytes(50 * MIB).with_topics(vec![topic])
+}
+
+fn partitions(response: &FetchResponse) -> &[PartitionData] {
+    assert_eq!(response.error_code, 0);
+    &response.responses[0].partitions
+}
+
+fn size(partition: &PartitionData) -> usize {
+    assert_eq!(partition.error_code, 0);
+    partition.records.as_ref().expect("records are never null").len()
+}
+
+/// Base offset of the first batch.
+fn base(partition: &PartitionData) -> i64 {
+    let records = partition.records.as_ref().unwrap();
+    i64::from_be_bytes(*records.first_chunk().unwrap())
+}
+
+/// Sends a request that is parked, and waits until it is.
+async fn park(client: &mut Client, log: &MemoryLog, request: &FetchRequest) -> i32 {
+    let before = log.waiting();
+    let id = client.request(12, request).await;
+    let parked = async {
+        while log.waiting() == before {
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(PATIENCE, parked).await.unwrap();
+    id
+}
+
+#[tokio::test]
+async fn every_version_gets_the_stored_batches() {
+    let (server, log) = orders(2).await;
+    log.commit(&[one(1), Append { size: 70_000, records: 5, ..one(1) }]);
+    let mut client = server.client().await;
+    for version in 4..=18 {
+        let response = client.call(version, &fetch(version, vec![from(0, 0), from(1, 0)])).await;
+        let [empty, full] = partitions(&response) else { panic!() };
+        assert_eq!((size(empty), empty.high_watermark), (0, 0), "version {version}");
+        assert_eq!((size(full), full.high_watermark, full.last_stable_offset), (70_100, 6, 6));
+        assert_eq!(response.session_id, 0);
+    }
+}
+
+#[tokio::test]
+async fn an_offset_inside_a_batch_gets_the_whole_batch() {
+    let (server, log) = orders(1).await;
+    log.commit(&[Append { records: 10, ..one(0) }, Append { records: 10, ..one(0) }]);
+    let response = server.client().await.call(12, &fetch(12, vec![from(0, 15)])).await;
+    let partition = &partitions(&response)[0];
+    assert_eq!((base(partition), size(partition)), (10, 100));
+}
+
+#[tokio::test]
+async fn the_first_batch_comes_however_large_and_later_ones_only_where_they_fit() {
+    let (server, log) = orders(4).await;
+    let large = |partition| Append { size: 5000, ..one(partition) };
+    log.commit(&[large(1), large(1), large(2), one(3), one(3)]);
+    let limited = |partition| from(partition, 0).with_partition_max_bytes(150);
+    let request = fetch(12, vec![limited(0), limited(1), limited(2), limited(3)]);
+    let mut client = server.client().await;
+    let sizes = |response: &FetchResponse| partitions(response).iter().map(size).collect::<Vec<_>>();
+    assert_eq!(sizes(&client.call(12, &request).await), [0, 5000, 0, 100]);
+    // A limit on the whole answer holds over partitions, and for the first batch neither.
+    assert_eq!(sizes(&client.call(12, &request.with_max_bytes(10)).await), [0, 5000, 0, 0]);
+}
+
+#[tokio::test]
+async fn without_data_an_answer_comes_after_max_wait_and_not_before() {
+    let (server, _log) = orders(1).await;
+    let mut client = server.client().await;
+    for (wait, least) in [(0, 0), (-1, 0), (300, 300)] {
+        let started = Instant::now();
+        let response = client.call(12, &fetch(12, vec![from(0, 0)]).with_max_wait_ms(wait)).await;
+        assert_eq!(size(&partitions(&response)[0]), 0);
+        assert!(started.elapsed() >= Duration::from_millis(least));
+        assert!(started.elapsed() < Duration::from_millis(least) + Duration::from_secs(5));
+    }
+}
+
+#[tokio::test]
+async fn a_parked_request_is_answered_by_a_commit_to_its_partition_and_reads_nothing_for_others() {
+    let (server, log) = orders(2).await;
+    let mut client = server.client().await;
+    let request = fetch(12, vec![from(0, 0)]).with_max_wait_ms(60_000);
+    let id = park(&mut client, &log, &request).await;
+    for _ in 0..10 {
+        log.commit(&[one(1)]);
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(log.reads.load(Ordering::Relaxed), 0);
+    log.commit(&[one(0)]);
+    let response: FetchResponse = client.answer::<FetchRequest>(12, id).await;
+    assert_eq!(size(&partitions(&response)[0]), 100);
+    assert_eq!(log.reads.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn less_than_min_bytes_is_waited_for() {
+    let (server, log) = orders(2).await;
+    log.commit(&[one(0)]);
+    let mut client = server.client().await;
+    let request = fetch(12, vec![from(0, 0), from(1, 0)]).with_max_wait_ms(60_000).with_min_bytes(300);
+    let id = park(&mut client, &log, &request).await;
+    log.commit(&[one(1)]);
+    log.commit(&[one(0), one(1)]);
+    let response = client.answer::<FetchRequest>(12, id).await;
+    assert_eq!(partitions(&response).iter().map(size).sum::<usize>(), 400);
+    // More than may be sent is not waited for.
+    let most =
+        fetch(12, vec![from(0, 0)]).with_max_wait_ms(60_000).with_min_bytes(i32::MAX).with_max_bytes(50);
+    assert_eq!(size(&partitions(&client.call(12, &most).await)[0]), 100);
+}
+
+#[tokio::test]
+async fn a_transaction_over_three_partitions_is_seen_whole_or_not_at_all() {
+    // I1
+    let (server, log) = orders(3).await;
+    let writer = tokio::spawn(async move {
+        for _ in 0..2000 {
+            log.commit(&[one(0), one(1), one(2)]);
+            tokio::task::yield_now().await;
+        }
+    });
+    let mut client = server.client().await;
+    let mut seen = 0;
+    while seen < 2000 {
+        let wanted = (0..3).map(|partition| from(partition, seen)).collect();
+        let response = client.call(12, &fetch(12, wanted).with_max_wait_ms(60_000)).await;
+        let ends: Vec<i64> = partitions(&response).iter().map(|partition| partition.high_watermark).collect();
+        assert!(ends.iter().all(|end| *end == ends[0] && *end > seen), "{ends:?}");
+        let sizes: Vec<usize> = partitions(&response).iter().map(size).collect();
+        assert_eq!(sizes, [(ends[0] - seen) as usize * 100; 3]);
+        seen = ends[0];
+    }
+    writer.await.unwrap();
+}
+
+#[tokio::test]
+async fn closing_drops_a_parked_request() {
+    let (server, log) = orders(1).await;
+    let mut client = server.client().await;
+    park(&mut client, &log, &fetch(12, vec![from(0, 0)]).with_max_wait_ms(i32::MAX)).await;
+    drop(client);
+    let dropped = async {
+        while log.waiting() > 0 {
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(PATIENCE, dropped).await.unwrap();
+}
+
+#[tokio::test]
+async fn requests_behind_a_parked_one_are_answered_after_it() {
+    let (server, log) = orders(1).await;
+    let mut client = server.client().await;
+    let parked = park(&mut client, &log, &fetch(12, vec![from(0, 0)]).with_max_wait_ms(60_000)).await;
+    let behind = client.request(0, &ApiVersionsRequest::default()).await;
+    log.commit(&[one(0)]);
+    client.answer::<FetchRequest>(12, parked).await;
+    client.answer::<ApiVersionsRequest>(0, behind).await;
+}
+
+#[tokio::test]
+async fn shutdown_does_not_wait_for_a_parked_request() {
+    let (mut server, log) = orders(1).await;
+    let mut client = server.client().await;
+    park(&mut client, &log, &fetch(12, vec![from(0, 0)]).with_max_wait_ms(i32::MAX)).await;
+    server.shutdown.cancel();
+    timeout(PATIENCE, &mut server.served).await.unwrap().unwrap();
+    client.closed().await;
+}
+
+#[tokio::test]
+async fn errors_say_what_is_wrong_and_do_not_wait() {
+    let (server, log) = orders(2).await;
+    log.commit(&[one(0), one(0), one(0)]);
+    log.expire(0, 1);
+    let mut client = server.client().await;
+    let mut wanted = vec![from(0, 0), from(0, 4), from(2, 0), from(-1, 0)];
+    wanted.push(from(0, 1).with_current_leader_epoch(EPOCH - 1));
+    wanted.push(from(0, 1).with_current_leader_epoch(EPOCH + 1));
+    wanted.push(from(0, 1).with_current_leader_epoch(EPOCH));
+    let response = client.call(12, &fetch(12, wanted).with_max_wait_ms(60_000)).await;
+    let errors: Vec<i16> = partitions(&response).iter().map(|partition| partition.error_code).collect();
+    assert_eq!(errors, [1, 1, 3, 3, 74, 75, 0]);
+
+    let mut by_name = fetch(12, vec![from(0, 0)]).with_max_wait_ms(60_000);
+    by_name.topics[0].topic = TopicName(StrBytes::from_static_str("nothing"));
+    assert_eq!(partitions(&client.call(12, &by_name).await)[0].error_code, 3);
+    let mut by_id = fetch(13, vec![from(0, 0)]).with_max_wait_ms(60_000);
+    by_id.topics[0].topic_id = Uuid::from_u128(78);
+    assert_eq!(partitions(&client.call(13, &by_id).await)[0].error_code, 100);
+
+    log.broken.store(true, Ordering::Relaxed);
+    let response = client.call(12, &fetch(12, vec![from(0, 1)]).with_max_wait_ms(60_000)).await;
+    assert_eq!(partitions(&response)[0].error_code, 56);
+}
+
+#[tokio::test]
+async fn zstd_is_kept_from_clients_that_cannot_read_it() {
+    let (server, log) = orders(1).await;
+    log.commit(&[Append { codec: 4, ..one(0) }]);
+    let mut client = server.client().await;
+    let old = client.call(9, &fetch(9, vec![from(0, 0)])).await;
+    assert_eq!(partitions(&old)[0].error_code, 76);
+    let new = client.call(10, &fetch(10, vec![from(0, 0)])).await;
+    assert_eq!(size(&partitions(&new)[0]), 100);
+}
+
+#[tokio::test]
+async fn sessions_are_refused_in_the_way_that_clients_understand() {
+    let (server, _log) = orders(1).await;
+    let mut client = server.client().await;
+    for (session, epoch, error) in [(0, 0, 0), (0, -1, 0), (0, 1, 71), (5, 1, 70), (5, 0, 70)] {
+        let request = fetch(12, vec![from(0, 0)]).with_session_id(session).with_session_epoch(epoch);
+        let response = client.call(12, &request).await;
+        assert_eq!((response.error_code, response.session_id), (error, 0));
+    }
+}
+
+#[tokio::test]
+async fn a_request_for_nothing_is_answered_at_once() {
+    let (server, _log) = orders(1).await;
+    let request = FetchRequest::default().with_min_bytes(1).with_max_wait_ms(60_000);
+    assert!(server.client().await.call(12, &request).await.responses.is_empty());
+}
+
+#[tokio::test]
+async fn clients_that_do_not_read_their_answers_do_not_keep_others_from_theirs() {
+    let (server, log) = orders(1).await;
+    for _ in 0..40 {
+        log.commit(&[Append { size: MIB as usize, ..one(0) }]);
+    }
+    let all = fetch(12, vec![from(0, 0).with_partition_max_bytes(i32::MAX)]).with_max_bytes(i32::MAX);
+    let mut deaf = Vec::new();
+    for _ in 0..12 {
+        let mut client = server.client().await;
+        client.request(12, &all).await;
+        deaf.push(client);
+    }
+    let mut client = server.client().await;
+    for offset in 0..40 {
+        let response = client.call(12, &fetch(12, vec![from(0, offset)])).await;
+        assert_eq!(size(&partitions(&response)[0]), MIB as usize);
+    }
+}
