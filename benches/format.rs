@@ -1,0 +1,184 @@
+//! Rows a second from decoded values to Debezium JSON, on one core: the step between the parser and the log.
+
+use std::hint::black_box;
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use millrace::change::{
+    Before, Cell, CellKind, Change, Column, Event, Lsn, Operation, ReplicaIdentity, Row, TableShape,
+    Timestamp, Transaction,
+};
+use millrace::format::debezium_json::{DebeziumJson, DebeziumOptions};
+use millrace::format::partitioner::PartitionBy;
+use millrace::format::{Destination, Format, Sink};
+use millrace::log::{LogError, Record};
+
+/// Rows a transaction.
+const ROWS: u64 = 1000;
+
+/// Routes a record and forgets it.
+struct Routed {
+    by: PartitionBy,
+    bytes: usize,
+}
+
+impl Sink for Routed {
+    fn record(&mut self, destination: Destination, record: &Record<'_>) -> Result<(), LogError> {
+        if let Destination::Changes { table_hash, .. } = destination {
+            black_box(self.by.partition(table_hash, record.key, 8));
+        }
+        self.bytes += black_box(record).value.map_or(0, <[u8]>::len);
+        Ok(())
+    }
+}
+
+/// A row as the server sends it, in text.
+struct TextRow {
+    data: Vec<u8>,
+    cells: Vec<Cell>,
+}
+
+impl TextRow {
+    fn new(values: &[String]) -> Self {
+        let mut row = TextRow { data: Vec::new(), cells: Vec::new() };
+        for value in values {
+            let (start, len) = (row.data.len() as u32, value.len() as u32);
+            row.cells.push(Cell { kind: CellKind::Text, start, len });
+            row.data.extend_from_slice(value.as_bytes());
+        }
+        row
+    }
+
+    fn as_row(&self) -> Row<'_> {
+        Row::new(&self.data, &self.cells)
+    }
+}
+
+/// The ten-column table that all of the project's figures are taken with.
+fn orders() -> TableShape {
+    let columns = [
+        ("id", 20),
+        ("customer_id", 20),
+        ("created_at", 1184),
+        ("updated_at", 1184),
+        ("status", 25),
+        ("amount", 1700),
+        ("quantity", 23),
+        ("note", 25),
+        ("attrs", 3802),
+        ("paid", 16),
+    ];
+    let numeric_12_2 = (12 << 16 | 2) + 4;
+    let column = |(name, base_oid): (&str, u32)| Column {
+        name: name.to_owned(),
+        type_oid: base_oid,
+        base_oid,
+        type_modifier: if base_oid == 1700 { numeric_12_2 } else { -1 },
+        identity: name == "id",
+    };
+    TableShape {
+        oid: 16_384,
+        schema: "public".to_owned(),
+        name: "orders".to_owned(),
+        identity: ReplicaIdentity::Default,
+        columns: columns.into_iter().map(column).collect(),
+        key: vec![0],
+    }
+}
+
+fn rows() -> Vec<TextRow> {
+    let row = |number: u64| {
+        TextRow::new(&[
+            (1_000_000 + number).to_string(),
+            (number % 50_000).to_string(),
+            format!(
+                "2026-03-{:02} 12:{:02}:07.{:06}+00",
+                number % 28 + 1,
+                number % 60,
+                number * 997 % 1_000_000
+            ),
+            format!(
+                "2026-03-{:02} 13:{:02}:07.{:06}+00",
+                number % 28 + 1,
+                number % 60,
+                number * 991 % 1_000_000
+            ),
+            "shipped".to_owned(),
+            format!("{}.{:02}", number * 37 % 100_000, number % 100),
+            (number % 20).to_string(),
+            "0123456789abcdef".repeat(6) + "abcd",
+            format!("{{\"src\": \"web\", \"tags\": [\"a\", \"b\"], \"visit\": {number}}}"),
+            if number % 2 == 0 { "t" } else { "f" }.to_owned(),
+        ])
+    };
+    (0..ROWS).map(row).collect()
+}
+
+fn transaction(number: u64) -> Transaction {
+    Transaction {
+        xid: 1000 + number as u32,
+        commit_lsn: Lsn(0x16_B374_D848 + number * 4096),
+        end_lsn: Lsn(0x16_B374_D878 + number * 4096),
+        commit_time: Timestamp(1_767_225_600_123_456 + number as i64),
+        previous_commit_lsn: Lsn(0x16_B374_C848 + number * 4096),
+    }
+}
+
+fn encode(
+    format: &mut DebeziumJson,
+    sink: &mut Routed,
+    transaction: &Transaction,
+    ordinal: u64,
+    change: Change<'_>,
+) {
+    let event = Event { transaction, ordinal, lsn: Lsn(transaction.commit_lsn.0 - 4000 + ordinal), change };
+    assert!(format.encode(&event, sink).is_ok());
+}
+
+fn benches(criterion: &mut Criterion) {
+    let (table, rows) = (orders(), rows());
+    let mut format = DebeziumJson::new(DebeziumOptions::new("shop", "shop"));
+    let mut sink = Routed { by: PartitionBy::Key, bytes: 0 };
+    let mut group = criterion.benchmark_group("debezium_json");
+    group.throughput(Throughput::Elements(ROWS));
+
+    let insert =
+        |row| Change::Row { operation: Operation::Insert, table: &table, before: None, after: Some(row) };
+    group.bench_function("insert, 1000 rows a transaction", |bencher| {
+        let mut number = 0;
+        bencher.iter(|| {
+            number += 1;
+            let transaction = transaction(number);
+            for (ordinal, row) in (0..).zip(&rows) {
+                encode(&mut format, &mut sink, &transaction, ordinal, insert(row.as_row()));
+            }
+        });
+    });
+    group.bench_function("update, one row a transaction", |bencher| {
+        let mut number = 0;
+        bencher.iter(|| {
+            for row in &rows {
+                number += 1;
+                let after = Some(row.as_row());
+                let change = Change::Row { operation: Operation::Update, table: &table, before: None, after };
+                encode(&mut format, &mut sink, &transaction(number), 0, change);
+            }
+        });
+    });
+    group.bench_function("update with the full old row", |bencher| {
+        let mut number = 0;
+        bencher.iter(|| {
+            number += 1;
+            let transaction = transaction(number);
+            for (ordinal, row) in (0..).zip(&rows) {
+                let (before, after) = (Some(Before::Full(row.as_row())), Some(row.as_row()));
+                let change = Change::Row { operation: Operation::Update, table: &table, before, after };
+                encode(&mut format, &mut sink, &transaction, ordinal, change);
+            }
+        });
+    });
+    group.finish();
+    black_box(sink.bytes);
+}
+
+criterion_group!(all, benches);
+criterion_main!(all);
