@@ -107,7 +107,7 @@ fn rows() -> Vec<TextRow> {
             (number % 20).to_string(),
             "0123456789abcdef".repeat(6) + "abcd",
             format!("{{\"src\": \"web\", \"tags\": [\"a\", \"b\"], \"visit\": {number}}}"),
-            if number % 2 == 0 { "t" } else { "f" }.to_owned(),
+            if number.is_multiple_of(2) { "t" } else { "f" }.to_owned(),
         ])
     };
     (0..ROWS).map(row).collect()

@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 use crate::change::{Cell, CellKind, Column, Lsn, ReplicaIdentity};
 use crate::log::LogError;
@@ -94,7 +96,7 @@ const NOW: Timestamp = Timestamp(1_767_225_600_200_001);
 
 /// `customers`'s source block in [`TRANSACTION`].
 const SOURCE: &str = concat!(
-    r#""source":{"version":"0.0.0","connector":"postgresql","name":"shop","ts_ms":1767225600123,"#,
+    r#""source":{"version":"0.1.0","connector":"postgresql","name":"shop","ts_ms":1767225600123,"#,
     r#""snapshot":"false","db":"shop_db","sequence":"[\"23801856\",\"23803624\"]","#,
     r#""ts_us":1767225600123456,"ts_ns":1767225600123456000,"schema":"public","table":"customers","#,
     r#""txId":556,"lsn":23803624,"xmin":null,"origin":null,"origin_lsn":null}"#
@@ -108,7 +110,7 @@ fn envelope(before: &str, after: &str, op: &str) -> Option<String> {
 
 fn format() -> DebeziumJson {
     DebeziumJson::new(DebeziumOptions {
-        version: "0.0.0".to_owned(),
+        version: "0.1.0".to_owned(),
         ..DebeziumOptions::new("shop", "shop_db")
     })
 }
@@ -392,4 +394,76 @@ fn a_table_without_columns_is_an_empty_object() {
     let row = OwnedRow::new(&[]);
     let change = row_change(Operation::Insert, &table, None, Some(row.as_row()));
     assert_eq!(encode(&mut format(), change), [sent(None, envelope("null", "{}", "c"), &[])]);
+}
+
+/// One of each event, as `docs/formats/debezium-json.md` shows them.
+fn examples() -> Vec<Sent> {
+    let mut format = format();
+    let table = customers(ReplicaIdentity::Default);
+    let full_table = customers(ReplicaIdentity::Full);
+    let key = |id| OwnedRow::new(&[text(id), Value::Null, Value::Null]);
+    let inserted = OwnedRow::new(&[text("1"), text("Anna"), text("\\x01")]);
+    let updated = OwnedRow::new(&[text("1"), text("Anne"), Value::Unsent]);
+    let moved = OwnedRow::new(&[text("2"), text("Anne"), Value::Unsent]);
+    let gap = Gap {
+        cause: "table_joined_late",
+        table: Some(("public".to_owned(), "customers".to_owned())),
+        from: None,
+        to: Lsn(0x16B_3748),
+        detail: "rows written before this position may be missing".to_owned(),
+    };
+    let old = key("1");
+    let old_key = Some(Before::Key(old.as_row()));
+    let changes = [
+        row_change(Operation::Insert, &table, None, Some(inserted.as_row())),
+        row_change(Operation::Update, &table, None, Some(updated.as_row())),
+        row_change(
+            Operation::Update,
+            &full_table,
+            Some(Before::Full(inserted.as_row())),
+            Some(updated.as_row()),
+        ),
+        row_change(Operation::Delete, &table, old_key, None),
+        row_change(Operation::Update, &table, old_key, Some(moved.as_row())),
+        Change::Truncate { table: &table },
+        Change::Message { transactional: true, prefix: "app", content: b"foobar" },
+        Change::Gap(&gap),
+    ];
+    changes.into_iter().flat_map(|change| encode(&mut format, change)).collect()
+}
+
+#[test]
+fn the_documentation_shows_what_is_produced() {
+    let page = include_str!("../../../docs/formats/debezium-json.md");
+    let shown: Vec<serde_json::Value> = page
+        .split("```json\n")
+        .skip(1)
+        .map(|rest| serde_json::from_str(rest.split("```").next().unwrap()).unwrap())
+        .collect();
+    let produced: Vec<serde_json::Value> = examples()
+        .iter()
+        .filter_map(|sent| sent.value.as_deref())
+        .map(|value| serde_json::from_str(value).unwrap())
+        .collect();
+    assert_eq!(shown, produced);
+}
+
+proptest! {
+    #[test]
+    fn any_row_reads_back_from_the_event(
+        id in any::<i32>(),
+        name in any::<Option<String>>(),
+        column_name in any::<String>(),
+    ) {
+        let mut table = customers(ReplicaIdentity::Default);
+        table.columns[1].name = format!("x{column_name}");
+        let id_text = id.to_string();
+        let name_value = name.as_deref().map_or(Value::Null, text);
+        let row = OwnedRow::new(&[text(&id_text), name_value, Value::Null]);
+        let sent = encode(&mut format(), row_change(Operation::Insert, &table, None, Some(row.as_row())));
+        let value: serde_json::Value = serde_json::from_str(sent[0].value.as_ref().unwrap()).unwrap();
+        prop_assert_eq!(&value["after"]["id"], &serde_json::json!(id));
+        prop_assert_eq!(&value["after"][&table.columns[1].name], &serde_json::json!(name));
+        prop_assert_eq!(&value["source"]["table"], "customers");
+    }
 }
