@@ -1,1 +1,0 @@
-//! Kafka record batches, magic 2.
