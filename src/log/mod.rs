@@ -15,6 +15,8 @@
 //!   fsync and before the commit is answered. Visible = durable (I4).
 //! * After a crash [`LogWriter::resume`] gives the place of the last commit; what came after it never happened.
 
+#[cfg(test)]
+mod conformance;
 pub mod local;
 pub mod record_batch;
 mod snapshot;

@@ -1,1 +1,142 @@
-//! The log in files of our own.
+//! The log in files of our own: one physical log, of which partitions are views.
+//!
+//! ```text
+//!  LocalWriter ──(pieces: closed builders, boundaries, positions)──> log thread ──> segment files
+//!   in capture          bounded channel, one ticket at a time          │ write, fsync, then
+//!                                                                      ▼
+//!                         views, tail cache  <── add what is committed, then swap the snapshot, then answer
+//!                                │
+//!                          LocalReader (any number of clones of the Arc)
+//! ```
+//!
+//! The directory holds `checkpoint`, numbered `.segment` files, and an `.index` file for each sealed segment. A segment
+//! that is not sealed is read whole at start; see [`recovery`]. Which entries there are, and why old bytes cannot pass
+//! for new ones, is told in [`entry`].
+//!
+//! One thread a log does everything that touches files for writing: it compresses, writes, fsyncs, seals, and removes
+//! what retention no longer wants. After a failed write or fsync it cuts the log to the last commit whose fsync returned,
+//! through a descriptor opened anew. Lack of space passes; any other error stops the writer for good, while what is
+//! durable stays readable.
+
+mod appender;
+mod checkpoint;
+mod entry;
+pub mod files;
+mod index;
+mod reader;
+mod recovery;
+mod retention;
+mod segment;
+mod shared;
+mod tail;
+mod thread;
+mod views;
+mod wire;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::Duration;
+
+pub use files::{Files, RealFiles};
+pub use reader::LocalReader;
+pub use writer::LocalWriter;
+
+use super::record_batch::Codec;
+use super::topics::TopicId;
+use super::{LogError, PartitionId};
+
+/// A batch is never larger than this when decompressed.
+pub const BATCH_LIMIT: usize = 512 << 20;
+
+/// What a local log is opened with.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where its files are; made if there is none. The caller keeps other processes out.
+    pub directory: PathBuf,
+    /// The log's name in metrics and messages: the task's.
+    pub name: String,
+    /// Segments are sealed beyond this size; at most 2 GiB.
+    pub segment_bytes: u64,
+    /// How batches are compressed.
+    pub codec: Codec,
+    /// A batch is closed when its records, uncompressed, reach this size; at most 256 MiB.
+    pub max_batch_bytes: usize,
+    /// Larger records are refused; at most 256 MiB.
+    pub max_record_bytes: usize,
+    /// How much of the newest log is kept in memory.
+    pub tail_cache_bytes: usize,
+    /// What is kept.
+    pub retention: Retention,
+    /// The file layer.
+    pub files: Arc<dyn Files>,
+}
+
+/// How much of the log is kept: whole sealed segments go, the oldest first.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Retention {
+    /// Remove the oldest segment while the others are at least this large together.
+    pub bytes: Option<u64>,
+    /// Remove segments whose last commit is older than this.
+    pub age: Option<Duration>,
+}
+
+impl Options {
+    /// The defaults for a log in `directory`.
+    pub fn new(directory: impl Into<PathBuf>, name: impl Into<String>) -> Self {
+        Options {
+            directory: directory.into(),
+            name: name.into(),
+            segment_bytes: 256 << 20,
+            codec: Codec::Lz4,
+            max_batch_bytes: 512 << 10,
+            max_record_bytes: 32 << 20,
+            tail_cache_bytes: 16 << 20,
+            retention: Retention::default(),
+            files: Arc::new(RealFiles),
+        }
+    }
+}
+
+/// A topic of a log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicInfo {
+    /// Its name.
+    pub name: String,
+    /// Its id, drawn when it was made.
+    pub id: TopicId,
+    /// Partition `n` of the topic is `partitions[n]` of the log.
+    pub partitions: Vec<PartitionId>,
+}
+
+/// A log of files.
+#[derive(Debug)]
+pub struct LocalLog;
+
+impl LocalLog {
+    /// Opens the log in a directory, or makes one, and recovers it. Blocks: run it on the blocking pool.
+    ///
+    /// # Errors
+    /// [`LogError::Corrupt`] and [`LogError::Version`] for files that must not be touched; I/O errors.
+    pub fn open(mut options: Options) -> Result<(LocalWriter, Arc<LocalReader>, Vec<TopicInfo>), LogError> {
+        options.segment_bytes = options.segment_bytes.clamp(4096, 2 << 30);
+        options.max_batch_bytes = options.max_batch_bytes.min(BATCH_LIMIT / 2);
+        options.max_record_bytes = options.max_record_bytes.min(BATCH_LIMIT / 2 - 4096);
+
+        let recovered = recovery::recover(&options)?;
+        let (messages, inbox) = mpsc::sync_channel(4);
+        let thread = thread::LogThread::new(options.clone(), recovered);
+        let shared = thread.shared();
+        let handle = std::thread::Builder::new()
+            .name(format!("log-{}", options.name))
+            .spawn(move || thread.run(&inbox))
+            .map_err(|error| files::failed("start a thread for", &options.directory, error))?;
+        let writer = LocalWriter::new(&options, shared.clone(), messages, handle);
+        let topics = shared.topics();
+        Ok((writer, Arc::new(LocalReader::new(shared)), topics))
+    }
+}

@@ -57,8 +57,7 @@ impl BatchBuilder {
 
     /// Bytes that a record takes without its own length and deltas: a lower bound of what `append` adds.
     pub fn size_of(record: &Record<'_>) -> usize {
-        let headers: usize =
-            record.headers.iter().map(|header| header.name.len() + header.value.len()).sum();
+        let headers: usize = record.headers.iter().map(|header| header.name.len() + header.value.len()).sum();
         record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len) + headers
     }
 

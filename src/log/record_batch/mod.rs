@@ -147,7 +147,8 @@ impl BatchHeader {
     /// As `parse`; [`BatchError::Short`], [`BatchError::Checksum`].
     pub fn check(bytes: &[u8]) -> Result<BatchHeader, BatchError> {
         let header = Self::parse(bytes)?;
-        let batch = bytes.get(..header.len).ok_or(BatchError::Short { have: bytes.len(), need: header.len })?;
+        let batch =
+            bytes.get(..header.len).ok_or(BatchError::Short { have: bytes.len(), need: header.len })?;
         let computed = crc32c::crc32c(&batch[CRC_FROM..]);
         if computed != header.crc {
             return Err(BatchError::Checksum { found: header.crc, computed });
@@ -234,8 +235,7 @@ mod tests {
             0..4_000_000_000_000i64,
             Just(i64::MAX / 2)
         ];
-        let record =
-            (timestamp, proptest::option::of(bytes.clone()), proptest::option::of(bytes), headers);
+        let record = (timestamp, proptest::option::of(bytes.clone()), proptest::option::of(bytes), headers);
         proptest::collection::vec(record, 1..40)
     }
 
@@ -294,7 +294,8 @@ mod tests {
         (0..count)
             .map(|n| {
                 let key = format!("{{\"id\":{n}}}").into_bytes();
-                let value = format!("{{\"op\":\"c\",\"after\":{{\"id\":{n},\"name\":\"customer {n}\"}}}}").into_bytes();
+                let value = format!("{{\"op\":\"c\",\"after\":{{\"id\":{n},\"name\":\"customer {n}\"}}}}")
+                    .into_bytes();
                 (1_700_000_000_000 + n as i64, Some(key), Some(value), vec![("h".to_owned(), b"v".to_vec())])
             })
             .collect()
@@ -311,7 +312,10 @@ mod tests {
                 let mut plain = Vec::new();
                 match compression {
                     Compression::Lz4 => {
-                        std::io::Read::read_to_end(&mut lz4_flex::frame::FrameDecoder::new(&payload[..]), &mut plain)?;
+                        std::io::Read::read_to_end(
+                            &mut lz4_flex::frame::FrameDecoder::new(&payload[..]),
+                            &mut plain,
+                        )?;
                     }
                     _ => plain.extend_from_slice(payload),
                 }

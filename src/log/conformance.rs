@@ -1,0 +1,442 @@
+//! The contract of [`LogWriter`](super::LogWriter) and [`LogReader`](super::LogReader) as tests that every
+//! implementation runs.
+//!
+//! An implementation gives a [`Log`]: a place in which one log can be opened, closed by dropping its writer, and opened
+//! again.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::record_batch::BatchHeader;
+use super::{LogError, LogReader, LogWriter, Offset, PartitionId, PartitionRange, Record, SourcePosition};
+use crate::change::Lsn;
+
+/// A log that can be opened again and again.
+pub trait Log {
+    /// Its writer.
+    type Writer: LogWriter;
+    /// Its reader.
+    type Reader: LogReader;
+    /// Opens it; the writer of before has been dropped.
+    fn open(&self) -> (Self::Writer, Arc<Self::Reader>);
+}
+
+/// Runs all checks, each on a new log.
+pub async fn check<L: Log>(new: impl Fn() -> L) {
+    run("a_new_log_is_empty", a_new_log_is_empty(new())).await;
+    run("topics_are_made_once", topics_are_made_once(new())).await;
+    run("a_group_is_seen_whole_and_only_when_committed", a_group_is_seen_whole(new())).await;
+    run("what_follows_the_boundary_stays_for_the_next_group", what_follows_the_boundary_stays(new())).await;
+    run("an_abort_takes_back_to_the_boundary", an_abort_takes_back_to_the_boundary(new())).await;
+    run("an_abort_takes_back_what_was_flushed", an_abort_takes_back_what_was_flushed(new())).await;
+    run("commits_pass_a_transaction_in_flight", commits_pass_a_transaction_in_flight(new())).await;
+    run("records_may_follow_before_the_ticket_is_answered", records_may_follow_a_ticket(new())).await;
+    run("a_position_only_commit_wakes_nobody", a_position_only_commit_wakes_nobody(new())).await;
+    run("an_older_snapshot_sees_no_later_commit", an_older_snapshot_sees_no_later_commit(new())).await;
+    run("a_fetch_gives_whole_batches_within_its_limit", a_fetch_gives_whole_batches(new())).await;
+    run("offsets_outside_the_log_are_refused", offsets_outside_the_log_are_refused(new())).await;
+    run("records_are_found_by_time", records_are_found_by_time(new())).await;
+    run("unknown_partitions_and_large_records_are_refused", unknown_and_large_are_refused(new())).await;
+    run("a_reopened_log_is_the_same", a_reopened_log_is_the_same(new())).await;
+}
+
+async fn run(name: &str, check: impl Future<Output = ()>) {
+    println!("  {name}");
+    check.await;
+}
+
+/// A position that tells commits apart.
+pub fn position(n: u64) -> SourcePosition {
+    SourcePosition {
+        last_commit: (n > 0).then_some(Lsn(n)),
+        end_lsn: Lsn(n + 1),
+        last_record_end: Lsn(n + 1),
+        acked_through: Lsn(n + 1),
+        timeline: 1,
+        system_identifier: 42,
+        slot_generation: 1,
+    }
+}
+
+/// Appends a record with the time and value given.
+pub fn put(writer: &mut impl LogWriter, partition: PartitionId, timestamp: i64, value: &[u8]) {
+    let record = Record { timestamp, key: Some(b"k"), value: Some(value), headers: &[] };
+    writer.append(partition, &record).unwrap();
+}
+
+/// Offsets and values of all records that a reader gives from `from` on, some bytes at a time.
+pub async fn read_all(
+    reader: &impl LogReader,
+    partition: PartitionId,
+    from: Offset,
+    max_bytes: usize,
+) -> Result<Vec<(i64, Vec<u8>)>, LogError> {
+    let snapshot = reader.snapshot();
+    let mut all = Vec::new();
+    let mut next = from;
+    loop {
+        let fetched = reader.fetch(&snapshot, partition, next, max_bytes).await?;
+        if fetched.is_empty() {
+            return Ok(all);
+        }
+        for batch in &fetched.batches {
+            let records = records(batch);
+            next = Offset(records.last().unwrap().0 + 1);
+            all.extend(records.into_iter().filter(|record| record.0 >= from.0));
+        }
+    }
+}
+
+fn records(batch: &Bytes) -> Vec<(i64, Vec<u8>)> {
+    let header = BatchHeader::check(batch).unwrap();
+    assert_eq!(header.len, batch.len());
+    let mut records = header.records(batch, 1 << 28).unwrap();
+    let mut all = Vec::new();
+    while let Some(record) = records.next_record().unwrap() {
+        all.push((record.offset.0, record.value.unwrap().to_vec()));
+    }
+    assert_eq!(all.len(), header.records as usize);
+    all
+}
+
+async fn values(reader: &impl LogReader, partition: PartitionId) -> Vec<String> {
+    let all = read_all(reader, partition, Offset(0), 1 << 20).await.unwrap();
+    assert!(
+        all.iter().enumerate().all(|(n, (offset, _))| n as i64 == *offset),
+        "offsets have holes: {all:?}"
+    );
+    all.into_iter().map(|(_, value)| String::from_utf8(value).unwrap()).collect()
+}
+
+fn range(reader: &impl LogReader, partition: PartitionId) -> (i64, i64) {
+    let PartitionRange { start, end } = reader.snapshot().range(partition).unwrap();
+    (start.0, end.0)
+}
+
+async fn two_partitions(writer: &mut impl LogWriter) -> (PartitionId, PartitionId) {
+    let ids = writer.create_topic("t", 2).await.unwrap();
+    (ids[0], ids[1])
+}
+
+async fn a_new_log_is_empty(log: impl Log) {
+    let (mut writer, reader) = log.open();
+    assert_eq!(writer.resume(), None);
+    assert!(!writer.has_group());
+    assert_eq!(writer.buffered(), 0);
+    assert_eq!(reader.snapshot().commit(), 0);
+    assert_eq!(reader.snapshot().range(PartitionId(0)), None);
+    let (a, _) = two_partitions(&mut writer).await;
+    assert_eq!(range(&*reader, a), (0, 0));
+    assert!(values(&*reader, a).await.is_empty());
+}
+
+async fn topics_are_made_once(log: impl Log) {
+    let (mut writer, reader) = log.open();
+    let ids = writer.create_topic("a", 3).await.unwrap();
+    let more = writer.create_topic("b", 1).await.unwrap();
+    assert_eq!(writer.create_topic("a", 3).await.unwrap(), ids);
+    assert!(!ids.contains(&more[0]));
+    let refused = writer.create_topic("a", 4).await;
+    assert!(matches!(refused, Err(LogError::PartitionCount { existing: 3, asked: 4, .. })), "{refused:?}");
+    drop((writer, reader));
+    let (mut writer, reader) = log.open();
+    assert_eq!(range(&*reader, ids[2]), (0, 0));
+    assert_eq!(writer.create_topic("a", 3).await.unwrap(), ids);
+}
+
+async fn a_group_is_seen_whole(log: impl Log) {
+    let (mut writer, reader) = log.open();
+    let (a, b) = two_partitions(&mut writer).await;
+    let mut watch = reader.watch();
+    watch.mark_unchanged();
+    put(&mut writer, a, 1, b"one");
+    put(&mut writer, b, 1, b"two");
+    put(&mut writer, a, 1, b"three");
+    assert!(writer.buffered() > 0 && !writer.has_group());
+    writer.boundary();
+    assert!(writer.has_group());
+    assert_eq!(range(&*reader, a), (0, 0));
+    let committed = writer.commit(position(1)).await.unwrap();
+    assert_eq!((committed.number, committed.position), (1, position(1)));
+    assert!(!writer.has_group() && writer.buffered() == 0);
+    assert_eq!(committed.snapshot.range(a).unwrap().end, Offset(2));
+    assert!(watch.has_changed().unwrap());
+    assert_eq!(range(&*reader, b), (0, 1));
+    assert_eq!(values(&*reader, a).await, ["one", "three"]);
+    assert_eq!(values(&*reader, b).await, ["two"]);
+    assert_eq!(writer.resume(), Some(position(1)));
+}
+
+async fn what_follows_the_boundary_stays(log: impl Log) {
+    let (mut writer, reader) = log.open();
+    let (a, b) = two_partitions(&mut writer).await;
+    put(&mut writer, a, 1, b"one");
+    writer.boundary();
+    put(&mut writer, a, 2, b"two");
+    put(&mut writer, b, 2, b"three");
+    writer.commit(position(1)).await.unwrap();
+    assert!(writer.buffered() > 0 && !writer.has_group());
+    assert_eq!(values(&*reader, a).await, ["one"]);
+    assert_eq!(range(&*reader, b), (0, 0));
+    put(&mut writer, a, 2, b"four");
+    writer.boundary();
+    writer.commit(position(2)).await.unwrap();
+    assert_eq!(values(&*reader, a).await, ["one", "two", "four"]);
+    assert_eq!(values(&*reader, b).await, ["three"]);
+}
+
+async fn an_abort_takes_back_to_the_boundary(log: impl Log) {
+    let (mut writer, reader) = log.open();
+    let (a, b) = two_partitions(&mut writer).await;
+    put(&mut writer, a, 1, b"one");
+    writer.boundary();
+    put(&mut writer, a, 2, b"never");
+    put(&mut writer, b, 2, b"never");
+    let ticket = writer.commit(position(1));
+    // The abort concerns only what is after the boundary, whatever is still being written.
+    writer.abort();
+    assert_eq!(writer.buffered(), 0);
+    ticket.await.unwrap();
+    put(&mut writer, a, 3, b"two");
+    writer.boundary();
+    put(&mut writer, a, 3, b"never");
+    writer.abort();
+    writer.boundary();
+    writer.commit(position(2)).await.unwrap();
+    assert_eq!(values(&*reader, a).await, ["one", "two"]);
+    assert_eq!(range(&*reader, b), (0, 0));
+}
+
+async fn an_abort_takes_back_what_was_flushed(log: impl Log) {
+    let (mut writer, reader) = log.open();
+    let (a, b) = two_partitions(&mut writer).await;
+    put(&mut writer, a, 1, b"one");
+    writer.boundary();
+    put(&mut writer, a, 2, b"never");
+    writer.flush().await.unwrap();
+    assert_eq!((writer.buffered(), range(&*reader, a)), (0, (0, 0)));
+    put(&mut writer, b, 2, b"never");
+    let ticket = writer.flush();
+    writer.abort();
+    ticket.await.unwrap();
+    put(&mut writer, a, 3, b"two");
+    writer.boundary();
+    put(&mut writer, b, 3, b"never");
+    writer.flush().await.unwrap();
+    writer.abort();
+    writer.commit(position(2)).await.unwrap();
+    assert_eq!(values(&*reader, a).await, ["one", "two"]);
+    assert_eq!(range(&*reader, b), (0, 0));
+    drop((writer, reader));
+    let (_writer, reader) = log.open();
+    assert_eq!(values(&*reader, a).await, ["one", "two"]);
+}
+
+async fn commits_pass_a_transaction_in_flight(log: impl Log) {
+    let (mut writer, reader) = log.open();
+    let (a, b) = two_partitions(&mut writer).await;
+    put(&mut writer, a, 1, b"one");
+    writer.boundary();
+    put(&mut writer, a, 2, b"big 1");
+    writer.flush().await.unwrap();
+    put(&mut writer, b, 2, b"big 2");
+    writer.commit(position(1)).await.unwrap();
+    assert_eq!((values(&*reader, a).await, range(&*reader, b)), (vec!["one".to_owned()], (0, 0)));
+    writer.flush().await.unwrap();
+    writer.commit(position(2)).await.unwrap();
+    assert_eq!(range(&*reader, a), (0, 1));
+    put(&mut writer, a, 2, b"big 3");
+    writer.boundary();
+    assert!(writer.has_group());
+    put(&mut writer, a, 3, b"never");
+    writer.flush().await.unwrap();
+    writer.commit(position(3)).await.unwrap();
+    assert_eq!(values(&*reader, a).await, ["one", "big 1", "big 3"]);
+    assert_eq!(values(&*reader, b).await, ["big 2"]);
+    // What lies before the commit can no longer be cut off, and still never happened.
+    writer.abort();
+    put(&mut writer, a, 3, b"two");
+    writer.boundary();
+    writer.commit(position(4)).await.unwrap();
+    put(&mut writer, a, 3, b"never");
+    writer.flush().await.unwrap();
+    writer.commit(position(5)).await.unwrap();
+    drop((writer, reader));
+    let (mut writer, reader) = log.open();
+    assert_eq!(writer.resume(), Some(position(5)));
+    assert_eq!(values(&*reader, a).await, ["one", "big 1", "big 3", "two"]);
+    put(&mut writer, a, 3, b"three");
+    writer.boundary();
+    writer.commit(position(6)).await.unwrap();
+    drop((writer, reader));
+    let (_writer, reader) = log.open();
+    assert_eq!(values(&*reader, a).await, ["one", "big 1", "big 3", "two", "three"]);
+}
+
+async fn records_may_follow_a_ticket(log: impl Log) {
+    let (mut writer, reader) = log.open();
+    let (a, _) = two_partitions(&mut writer).await;
+    let mut expected = Vec::new();
+    for n in 1..50u64 {
+        let value = format!("{n}").repeat(n as usize);
+        put(&mut writer, a, 1, value.as_bytes());
+        expected.push(value);
+        writer.boundary();
+        let ticket = writer.commit(position(n));
+        let more = format!("more {n}");
+        put(&mut writer, a, 1, more.as_bytes());
+        expected.push(more);
+        let committed = ticket.await.unwrap();
+        assert_eq!(committed.snapshot.range(a).unwrap().end, Offset(2 * n as i64 - 1));
+    }
+    writer.boundary();
+    writer.commit(position(50)).await.unwrap();
+    assert_eq!(values(&*reader, a).await, expected);
+}
+
+async fn a_position_only_commit_wakes_nobody(log: impl Log) {
+    let (mut writer, reader) = log.open();
+    two_partitions(&mut writer).await;
+    let mut watch = reader.watch();
+    watch.mark_unchanged();
+    let committed = writer.commit(position(0)).await.unwrap();
+    assert_eq!((committed.number, reader.snapshot().commit()), (1, 1));
+    assert!(!watch.has_changed().unwrap());
+    assert_eq!(writer.resume(), Some(position(0)));
+    drop((writer, reader));
+    assert_eq!(log.open().0.resume(), Some(position(0)));
+}
+
+async fn an_older_snapshot_sees_no_later_commit(log: impl Log) {
+    let (mut writer, reader) = log.open();
+    let (a, _) = two_partitions(&mut writer).await;
+    put(&mut writer, a, 1, b"one");
+    writer.boundary();
+    writer.commit(position(1)).await.unwrap();
+    let old = reader.snapshot();
+    put(&mut writer, a, 2, b"two");
+    writer.boundary();
+    writer.commit(position(2)).await.unwrap();
+    let fetched = reader.fetch(&old, a, Offset(0), 1 << 20).await.unwrap();
+    assert_eq!(fetched.batches.len(), 1);
+    assert!(reader.fetch(&old, a, Offset(1), 1 << 20).await.unwrap().is_empty());
+    assert_eq!(reader.find_by_time(&old, a, 2).await.unwrap(), None);
+    assert_eq!(reader.max_timestamp(&old, a).await.unwrap(), Some((Offset(0), 1)));
+}
+
+async fn a_fetch_gives_whole_batches(log: impl Log) {
+    let (mut writer, reader) = log.open();
+    let (a, b) = two_partitions(&mut writer).await;
+    for n in 0..10u64 {
+        for m in 0..3 {
+            put(&mut writer, a, 1, format!("{n}.{m}").as_bytes());
+            put(&mut writer, b, 1, &[7; 500]);
+        }
+        writer.boundary();
+        writer.commit(position(n + 1)).await.unwrap();
+    }
+    let snapshot = reader.snapshot();
+    let all = reader.fetch(&snapshot, a, Offset(0), usize::MAX).await.unwrap();
+    assert_eq!(all.batches.len(), 10);
+    // In the middle of a batch: that batch whole.
+    let middle = reader.fetch(&snapshot, a, Offset(4), 1).await.unwrap();
+    assert_eq!(middle.batches, [all.batches[1].clone()]);
+    let two = reader.fetch(&snapshot, a, Offset(3), 2 * all.batches[1].len()).await.unwrap();
+    assert_eq!(two.batches, all.batches[1..3]);
+    for max_bytes in [1, 200, 5000, 1 << 20] {
+        assert_eq!(read_all(&*reader, a, Offset(0), max_bytes).await.unwrap().len(), 30);
+        assert_eq!(read_all(&*reader, b, Offset(7), max_bytes).await.unwrap().len(), 23);
+    }
+}
+
+async fn offsets_outside_the_log_are_refused(log: impl Log) {
+    let (mut writer, reader) = log.open();
+    let (a, _) = two_partitions(&mut writer).await;
+    put(&mut writer, a, 1, b"one");
+    writer.boundary();
+    writer.commit(position(1)).await.unwrap();
+    let snapshot = reader.snapshot();
+    assert!(reader.fetch(&snapshot, a, Offset(1), 1).await.unwrap().is_empty());
+    for offset in [-1, 2, i64::MAX, i64::MIN] {
+        let refused = reader.fetch(&snapshot, a, Offset(offset), 1).await;
+        assert!(matches!(refused, Err(LogError::OutOfRange { end: Offset(1), .. })), "{refused:?}");
+    }
+    let refused = reader.fetch(&snapshot, PartitionId(9), Offset(0), 1).await;
+    assert!(matches!(refused, Err(LogError::UnknownPartition(PartitionId(9)))), "{refused:?}");
+}
+
+async fn records_are_found_by_time(log: impl Log) {
+    let (mut writer, reader) = log.open();
+    let (a, b) = two_partitions(&mut writer).await;
+    // Commit times need not rise.
+    let times = [[10, 30, 20], [15, 16, 17], [40, 5, 40]];
+    for (n, times) in (1..).zip(times) {
+        times.iter().for_each(|time| put(&mut writer, a, *time, b"x"));
+        writer.boundary();
+        writer.commit(position(n)).await.unwrap();
+    }
+    let flat: Vec<i64> = times.into_iter().flatten().collect();
+    for reader in [reader.clone(), {
+        drop((writer, reader));
+        log.open().1
+    }] {
+        let snapshot = reader.snapshot();
+        for asked in [i64::MIN, 0, 5, 10, 11, 20, 30, 31, 40, 41, i64::MAX] {
+            let expected = flat.iter().position(|time| *time >= asked).map(|n| (Offset(n as i64), flat[n]));
+            assert_eq!(reader.find_by_time(&snapshot, a, asked).await.unwrap(), expected, "at {asked}");
+        }
+        assert_eq!(reader.max_timestamp(&snapshot, a).await.unwrap(), Some((Offset(6), 40)));
+        assert_eq!(reader.find_by_time(&snapshot, b, 0).await.unwrap(), None);
+        assert_eq!(reader.max_timestamp(&snapshot, b).await.unwrap(), None);
+    }
+}
+
+async fn unknown_and_large_are_refused(log: impl Log) {
+    let (mut writer, reader) = log.open();
+    let (a, _) = two_partitions(&mut writer).await;
+    let record = |value| Record { timestamp: 1, key: None, value: Some(value), headers: &[] };
+    let refused = writer.append(PartitionId(7), &record(b""));
+    assert!(matches!(refused, Err(LogError::UnknownPartition(PartitionId(7)))), "{refused:?}");
+    let large = vec![0; (64 << 20) + 1];
+    let refused = writer.append(a, &record(&large));
+    assert!(matches!(refused, Err(LogError::RecordTooLarge { .. })), "{refused:?}");
+    let record = Record { timestamp: 1, key: None, value: None, headers: &[] };
+    writer.append(a, &record).unwrap();
+    writer.boundary();
+    writer.commit(position(1)).await.unwrap();
+    assert_eq!(range(&*reader, a), (0, 1));
+}
+
+async fn a_reopened_log_is_the_same(log: impl Log) {
+    let (mut writer, reader) = log.open();
+    let (a, b) = two_partitions(&mut writer).await;
+    let epoch = reader.leader_epoch();
+    for n in 1..20 {
+        put(&mut writer, a, 1, format!("{n}").repeat(300).as_bytes());
+        if n % 3 == 0 {
+            put(&mut writer, b, 1, b"b");
+        }
+        writer.boundary();
+        writer.commit(position(n)).await.unwrap();
+    }
+    put(&mut writer, a, 1, b"never committed");
+    writer.boundary();
+    writer.flush().await.unwrap();
+    let (snapshot, mut batches) = (reader.snapshot(), Vec::new());
+    for partition in [a, b] {
+        batches.push(reader.fetch(&snapshot, partition, Offset(0), usize::MAX).await.unwrap().batches);
+    }
+    drop((writer, reader));
+    for _ in 0..2 {
+        let (writer, reader) = log.open();
+        assert_eq!(writer.resume(), Some(position(19)));
+        assert_eq!(reader.leader_epoch(), epoch);
+        assert_eq!(reader.snapshot().commit(), 19);
+        for (partition, expected) in [a, b].into_iter().zip(&batches) {
+            let fetched = reader.fetch(&reader.snapshot(), partition, Offset(0), usize::MAX).await.unwrap();
+            assert_eq!(&fetched.batches, expected);
+        }
+    }
+}

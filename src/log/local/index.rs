@@ -1,0 +1,228 @@
+//! Where a partition's batches lie in a segment; and the index file that keeps this for a sealed segment.
+//!
+//! The file begins with a table of the partitions in the segment, which is read at start, and goes on with each one's
+//! entries, which are read when somebody asks for them.
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::files::{Files, Open, failed};
+use super::segment::{Segment, corrupt};
+use super::wire::{Fields, Put};
+use crate::log::{LogError, PartitionId};
+
+/// The format that we write.
+pub const VERSION: u32 = 1;
+const MAGIC: &[u8; 8] = b"MRINDEX\0";
+const HEAD_LEN: usize = 8 + 4 + 8 + 8 + 4;
+const ROW_LEN: usize = 4 + 4 + 8 + 8 + 4;
+const ENTRY_LEN: usize = 24;
+
+/// One batch and its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IndexEntry {
+    pub base: i64,
+    pub max_timestamp: i64,
+    /// Where its entry begins in the segment.
+    pub position: u32,
+    /// Length of the entry.
+    pub len: u32,
+}
+
+/// Where a partition's entries lie in an index file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slot {
+    pub at: u64,
+    pub count: u32,
+    pub crc: u32,
+}
+
+/// A row of an index file's table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row {
+    pub partition: PartitionId,
+    /// Offset of the partition's first record in the segment.
+    pub first: i64,
+    pub max_timestamp: i64,
+    pub slot: Slot,
+}
+
+/// Makes the index file of a segment of `segment_len` bytes durable, but for its name. Gives the table.
+pub fn write(
+    files: &dyn Files,
+    segment: &Segment,
+    segment_len: u64,
+    partitions: &[(PartitionId, &[IndexEntry])],
+) -> Result<Vec<Row>, LogError> {
+    let mut head = MAGIC.to_vec();
+    head.u32(VERSION);
+    head.u64(segment.sequence);
+    head.u64(segment_len);
+    head.u32(partitions.len() as u32);
+    let mut at = (HEAD_LEN + partitions.len() * ROW_LEN + 4) as u64;
+    let mut entries = Vec::new();
+    let mut rows = Vec::with_capacity(partitions.len());
+    for (partition, run) in partitions {
+        let from = entries.len();
+        for entry in *run {
+            entries.i64(entry.base);
+            entries.i64(entry.max_timestamp);
+            entries.u32(entry.position);
+            entries.u32(entry.len);
+        }
+        let slot = Slot { at, count: run.len() as u32, crc: crc32c::crc32c(&entries[from..]) };
+        at += (entries.len() - from) as u64;
+        let first = run.first().map_or(0, |entry| entry.base);
+        let max_timestamp = run.iter().map(|entry| entry.max_timestamp).max().unwrap_or(i64::MIN);
+        head.u32(partition.0);
+        head.u32(slot.count);
+        head.i64(first);
+        head.i64(max_timestamp);
+        head.u32(slot.crc);
+        rows.push(Row { partition: *partition, first, max_timestamp, slot });
+    }
+    head.u32(crc32c::crc32c(&head));
+    let write = || {
+        let file = files.open(&segment.index_path, Open::Create)?;
+        file.write_all_at(&head, 0)?;
+        file.write_all_at(&entries, head.len() as u64)?;
+        file.sync()
+    };
+    write().map_err(|error: io::Error| failed("write", &segment.index_path, error))?;
+    Ok(rows)
+}
+
+/// Reads an index file's table and checks that it belongs to a segment of `segment_len` bytes.
+pub fn read(files: &dyn Files, segment: &Segment, segment_len: u64) -> Result<Vec<Row>, LogError> {
+    let path = &segment.index_path;
+    let table = read_table(files, path)?;
+    let bad = |detail: &str| corrupt(path, 0, detail);
+    let (content, crc) = table.split_last_chunk::<4>().ok_or_else(|| bad("the index is cut short"))?;
+    if u32::from_le_bytes(*crc) != crc32c::crc32c(content) {
+        return Err(bad("the index fails its checksum"));
+    }
+    let mut fields = Fields(content);
+    if fields.bytes(MAGIC.len()) != Some(MAGIC) {
+        return Err(bad("this is not an index"));
+    }
+    match fields.u32() {
+        Some(VERSION) => {}
+        found => {
+            let path = path.display().to_string();
+            return Err(LogError::Version { path, found: found.unwrap_or(0), supported: VERSION });
+        }
+    }
+    if (fields.u64(), fields.u64()) != (Some(segment.sequence), Some(segment_len)) {
+        return Err(bad("the index belongs to another segment"));
+    }
+    rows(fields, table.len() as u64).ok_or_else(|| bad("the index does not hold together"))
+}
+
+fn read_table(files: &dyn Files, path: &Path) -> Result<Vec<u8>, LogError> {
+    let read = || {
+        let file = files.open(path, Open::Read)?;
+        let mut table = vec![0; HEAD_LEN];
+        file.read_exact_at(&mut table, 0)?;
+        let count = Fields(&table[HEAD_LEN - 4..]).u32().unwrap_or(0) as u64;
+        let len = HEAD_LEN as u64 + count * ROW_LEN as u64 + 4;
+        if len > file.len()? {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        table.resize(len as usize, 0);
+        file.read_exact_at(&mut table, 0)?;
+        Ok(table)
+    };
+    read().map_err(|error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => corrupt(path, 0, "the index of a sealed segment is missing"),
+        io::ErrorKind::UnexpectedEof => corrupt(path, 0, "the index is cut short"),
+        _ => failed("read", path, error),
+    })
+}
+
+fn rows(mut fields: Fields<'_>, mut at: u64) -> Option<Vec<Row>> {
+    let count = fields.count(ROW_LEN)?;
+    let mut rows = Vec::with_capacity(count);
+    for _ in 0..count {
+        let (partition, count) = (PartitionId(fields.u32()?), fields.u32()?);
+        let (first, max_timestamp) = (fields.i64()?, fields.i64()?);
+        let slot = Slot { at, count, crc: fields.u32()? };
+        at += u64::from(count) * ENTRY_LEN as u64;
+        rows.push(Row { partition, first, max_timestamp, slot });
+    }
+    Some(rows)
+}
+
+/// Reads the entries of one partition. Blocks.
+pub fn load(files: &dyn Files, segment: &Segment, slot: Slot) -> Result<Arc<[IndexEntry]>, LogError> {
+    let path = &segment.index_path;
+    let read = || {
+        let file = files.open(path, Open::Read)?;
+        let len = u64::from(slot.count) * ENTRY_LEN as u64;
+        if slot.at + len > file.len()? {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let mut bytes = vec![0; len as usize];
+        file.read_exact_at(&mut bytes, slot.at)?;
+        Ok(bytes)
+    };
+    let bytes = read().map_err(|error: io::Error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => corrupt(path, slot.at, "the index is cut short"),
+        _ => failed("read", path, error),
+    })?;
+    if crc32c::crc32c(&bytes) != slot.crc {
+        return Err(corrupt(path, slot.at, "the index fails its checksum"));
+    }
+    let entry = |bytes: &[u8]| {
+        let mut fields = Fields(bytes);
+        Some(IndexEntry {
+            base: fields.i64()?,
+            max_timestamp: fields.i64()?,
+            position: fields.u32()?,
+            len: fields.u32()?,
+        })
+    };
+    Ok(bytes.chunks_exact(ENTRY_LEN).filter_map(entry).collect())
+}
+
+/// The entries of sealed segments that were asked for last, bounded in bytes.
+#[derive(Debug)]
+pub struct IndexCache {
+    /// The most recently used last.
+    loaded: VecDeque<(u64, PartitionId, Arc<[IndexEntry]>)>,
+    size: usize,
+    limit: usize,
+}
+
+impl IndexCache {
+    pub fn new(limit: usize) -> Self {
+        IndexCache { loaded: VecDeque::new(), size: 0, limit }
+    }
+
+    pub fn get(&mut self, sequence: u64, partition: PartitionId) -> Option<Arc<[IndexEntry]>> {
+        let found = self.loaded.iter().rposition(|(s, p, _)| (*s, *p) == (sequence, partition))?;
+        let used = self.loaded.remove(found)?;
+        let entries = used.2.clone();
+        self.loaded.push_back(used);
+        Some(entries)
+    }
+
+    pub fn insert(&mut self, sequence: u64, partition: PartitionId, entries: Arc<[IndexEntry]>) {
+        if self.get(sequence, partition).is_some() {
+            return;
+        }
+        self.size += Self::cost(&entries);
+        self.loaded.push_back((sequence, partition, entries));
+        while self.size > self.limit
+            && let Some((_, _, oldest)) = self.loaded.pop_front()
+        {
+            self.size -= Self::cost(&oldest);
+        }
+    }
+
+    /// Counted with what an entry of the cache itself costs, which also bounds their number.
+    fn cost(entries: &[IndexEntry]) -> usize {
+        size_of_val(entries) + 4096
+    }
+}

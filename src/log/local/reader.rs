@@ -1,0 +1,277 @@
+//! The reader: looks places up in the views and takes the bytes from the tail cache, or else from the files.
+//!
+//! Lookups and the tail cache are in memory, behind locks that are held for no I/O; files are read on the blocking pool.
+//! Every entry read from a file is checked against its checksum before it is handed out (I8).
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use tokio::sync::watch;
+
+use super::entry::{self, BATCH_AT, Entry};
+use super::index::{self, IndexEntry};
+use super::segment::corrupt;
+use super::shared::Shared;
+use super::views::{Loaded, Lookup, Place, Views, Want};
+use super::{BATCH_LIMIT, TopicInfo};
+use crate::log::record_batch::BatchHeader;
+use crate::log::{Fetched, LogError, LogReader, Offset, PartitionId, PartitionRange, Snapshot};
+
+/// Batches of a partition with at most this much of others between them are read at once.
+const MAX_GAP: u64 = 32 * 1024;
+/// But not more than this.
+const MAX_READ: u64 = 4 << 20;
+
+/// Reads a local log.
+#[derive(Debug)]
+pub struct LocalReader {
+    shared: Arc<Shared>,
+}
+
+impl LocalReader {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        LocalReader { shared }
+    }
+
+    /// The log's topics.
+    pub fn topics(&self) -> Vec<TopicInfo> {
+        self.shared.topics()
+    }
+
+    /// Whether the log still takes records: false once an error other than lack of space has stopped its writer.
+    pub fn is_writable(&self) -> bool {
+        !self.shared.poisoned.load(Ordering::Acquire)
+    }
+
+    fn range(&self, snapshot: &Snapshot, partition: PartitionId) -> Result<PartitionRange, LogError> {
+        snapshot.range(partition).ok_or(LogError::UnknownPartition(partition))
+    }
+
+    /// What retention has taken meanwhile.
+    fn gone(&self, partition: PartitionId, offset: Offset) -> LogError {
+        let range = self.shared.snapshot().range(partition).unwrap_or_default();
+        LogError::OutOfRange { offset, start: range.start, end: range.end }
+    }
+
+    /// Asks the views, and loads the index entries that they need.
+    async fn lookup<T>(
+        &self,
+        partition: PartitionId,
+        offset: Offset,
+        ask: impl Fn(&Views, Loaded<'_>) -> Lookup<T>,
+    ) -> Result<T, LogError> {
+        // What was loaded is kept here too, should the cache be too small for it.
+        let mut fresh: Vec<(u64, Arc<[IndexEntry]>)> = Vec::new();
+        loop {
+            let answer = {
+                let views = self.shared.views.read().unwrap_or_else(PoisonError::into_inner);
+                let mut cache = self.shared.indexes.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut loaded =
+                    |sequence, partition| match fresh.iter().find(|(fresh, _)| *fresh == sequence) {
+                        Some((_, entries)) => Some(entries.clone()),
+                        None => cache.get(sequence, partition),
+                    };
+                ask(&views, &mut loaded)
+            };
+            let needed = match answer {
+                Lookup::Found(found) => return Ok(found),
+                Lookup::Needs(needed) => needed,
+            };
+            let (files, segment) = (self.shared.files.clone(), needed.segment.clone());
+            let loaded = blocking(move || index::load(&*files, &segment, needed.slot)).await;
+            let sequence = needed.segment.sequence;
+            let entries = match loaded {
+                Ok(entries) => entries,
+                Err(_) if self.shared.is_removed(sequence) => return Err(self.gone(partition, offset)),
+                Err(error) => return Err(error),
+            };
+            let mut cache = self.shared.indexes.lock().unwrap_or_else(PoisonError::into_inner);
+            cache.insert(sequence, partition, entries.clone());
+            fresh.push((sequence, entries));
+        }
+    }
+
+    /// The batches at `places`, from memory where they all are there.
+    async fn read(&self, places: Vec<Place>, from: Offset) -> Result<Vec<Bytes>, LogError> {
+        let Some(first) = places.first().map(|place| (place.segment.sequence, place.partition)) else {
+            return Ok(Vec::new());
+        };
+        let cached: Option<Vec<Bytes>> = {
+            let tail = self.shared.tail.lock().unwrap_or_else(PoisonError::into_inner);
+            let batch = |place: &Place| {
+                let entry = &place.entry;
+                let at = u64::from(entry.position) + BATCH_AT as u64;
+                tail.get(place.segment.sequence, at, entry.len as usize - BATCH_AT)
+            };
+            places.iter().map(batch).collect()
+        };
+        if let Some(batches) = cached {
+            return Ok(batches);
+        }
+        match blocking(move || read_places(&places)).await {
+            Err(_) if self.shared.is_removed(first.0) => Err(self.gone(first.1, from)),
+            read => read,
+        }
+    }
+
+    /// The first record from the batch with `timestamp` on that has it, or a later one.
+    async fn first_at(
+        &self,
+        partition: PartitionId,
+        range: PartitionRange,
+        timestamp: i64,
+    ) -> Result<Option<(Offset, i64)>, LogError> {
+        let want = Want::Timestamp(timestamp);
+        let places = self
+            .lookup(partition, range.start, |views, loaded| {
+                views.places(partition, range.start, range.end, want, loaded)
+            })
+            .await?;
+        let Some(batch) = self.read(places, range.start).await?.pop() else { return Ok(None) };
+        blocking(move || first_record_at(&batch, timestamp)).await
+    }
+}
+
+impl LogReader for LocalReader {
+    fn snapshot(&self) -> Arc<Snapshot> {
+        self.shared.snapshot()
+    }
+
+    fn watch(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.shared.snapshot.subscribe()
+    }
+
+    fn leader_epoch(&self) -> i32 {
+        self.shared.leader_epoch
+    }
+
+    fn fetch<'a>(
+        &'a self,
+        snapshot: &'a Snapshot,
+        partition: PartitionId,
+        from: Offset,
+        max_bytes: usize,
+    ) -> BoxFuture<'a, Result<Fetched, LogError>> {
+        Box::pin(async move {
+            let range = self.range(snapshot, partition)?;
+            if from < range.start || from > range.end {
+                return Err(LogError::OutOfRange { offset: from, start: range.start, end: range.end });
+            }
+            if from == range.end {
+                return Ok(Fetched::default());
+            }
+            let want = Want::Bytes(max_bytes);
+            let places = self
+                .lookup(partition, from, |views, loaded| {
+                    views.places(partition, from, range.end, want, loaded)
+                })
+                .await?;
+            if places.is_empty() {
+                return Err(self.gone(partition, from));
+            }
+            Ok(Fetched { batches: self.read(places, from).await? })
+        })
+    }
+
+    fn find_by_time<'a>(
+        &'a self,
+        snapshot: &'a Snapshot,
+        partition: PartitionId,
+        timestamp: i64,
+    ) -> BoxFuture<'a, Result<Option<(Offset, i64)>, LogError>> {
+        Box::pin(async move {
+            let range = self.range(snapshot, partition)?;
+            self.first_at(partition, range, timestamp).await
+        })
+    }
+
+    fn max_timestamp<'a>(
+        &'a self,
+        snapshot: &'a Snapshot,
+        partition: PartitionId,
+    ) -> BoxFuture<'a, Result<Option<(Offset, i64)>, LogError>> {
+        Box::pin(async move {
+            let range = self.range(snapshot, partition)?;
+            let max = self
+                .lookup(partition, range.start, |views, loaded| {
+                    views.max_timestamp(partition, range.end, loaded)
+                })
+                .await?;
+            match max {
+                Some(timestamp) => self.first_at(partition, range, timestamp).await,
+                None => Ok(None),
+            }
+        })
+    }
+}
+
+/// Runs something that blocks where that is allowed.
+async fn blocking<T: Send + 'static>(
+    run: impl FnOnce() -> Result<T, LogError> + Send + 'static,
+) -> Result<T, LogError> {
+    // It fails only when it panics or the runtime is shutting down.
+    tokio::task::spawn_blocking(run).await.unwrap_or(Err(LogError::Stopped))
+}
+
+fn read_places(places: &[Place]) -> Result<Vec<Bytes>, LogError> {
+    let mut batches = Vec::with_capacity(places.len());
+    let mut rest = places;
+    while let Some(first) = rest.first() {
+        let start = u64::from(first.entry.position);
+        let mut end = start;
+        let together = rest.iter().take_while(|place| {
+            let (at, len) = (u64::from(place.entry.position), u64::from(place.entry.len));
+            let near = place.segment.sequence == first.segment.sequence
+                && at >= end
+                && at - end <= MAX_GAP
+                && (end == start || at + len - start <= MAX_READ);
+            if near {
+                end = at + len;
+            }
+            near
+        });
+        let (now, later) = rest.split_at(together.count().max(1));
+        let bytes = Bytes::from(first.segment.read(start, (end - start) as usize)?);
+        for place in now {
+            let from = (u64::from(place.entry.position) - start) as usize;
+            batches.push(check(place, bytes.slice(from..from + place.entry.len as usize))?);
+        }
+        rest = later;
+    }
+    Ok(batches)
+}
+
+/// The batch in an entry, which must be the one that the index means.
+fn check(place: &Place, bytes: Bytes) -> Result<Bytes, LogError> {
+    let position = u64::from(place.entry.position);
+    let bad = |detail: &str| corrupt(&place.segment.path, position, detail);
+    match entry::read(&bytes, place.segment.seal, position) {
+        Some((_, Entry::Batch { partition, batch })) => {
+            let header = BatchHeader::parse(batch).map_err(|error| bad(&error.to_string()))?;
+            if partition != place.partition || header.base_offset.0 != place.entry.base {
+                return Err(bad("another batch stands where the index says"));
+            }
+            Ok(bytes.slice(BATCH_AT..))
+        }
+        Some(_) => Err(bad("no batch stands where the index says")),
+        None => Err(bad("an entry fails its checksum")),
+    }
+}
+
+fn first_record_at(batch: &[u8], timestamp: i64) -> Result<Option<(Offset, i64)>, LogError> {
+    let bad = |error: crate::log::record_batch::BatchError| LogError::Corrupt {
+        path: "a record batch of the log".to_owned(),
+        offset: 0,
+        detail: error.to_string(),
+    };
+    let header = BatchHeader::parse(batch).map_err(bad)?;
+    let mut records = header.records(batch, BATCH_LIMIT).map_err(bad)?;
+    while let Some(record) = records.next_record().map_err(bad)? {
+        if record.timestamp >= timestamp {
+            return Ok(Some((record.offset, record.timestamp)));
+        }
+    }
+    Ok(None)
+}

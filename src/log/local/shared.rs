@@ -1,0 +1,64 @@
+//! What the log's thread shares with the writer and the readers.
+//!
+//! The thread alone changes it. The snapshot is changed last, after the views have what it makes visible.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use tokio::sync::watch;
+
+use super::TopicInfo;
+use super::files::Files;
+use super::index::IndexCache;
+use super::tail::TailCache;
+use super::views::Views;
+use crate::log::{Snapshot, SourcePosition};
+
+/// Buffers kept for builders, and the largest that is kept.
+const POOLED: usize = 16;
+const MAX_POOLED_LEN: usize = 1 << 20;
+
+#[derive(Debug)]
+pub struct Shared {
+    pub files: Arc<dyn Files>,
+    pub leader_epoch: i32,
+    pub snapshot: watch::Sender<Arc<Snapshot>>,
+    pub views: RwLock<Views>,
+    pub tail: Mutex<TailCache>,
+    pub indexes: Mutex<IndexCache>,
+    /// How often everything since the last commit has been lost.
+    pub failures: AtomicU64,
+    /// Whether the writer has been stopped for good.
+    pub poisoned: AtomicBool,
+    /// Segments up to this number have been removed.
+    pub removed: AtomicU64,
+    pub position: Mutex<Option<SourcePosition>>,
+    pub topics: Mutex<Vec<TopicInfo>>,
+    /// Buffers to be used again for builders.
+    pub buffers: Mutex<Vec<Vec<u8>>>,
+}
+
+impl Shared {
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.borrow().clone()
+    }
+
+    pub fn topics(&self) -> Vec<TopicInfo> {
+        self.topics.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn is_removed(&self, sequence: u64) -> bool {
+        sequence <= self.removed.load(Ordering::Acquire)
+    }
+
+    pub fn take_buffer(&self) -> Vec<u8> {
+        self.buffers.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+    }
+
+    pub fn give_buffer(&self, buffer: Vec<u8>) {
+        let mut buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
+        if buffers.len() < POOLED && buffer.capacity() <= MAX_POOLED_LEN {
+            buffers.push(buffer);
+        }
+    }
+}

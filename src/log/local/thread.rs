@@ -1,0 +1,372 @@
+//! The log's thread: takes groups from the writer, makes them durable, then visible, then answers.
+//!
+//! The order in [`LogThread::commit`] is the heart of the promises: write, fsync, views, snapshot, answer. Sealing and
+//! retention come after the answer, so that nobody waits for them.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::{oneshot, watch};
+
+use super::appender::{Appender, LastCommit, Place};
+use super::checkpoint::{Base, Checkpoint, PartitionState};
+use super::entry::CommitEntry;
+use super::index::IndexCache;
+use super::recovery::Recovered;
+use super::shared::Shared;
+use super::tail::TailCache;
+use super::{Options, TopicInfo};
+use crate::log::record_batch::BatchBuilder;
+use crate::log::topics::TopicId;
+use crate::log::{Committed, LogError, Offset, PartitionId, PartitionRange, SourcePosition};
+
+/// How much of the sealed segments' indexes is kept in memory.
+const INDEX_CACHE: usize = 16 << 20;
+/// How often an idle log looks after its segments.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// What the writer sends.
+pub struct Message {
+    /// The failures that the writer knows of; a message that crossed one is refused.
+    pub failures: u64,
+    /// How many of the pending batches are kept, where an abort has dropped some.
+    pub keep: Option<usize>,
+    /// Batches to append, in order.
+    pub pieces: Vec<(PartitionId, BatchBuilder)>,
+    pub task: Task,
+}
+
+/// What to do then.
+pub enum Task {
+    Flush(Answer<()>),
+    /// Commit the first `covered` pending batches.
+    Commit {
+        covered: usize,
+        position: SourcePosition,
+        answer: Answer<Committed>,
+    },
+    CreateTopic {
+        name: String,
+        partitions: u32,
+        answer: Answer<Vec<PartitionId>>,
+    },
+}
+
+type Answer<T> = oneshot::Sender<Result<T, LogError>>;
+
+pub struct LogThread {
+    pub(super) options: Options,
+    pub(super) shared: Arc<Shared>,
+    pub(super) checkpoint: Checkpoint,
+    pub(super) appender: Appender,
+    /// The error that everything since the last commit was lost to.
+    lost_to: Option<LogError>,
+    metrics: Metrics,
+}
+
+impl LogThread {
+    pub fn new(options: Options, recovered: Recovered) -> Self {
+        let Recovered { checkpoint, end, views, snapshot, position } = recovered;
+        let shared = Arc::new(Shared {
+            files: options.files.clone(),
+            leader_epoch: checkpoint.leader_epoch,
+            snapshot: watch::Sender::new(Arc::new(snapshot)),
+            views: RwLock::new(views),
+            tail: Mutex::new(TailCache::new(options.tail_cache_bytes)),
+            indexes: Mutex::new(IndexCache::new(INDEX_CACHE)),
+            failures: 0.into(),
+            poisoned: false.into(),
+            removed: 0.into(),
+            position: Mutex::new(position),
+            topics: Mutex::new(checkpoint.topics.clone()),
+            buffers: Mutex::new(Vec::new()),
+        });
+        let appender = Appender::new(&options, checkpoint.log_id, checkpoint.leader_epoch, end);
+        let metrics = Metrics::new(&options.name);
+        LogThread { options, shared, checkpoint, appender, lost_to: None, metrics }
+    }
+
+    pub fn shared(&self) -> Arc<Shared> {
+        self.shared.clone()
+    }
+
+    /// Works until the writer is gone.
+    pub fn run(mut self, inbox: &Receiver<Message>) {
+        self.look_after_segments();
+        loop {
+            match inbox.recv_timeout(IDLE) {
+                Ok(message) => self.handle(message),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            self.look_after_segments();
+        }
+        self.close();
+    }
+
+    fn handle(&mut self, message: Message) {
+        let Message { failures, keep, pieces, task } = message;
+        if failures != self.shared.failures.load(Ordering::Acquire) || self.is_poisoned() {
+            task.refuse(self.lost_to.clone().unwrap_or(LogError::Stopped));
+            return;
+        }
+        let prepared = self.append(keep, pieces);
+        match task {
+            Task::Flush(answer) => {
+                let flushed = prepared.and_then(|()| self.appender.write(&self.shared));
+                let result = self.lost_on_error(flushed);
+                let _ = answer.send(result);
+            }
+            Task::Commit { covered, position, answer } => {
+                let committed = prepared.and_then(|()| self.commit(covered, position));
+                let result = self.lost_on_error(committed);
+                // The caller may have stopped waiting.
+                let _ = answer.send(result);
+            }
+            Task::CreateTopic { name, partitions, answer } => {
+                let _ = answer.send(self.create_topic(name, partitions));
+            }
+        }
+    }
+
+    fn append(
+        &mut self,
+        keep: Option<usize>,
+        pieces: Vec<(PartitionId, BatchBuilder)>,
+    ) -> Result<(), LogError> {
+        if let Some(keep) = keep {
+            self.appender.abort(&self.shared, keep)?;
+        }
+        for (partition, builder) in pieces {
+            self.appender.batch(&self.shared, partition, &builder)?;
+            self.shared.give_buffer(builder.into_buffer());
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self, covered: usize, position: SourcePosition) -> Result<Committed, LogError> {
+        let number = self.appender.last.number + 1;
+        let covered = covered.min(self.appender.pending.len());
+        let touched: BTreeMap<PartitionId, Offset> = self.appender.pending[..covered]
+            .iter()
+            .map(|batch| (batch.partition, Offset(batch.end)))
+            .collect();
+        let ends: Vec<_> = touched.into_iter().collect();
+        let entry = CommitEntry {
+            number,
+            chain: 0,
+            covered: covered as u32,
+            appended: now_ms(),
+            position,
+            ends: ends.clone(),
+        };
+        self.appender.commit(&self.shared, entry)?;
+        let started = Instant::now();
+        self.appender.sync()?;
+        self.metrics.fsync.record(started.elapsed().as_secs_f64());
+
+        // Durable. From here on nothing can fail.
+        let covered: Vec<_> = self.appender.pending.drain(..covered).collect();
+        let active = self
+            .appender
+            .open
+            .last()
+            .map(|open| Place { sequence: open.segment.sequence, position: open.len });
+        self.appender.last = LastCommit {
+            number,
+            place: active.unwrap_or(self.appender.last.place),
+            chain: self.appender.chain,
+            loose: !self.appender.pending.is_empty(),
+        };
+        {
+            let mut views = self.shared.views.write().unwrap_or_else(PoisonError::into_inner);
+            for batch in covered {
+                views.push(batch.partition, &batch.segment, batch.entry);
+            }
+        }
+        *self.shared.position.lock().unwrap_or_else(PoisonError::into_inner) = Some(position);
+        let moved = !ends.is_empty();
+        self.swap_snapshot(
+            number,
+            moved,
+            |thread, index| {
+                let state = thread.checkpoint.partitions.get(index).copied().unwrap_or_default();
+                Offset(state.start)
+            },
+            ends,
+        );
+        self.metrics.commits.increment(1);
+        self.metrics.written.increment(std::mem::take(&mut self.appender.written));
+        Ok(Committed { number, position, snapshot: self.shared.snapshot() })
+    }
+
+    /// Swaps the snapshot for one with other ends (I1); wakes who waits for data if there is some.
+    fn swap_snapshot(
+        &self,
+        number: u64,
+        wake: bool,
+        start: impl Fn(&Self, usize) -> Offset,
+        ends: Vec<(PartitionId, Offset)>,
+    ) {
+        let ranges = ends.into_iter().map(|(partition, end)| {
+            (partition, PartitionRange { start: start(self, partition.0 as usize), end })
+        });
+        let next = Arc::new(self.shared.snapshot().with(number, ranges));
+        self.shared.snapshot.send_if_modified(|snapshot| {
+            *snapshot = next;
+            wake
+        });
+    }
+
+    fn create_topic(&mut self, name: String, partitions: u32) -> Result<Vec<PartitionId>, LogError> {
+        if let Some(topic) = self.checkpoint.topics.iter().find(|topic| topic.name == name) {
+            let existing = topic.partitions.len() as u32;
+            if existing != partitions {
+                return Err(LogError::PartitionCount { topic: name, existing, asked: partitions });
+            }
+            return Ok(topic.partitions.clone());
+        }
+        let mut id = [0; 16];
+        getrandom::fill(&mut id).map_err(|error| {
+            let error = std::io::Error::other(error.to_string());
+            super::files::failed("draw a topic id for", &self.options.directory, error)
+        })?;
+        let first = self.checkpoint.partitions.len() as u32;
+        let ids: Vec<_> = (first..first + partitions).map(PartitionId).collect();
+        let mut next = self.checkpoint.clone();
+        next.partitions.resize(next.partitions.len() + partitions as usize, PartitionState::default());
+        next.topics.push(TopicInfo { name, id: TopicId(u128::from_le_bytes(id)), partitions: ids.clone() });
+        self.save(next)?;
+        self.appender.ends.resize(self.checkpoint.partitions.len(), 0);
+        let ranges = ids.iter().map(|partition| (*partition, Offset(0))).collect();
+        self.swap_snapshot(self.appender.last.number, false, |_, _| Offset(0), ranges);
+        *self.shared.topics.lock().unwrap_or_else(PoisonError::into_inner) = self.checkpoint.topics.clone();
+        Ok(ids)
+    }
+
+    /// Makes a new checkpoint durable and then the one in force. An error other than lack of space stops the writer.
+    pub(super) fn save(&mut self, mut next: Checkpoint) -> Result<(), LogError> {
+        next.durable_commit = self.appender.last.number;
+        match next.write(&*self.options.files, &self.options.directory) {
+            Ok(()) => {
+                self.checkpoint = next;
+                Ok(())
+            }
+            Err(error) => {
+                if !error.is_retryable() {
+                    self.stop_for(&error);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// The state as a base for recovery, at the start of the active segment.
+    pub(super) fn base_here(&self) -> Base {
+        Base {
+            sequence: self.appender.open.last().map_or(0, |open| open.segment.sequence),
+            commit: self.appender.last.number,
+            chain: self.appender.chain,
+            position: *self.shared.position.lock().unwrap_or_else(PoisonError::into_inner),
+        }
+    }
+
+    /// When something failed, everything since the last commit is gone.
+    fn lost_on_error<T>(&mut self, result: Result<T, LogError>) -> Result<T, LogError> {
+        let Err(error) = &result else { return result };
+        self.lost_to = Some(error.clone());
+        self.shared.failures.fetch_add(1, Ordering::AcqRel);
+        tracing::warn!(log = %self.options.name, %error, "a group could not be made durable; the log is cut to the last commit");
+        let restored = self.appender.restore(&self.shared);
+        match &restored {
+            Ok(()) if error.is_retryable() => {}
+            Ok(()) => self.stop_for(error),
+            Err(second) => self.stop_for(second),
+        }
+        match restored {
+            Err(second) if error.is_retryable() => Err(second),
+            _ => result,
+        }
+    }
+
+    /// Takes no more records; what is durable stays readable.
+    pub(super) fn stop_for(&mut self, error: &LogError) {
+        self.lost_to = Some(error.clone());
+        self.shared.failures.fetch_add(1, Ordering::AcqRel);
+        if !self.shared.poisoned.swap(true, Ordering::AcqRel) {
+            tracing::error!(log = %self.options.name, %error, "the log takes no more records until a restart");
+        }
+    }
+
+    pub(super) fn is_poisoned(&self) -> bool {
+        self.shared.poisoned.load(Ordering::Acquire)
+    }
+
+    fn look_after_segments(&mut self) {
+        if self.is_poisoned() {
+            return;
+        }
+        if let Err(error) = self.seal_if_due().and_then(|()| self.apply_retention()) {
+            tracing::warn!(log = %self.options.name, %error, "cannot seal or remove segments");
+            if !error.is_retryable() {
+                self.stop_for(&error);
+            }
+        }
+        self.metrics.size.set(self.size() as f64);
+    }
+
+    /// Bytes in all segments.
+    pub(super) fn size(&self) -> u64 {
+        let sealed: u64 = self.checkpoint.sealed.iter().map(|sealed| sealed.len).sum();
+        sealed + self.appender.open.iter().map(|open| open.len).sum::<u64>()
+    }
+
+    /// A clean end: drops what no commit has finished and notes how far the log goes.
+    fn close(&mut self) {
+        if self.is_poisoned() {
+            return;
+        }
+        let closed = self.appender.restore(&self.shared).and_then(|()| self.save(self.checkpoint.clone()));
+        if let Err(error) = closed {
+            tracing::warn!(log = %self.options.name, %error, "the log was not closed cleanly; the next start recovers it");
+        }
+    }
+}
+
+impl Task {
+    fn refuse(self, error: LogError) {
+        // The caller may have stopped waiting.
+        match self {
+            Task::Flush(answer) => drop(answer.send(Err(error))),
+            Task::Commit { answer, .. } => drop(answer.send(Err(error))),
+            Task::CreateTopic { answer, .. } => drop(answer.send(Err(error))),
+        }
+    }
+}
+
+/// Milliseconds since 1970.
+pub(super) fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+}
+
+struct Metrics {
+    fsync: metrics::Histogram,
+    written: metrics::Counter,
+    commits: metrics::Counter,
+    size: metrics::Gauge,
+}
+
+impl Metrics {
+    fn new(task: &str) -> Self {
+        let task = task.to_owned();
+        Metrics {
+            fsync: metrics::histogram!("millrace_log_fsync_seconds", "task" => task.clone()),
+            written: metrics::counter!("millrace_log_bytes_written_total", "task" => task.clone()),
+            commits: metrics::counter!("millrace_log_commits_total", "task" => task.clone()),
+            size: metrics::gauge!("millrace_log_size_bytes", "task" => task),
+        }
+    }
+}

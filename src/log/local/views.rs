@@ -1,0 +1,238 @@
+//! Partitions as views of the one physical log: for each the runs of batches that it has in the segments, in order.
+//!
+//! Only committed batches are here. The entries of a segment that is not sealed are in memory; a sealed segment's are in
+//! its index file, and are handed in by the reader when a lookup asks for them.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::index::{IndexEntry, Row, Slot};
+use super::segment::Segment;
+use crate::log::{Offset, PartitionId};
+
+/// What a partition has in one segment.
+#[derive(Debug)]
+struct Run {
+    segment: Arc<Segment>,
+    first: i64,
+    max_timestamp: i64,
+    entries: Entries,
+}
+
+#[derive(Debug)]
+enum Entries {
+    Memory(Vec<IndexEntry>),
+    File(Slot),
+}
+
+/// All views.
+#[derive(Debug, Default)]
+pub struct Views {
+    partitions: Vec<VecDeque<Run>>,
+}
+
+/// A batch to read.
+#[derive(Debug, Clone)]
+pub struct Place {
+    pub segment: Arc<Segment>,
+    pub partition: PartitionId,
+    pub entry: IndexEntry,
+}
+
+/// Entries that a lookup needs and that are in an index file.
+#[derive(Debug, Clone)]
+pub struct Needed {
+    pub segment: Arc<Segment>,
+    pub slot: Slot,
+}
+
+/// What a lookup gives: the answer, or what it needs first.
+#[derive(Debug)]
+pub enum Lookup<T> {
+    Found(T),
+    Needs(Needed),
+}
+
+/// Gives a sealed segment's entries for a partition, if they are loaded.
+pub type Loaded<'a> = &'a mut dyn FnMut(u64, PartitionId) -> Option<Arc<[IndexEntry]>>;
+
+/// What [`Views::places`] looks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Want {
+    /// Batches of this many bytes together, and always the first.
+    Bytes(usize),
+    /// The first batch with a record at or after this timestamp.
+    Timestamp(i64),
+}
+
+impl Views {
+    /// Adds a committed batch behind those that its partition has.
+    pub fn push(&mut self, partition: PartitionId, segment: &Arc<Segment>, entry: IndexEntry) {
+        let runs = self.runs_mut(partition);
+        if let Some(last) = runs.back_mut()
+            && last.segment.sequence == segment.sequence
+            && let Entries::Memory(entries) = &mut last.entries
+        {
+            entries.push(entry);
+            last.max_timestamp = last.max_timestamp.max(entry.max_timestamp);
+            return;
+        }
+        runs.push_back(Run {
+            segment: segment.clone(),
+            first: entry.base,
+            max_timestamp: entry.max_timestamp,
+            entries: Entries::Memory(vec![entry]),
+        });
+    }
+
+    /// Adds a sealed segment behind those that there are.
+    pub fn push_sealed(&mut self, segment: &Arc<Segment>, rows: &[Row]) {
+        for row in rows {
+            self.runs_mut(row.partition).push_back(Run {
+                segment: segment.clone(),
+                first: row.first,
+                max_timestamp: row.max_timestamp,
+                entries: Entries::File(row.slot),
+            });
+        }
+    }
+
+    fn runs_mut(&mut self, partition: PartitionId) -> &mut VecDeque<Run> {
+        let index = partition.0 as usize;
+        if self.partitions.len() <= index {
+            self.partitions.resize_with(index + 1, VecDeque::new);
+        }
+        &mut self.partitions[index]
+    }
+
+    /// The entries in memory of a segment that is not sealed, for its index file.
+    pub fn entries_of(&self, sequence: u64) -> Vec<(PartitionId, &[IndexEntry])> {
+        let mut all = Vec::new();
+        for (index, runs) in self.partitions.iter().enumerate() {
+            let found = runs.binary_search_by_key(&sequence, |run| run.segment.sequence);
+            if let Some(Run { entries: Entries::Memory(entries), .. }) =
+                found.ok().and_then(|at| runs.get(at))
+            {
+                all.push((PartitionId(index as u32), entries.as_slice()));
+            }
+        }
+        all
+    }
+
+    /// The segment has been sealed: its entries are in its index file from now on.
+    pub fn seal(&mut self, sequence: u64, rows: &[Row]) {
+        for row in rows {
+            let runs = self.runs_mut(row.partition);
+            if let Ok(found) = runs.binary_search_by_key(&sequence, |run| run.segment.sequence) {
+                runs[found].entries = Entries::File(row.slot);
+            }
+        }
+    }
+
+    /// First offsets of partitions when the segments up to `sequence` are gone, where that changes them; `None` for a
+    /// partition that has nothing left.
+    pub fn starts_without(&self, sequence: u64) -> Vec<(PartitionId, Option<Offset>)> {
+        let start = |(index, runs): (usize, &VecDeque<Run>)| {
+            let gone = runs.partition_point(|run| run.segment.sequence <= sequence);
+            let start = runs.get(gone).map(|run| Offset(run.first));
+            (gone > 0).then_some((PartitionId(index as u32), start))
+        };
+        self.partitions.iter().enumerate().filter_map(start).collect()
+    }
+
+    /// Forgets the segments up to `sequence`.
+    pub fn remove_through(&mut self, sequence: u64) {
+        for runs in &mut self.partitions {
+            while runs.front().is_some_and(|run| run.segment.sequence <= sequence) {
+                runs.pop_front();
+            }
+        }
+    }
+
+    /// Places of batches of `partition` from the one that contains `from` on, below `end`. Empty where there is none:
+    /// either none is wanted, or retention has taken it.
+    pub fn places(
+        &self,
+        partition: PartitionId,
+        from: Offset,
+        end: Offset,
+        want: Want,
+        loaded: Loaded<'_>,
+    ) -> Lookup<Vec<Place>> {
+        let mut places = Vec::new();
+        let mut size = 0;
+        let Some(runs) = self.partitions.get(partition.0 as usize) else { return Lookup::Found(places) };
+        let containing = runs.partition_point(|run| run.first <= from.0).checked_sub(1);
+        if containing.is_none() && matches!(want, Want::Bytes(_)) {
+            return Lookup::Found(places);
+        }
+        for run in runs.range(containing.unwrap_or(0)..) {
+            if run.first >= end.0 {
+                break;
+            }
+            if matches!(want, Want::Timestamp(timestamp) if run.max_timestamp < timestamp) {
+                continue;
+            }
+            let file;
+            let entries = match &run.entries {
+                Entries::Memory(entries) => entries.as_slice(),
+                Entries::File(slot) => match loaded(run.segment.sequence, partition) {
+                    Some(entries) => {
+                        file = entries;
+                        &file[..]
+                    }
+                    None => return Lookup::Needs(Needed { segment: run.segment.clone(), slot: *slot }),
+                },
+            };
+            let first = entries.partition_point(|entry| entry.base <= from.0).saturating_sub(1);
+            for entry in &entries[first.min(entries.len())..] {
+                if entry.base >= end.0 {
+                    return Lookup::Found(places);
+                }
+                let place = || Place { segment: run.segment.clone(), partition, entry: *entry };
+                match want {
+                    Want::Timestamp(timestamp) if entry.max_timestamp < timestamp => continue,
+                    Want::Timestamp(_) => return Lookup::Found(vec![place()]),
+                    Want::Bytes(max) => {
+                        size += entry.len as usize - super::entry::BATCH_AT;
+                        if size > max && !places.is_empty() {
+                            return Lookup::Found(places);
+                        }
+                        places.push(place());
+                    }
+                }
+            }
+        }
+        Lookup::Found(places)
+    }
+
+    /// The largest timestamp of `partition` below `end`.
+    pub fn max_timestamp(
+        &self,
+        partition: PartitionId,
+        end: Offset,
+        loaded: Loaded<'_>,
+    ) -> Lookup<Option<i64>> {
+        let Some(runs) = self.partitions.get(partition.0 as usize) else { return Lookup::Found(None) };
+        let below = runs.partition_point(|run| run.first < end.0);
+        let Some(last) = below.checked_sub(1).and_then(|last| runs.get(last)) else {
+            return Lookup::Found(None);
+        };
+        // Only the last may reach beyond the end, where the snapshot is older than the views.
+        let file;
+        let entries = match &last.entries {
+            Entries::Memory(entries) => entries.as_slice(),
+            Entries::File(slot) => match loaded(last.segment.sequence, partition) {
+                Some(entries) => {
+                    file = entries;
+                    &file[..]
+                }
+                None => {
+                    return Lookup::Needs(Needed { segment: last.segment.clone(), slot: *slot });
+                }
+            },
+        };
+        let in_last = entries.iter().take_while(|entry| entry.base < end.0).map(|entry| entry.max_timestamp);
+        Lookup::Found(runs.range(..below - 1).map(|run| run.max_timestamp).chain(in_last).max())
+    }
+}
