@@ -104,7 +104,7 @@ pub enum ConnectError {
         /// The role.
         user: String,
         /// What it said.
-        server: ServerError,
+        server: Box<ServerError>,
     },
     /// The server wants something that we do not do, or must not.
     #[error("authentication failed: {0}")]
@@ -123,7 +123,7 @@ pub enum ConnectError {
         /// The role.
         user: String,
         /// What it said.
-        server: ServerError,
+        server: Box<ServerError>,
         /// What to check as well on a replication connection.
         replication: &'static str,
     },
@@ -131,13 +131,13 @@ pub enum ConnectError {
     #[error(
         "the server has no free connection: {0}; raise max_connections or max_wal_senders, or end connections that nobody uses"
     )]
-    TooManyConnections(ServerError),
+    TooManyConnections(Box<ServerError>),
     /// The server is starting, stopping or recovering.
     #[error("the server does not take connections now: {0}")]
-    NotReady(ServerError),
+    NotReady(Box<ServerError>),
     /// Another error of the server.
     #[error("the server refuses the connection: {0}")]
-    Server(ServerError),
+    Server(Box<ServerError>),
     /// The connection broke.
     #[error("the connection broke while it was made: {0}; see the server's log")]
     Io(#[from] io::Error),
@@ -149,7 +149,7 @@ pub enum ConnectError {
 impl ConnectError {
     /// Sorts an error that the server sent while a connection to `config` was made.
     pub(super) fn from_server(server: ServerError, config: &SourceConfig) -> Self {
-        let user = config.user.clone();
+        let (user, server) = (config.user.clone(), Box::new(server));
         match server.code.as_str() {
             sqlstate::INVALID_PASSWORD => ConnectError::WrongPassword { user, server },
             sqlstate::INVALID_CATALOG_NAME => ConnectError::UnknownDatabase { dbname: config.dbname.clone() },

@@ -35,7 +35,7 @@ const ERROR_RESPONSE: u8 = b'E';
 pub enum ReplicationError {
     /// The server reported an error.
     #[error("the server reports: {0}")]
-    Server(ServerError),
+    Server(Box<ServerError>),
     /// The connection broke.
     #[error("the replication connection broke: {0}")]
     Io(#[from] io::Error),
@@ -61,9 +61,18 @@ pub enum ReplicationError {
     /// What came is not the replication protocol.
     #[error("unexpected answer of the server: {0}")]
     Protocol(String),
+    /// Not a name that a slot can have.
+    #[error("'{0}' cannot be a slot's name; use 1 to 63 lower-case letters, digits and underscores")]
+    SlotName(String),
     /// The timeline history cannot be read.
     #[error(transparent)]
     History(#[from] HistoryError),
+}
+
+impl From<ServerError> for ReplicationError {
+    fn from(error: ServerError) -> Self {
+        ReplicationError::Server(Box::new(error))
+    }
 }
 
 impl ReplicationError {
@@ -85,6 +94,7 @@ impl ReplicationError {
             ReplicationError::Server(error) => error.is_transient(),
             ReplicationError::TooLarge { .. }
             | ReplicationError::Protocol(_)
+            | ReplicationError::SlotName(_)
             | ReplicationError::History(_) => false,
         }
     }
@@ -195,7 +205,7 @@ impl ReplicationConnection {
         snapshot: Snapshot,
     ) -> Result<CreatedSlot, ReplicationError> {
         let temporary = if temporary { " TEMPORARY" } else { "" };
-        let name = identifier(name)?;
+        let name = slot_name(name)?;
         let option = match (snapshot, self.server_version >= 150_000) {
             (Snapshot::None, true) => "(SNAPSHOT 'nothing')",
             (Snapshot::Export, true) => "(SNAPSHOT 'export')",
@@ -215,7 +225,7 @@ impl ReplicationConnection {
 
     /// Drops a slot that nobody uses.
     pub async fn drop_slot(&mut self, name: &str) -> Result<(), ReplicationError> {
-        let command = format!("DROP_REPLICATION_SLOT {}", identifier(name)?);
+        let command = format!("DROP_REPLICATION_SLOT {}", slot_name(name)?);
         self.query(&command).await.map(drop)
     }
 
@@ -234,7 +244,7 @@ impl ReplicationConnection {
                 COPY_BOTH_RESPONSE => break,
                 _ => match Message::parse(&mut bytes)? {
                     Some(Message::ErrorResponse(body)) => {
-                        return Err(ReplicationError::Server(ServerError::from_fields(body.fields())));
+                        return Err(ServerError::from_fields(body.fields()).into());
                     }
                     Some(Message::NoticeResponse(_) | Message::ParameterStatus(_)) => {}
                     _ => {
@@ -259,11 +269,11 @@ impl ReplicationConnection {
     async fn query(&mut self, command: &str) -> Result<Vec<TextRow>, ReplicationError> {
         self.send_query(command).await?;
         let mut rows = Vec::new();
-        let mut failure = None;
+        let mut failure: Option<ServerError> = None;
         loop {
             let message = match (self.wire.receive().await, failure) {
                 // A fatal error is followed by the end of the connection, and says more than that.
-                (Err(_), Some(error)) => return Err(ReplicationError::Server(error)),
+                (Err(_), Some(error)) => return Err(error.into()),
                 (Err(error), None) => return Err(error.into()),
                 (Ok(message), known) => {
                     failure = known;
@@ -295,7 +305,7 @@ impl ReplicationConnection {
         }
         match failure {
             None => Ok(rows),
-            Some(error) => Err(ReplicationError::Server(error)),
+            Some(error) => Err(error.into()),
         }
     }
 
@@ -358,7 +368,7 @@ async fn start_session(
     }
     let mut connection = ReplicationConnection { wire, server_version, wal_sender_timeout: None };
     connection.settle().await.map_err(|error| match error {
-        ReplicationError::Server(server) => ConnectError::from_server(server, config),
+        ReplicationError::Server(server) => ConnectError::from_server(*server, config),
         ReplicationError::Io(io) => ConnectError::Io(io),
         other => ConnectError::Protocol(other.to_string()),
     })?;
@@ -382,7 +392,7 @@ impl ReplicationConnection {
 fn start_command(slot: &str, lsn: Lsn, options: &StartOptions) -> Result<String, ReplicationError> {
     let publications: Result<Vec<_>, _> = options.publications.iter().map(|name| identifier(name)).collect();
     let publications = literal(&publications?.join(","))?;
-    let (slot, protocol) = (identifier(slot)?, options.protocol);
+    let (slot, protocol) = (slot_name(slot)?, options.protocol);
     let mut command = format!(
         "START_REPLICATION SLOT {slot} LOGICAL {lsn} (proto_version '{protocol}', publication_names {publications}"
     );
@@ -397,6 +407,17 @@ fn start_command(slot: &str, lsn: Lsn, options: &StartOptions) -> Result<String,
     }
     command.push(')');
     Ok(command)
+}
+
+/// A slot's name, quoted because it may look like a number. The replication grammar cannot write others than those that
+/// slots may have.
+fn slot_name(name: &str) -> Result<String, ReplicationError> {
+    let fits = (1..=63).contains(&name.len());
+    if fits && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_') {
+        Ok(format!("\"{name}\""))
+    } else {
+        Err(ReplicationError::SlotName(name.to_owned()))
+    }
 }
 
 /// A name in double quotes.
@@ -436,6 +457,8 @@ mod tests {
             "START_REPLICATION SLOT \"millrace_x\" LOGICAL 16/FF (proto_version '3', publication_names \
              '\"plain\",\"it''s\",\"a\"\"b,c\"', streaming 'on', messages 'true')"
         );
-        assert!(start_command("a\0b", Lsn(0), &options).is_err());
+        for name in ["", "A", "a\"b", "a b", "a\0b"] {
+            assert!(matches!(start_command(name, Lsn(0), &options), Err(ReplicationError::SlotName(_))));
+        }
     }
 }

@@ -381,9 +381,7 @@ fn server_error(content: &[u8]) -> ReplicationError {
     message.extend_from_slice(&(content.len() as u32 + 4).to_be_bytes());
     message.extend_from_slice(content);
     match Message::parse(&mut message) {
-        Ok(Some(Message::ErrorResponse(body))) => {
-            ReplicationError::Server(ServerError::from_fields(body.fields()))
-        }
+        Ok(Some(Message::ErrorResponse(body))) => ServerError::from_fields(body.fields()).into(),
         _ => ReplicationError::Protocol("an error that cannot be read".to_owned()),
     }
 }
