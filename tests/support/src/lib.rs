@@ -1,0 +1,18 @@
+//! Real servers and processes for the tests: PostgreSQL of any installed major version, and Millrace itself.
+//!
+//! Whatever a test starts ends with it: each process is owned by a value whose `Drop` ends it and removes its files,
+//! also while a panic unwinds, and the kernel ends it when the test process dies without unwinding (see [`child`]).
+//! Everything panics with a message on failure: a test has no use for the error.
+
+mod child;
+mod millrace;
+mod postgres;
+
+pub use millrace::{Millrace, MillraceOptions};
+pub use postgres::{PASSWORD, Postgres, PostgresOptions};
+
+/// A TCP port of 127.0.0.1 that nobody listened on a moment ago.
+pub fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind a free port");
+    listener.local_addr().expect("read the bound address").port()
+}
