@@ -1,15 +1,22 @@
 //! All that talks to a source database.
 //!
 //! [`source`] says which database and how; [`transport`] opens the socket and encrypts it ([`tls`]); on it stand the
-//! SQL connection ([`connect`]) and the [`replication`] connection, whose frames [`pgoutput`] reads.
+//! SQL connection ([`connect`]) and the [`replication`] connection, whose frames [`pgoutput`] reads. Over SQL go
+//! [`catalog`], [`publication`], [`slot`], [`heartbeat`] and the [`precheck`].
 
+pub mod catalog;
 pub mod connect;
 pub mod dsn;
+pub mod heartbeat;
 pub mod password;
 pub mod pgoutput;
+pub mod precheck;
+pub mod publication;
 pub mod replication;
 pub mod server_error;
+pub mod slot;
 pub mod source;
+pub mod sql;
 pub mod timeline;
 pub mod tls;
 pub mod transport;

@@ -1,0 +1,487 @@
+//! What the source's catalog says: the server and our role on it, which tables there are, and what rows look like.
+//!
+//! The catalog tells how things are *now*, the stream how they were when a row was written. So a shape takes its
+//! columns from the stream's Relation message, and from here only what that message lacks: base types and the key.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use tokio_postgres::{Client, Row};
+
+use super::sql::{SqlError, qualified};
+use crate::change::{Column, Lsn, ReplicaIdentity, TableShape};
+
+/// The server, the database, and what our role may do there.
+#[derive(Debug, Clone)]
+pub struct ServerInfo {
+    /// `server_version_num`, such as 150018.
+    pub version_num: u32,
+    /// `server_version` in the server's words.
+    pub version: String,
+    /// Identifies the cluster for all its life; `None` where the role may not read it.
+    pub system_identifier: Option<u64>,
+    /// Whether it is a standby.
+    pub in_recovery: bool,
+    /// The database that we are connected to.
+    pub database: String,
+    /// Its encoding.
+    pub encoding: String,
+    /// Our role.
+    pub user: String,
+    /// Whether our role is a superuser.
+    pub is_superuser: bool,
+    /// Whether our role may use replication: by attribute, as a superuser, or as a member of `rds_replication`.
+    pub may_replicate: bool,
+    /// Whether our role may create publications in this database.
+    pub may_create: bool,
+    /// Whether this is Amazon RDS or Aurora, where other statements grant and set things.
+    pub is_rds: bool,
+    /// `wal_level`.
+    pub wal_level: String,
+    /// `max_replication_slots`.
+    pub max_replication_slots: u32,
+    /// Replication slots that exist.
+    pub replication_slots: u32,
+    /// `max_wal_senders`.
+    pub max_wal_senders: u32,
+    /// Connections of WAL senders (physical and logical, base backups too).
+    pub wal_senders: u32,
+    /// `max_slot_wal_keep_size` in bytes; `None` when slots may keep WAL without bound.
+    pub max_slot_wal_keep_size: Option<u64>,
+    /// `wal_sender_timeout` in milliseconds; 0 when it is off.
+    pub wal_sender_timeout_ms: u64,
+}
+
+/// Reads what the server says of itself and of our role.
+pub async fn server_info(client: &Client) -> Result<ServerInfo, SqlError> {
+    const SQL: &str = "
+        SELECT current_setting('server_version_num')::int4, current_setting('server_version'),
+               pg_is_in_recovery(), current_database()::text, current_setting('server_encoding'),
+               current_user::text, r.rolsuper,
+               r.rolsuper OR r.rolreplication OR EXISTS (
+                   SELECT FROM pg_roles g
+                   WHERE g.rolname = 'rds_replication' AND pg_has_role(r.oid, g.oid, 'MEMBER')),
+               has_database_privilege(current_database(), 'CREATE'),
+               EXISTS (SELECT FROM pg_roles WHERE rolname = 'rds_superuser'),
+               current_setting('wal_level'), current_setting('max_replication_slots')::int4,
+               (SELECT count(*)::int4 FROM pg_replication_slots),
+               current_setting('max_wal_senders')::int4,
+               (SELECT count(*)::int4 FROM pg_stat_replication),
+               (SELECT setting::int8 FROM pg_settings WHERE name = 'max_slot_wal_keep_size'),
+               (SELECT setting::int8 FROM pg_settings WHERE name = 'wal_sender_timeout')
+        FROM pg_roles r WHERE r.rolname = current_user";
+    let doing = "read the server's settings";
+    let row = client.query_one(SQL, &[]).await.map_err(|error| SqlError::new(doing, error))?;
+    let read = || -> Result<ServerInfo, tokio_postgres::Error> {
+        let count = |column: usize| row.try_get::<_, i32>(column).map(|n| n.max(0) as u32);
+        Ok(ServerInfo {
+            version_num: count(0)?,
+            version: row.try_get(1)?,
+            system_identifier: None,
+            in_recovery: row.try_get(2)?,
+            database: row.try_get(3)?,
+            encoding: row.try_get(4)?,
+            user: row.try_get(5)?,
+            is_superuser: row.try_get(6)?,
+            may_replicate: row.try_get(7)?,
+            may_create: row.try_get(8)?,
+            is_rds: row.try_get(9)?,
+            wal_level: row.try_get(10)?,
+            max_replication_slots: count(11)?,
+            replication_slots: count(12)?,
+            max_wal_senders: count(13)?,
+            wal_senders: count(14)?,
+            // In megabytes; -1 is without bound.
+            max_slot_wal_keep_size: u64::try_from(row.try_get::<_, Option<i64>>(15)?.unwrap_or(-1))
+                .ok()
+                .map(|megabytes| megabytes.saturating_mul(1 << 20)),
+            wal_sender_timeout_ms: row.try_get::<_, Option<i64>>(16)?.unwrap_or(0).max(0) as u64,
+        })
+    };
+    let mut info = read().map_err(|error| SqlError::new(doing, error))?;
+    // Some providers revoke this function; IDENTIFY_SYSTEM on a replication connection tells the same.
+    info.system_identifier =
+        match client.query_one("SELECT system_identifier FROM pg_control_system()", &[]).await {
+            Ok(row) => row.try_get::<_, i64>(0).ok().map(|identifier| identifier as u64),
+            Err(error) if error.as_db_error().is_some() => None,
+            Err(error) => return Err(SqlError::new("read the system identifier", error)),
+        };
+    Ok(info)
+}
+
+/// One column as the catalog has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CatalogColumn {
+    /// Its name.
+    pub name: String,
+    /// OID of its declared type.
+    pub type_oid: u32,
+    /// OID of the type below all domains; `type_oid` when it is no domain.
+    pub base_oid: u32,
+    /// Type modifier, of the innermost domain that has one where the column has none; -1 when absent.
+    pub type_modifier: i32,
+    /// Name of the declared type.
+    pub type_name: String,
+    /// Whether the type below all domains is an enum.
+    pub is_enum: bool,
+}
+
+/// One table as the catalog has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CatalogTable {
+    /// Schema name.
+    pub schema: String,
+    /// Table name.
+    pub name: String,
+    /// What is sent of old rows.
+    pub identity: ReplicaIdentity,
+    /// Columns of the primary key in key order; empty when there is none.
+    pub primary_key: Vec<String>,
+    /// Columns of the index that was declared as replica identity, in index order; empty when there is none.
+    pub identity_index: Vec<String>,
+    /// Columns in the table's order, without dropped ones.
+    pub columns: Vec<CatalogColumn>,
+}
+
+/// Reads the tables with these OIDs; those that no longer exist are left out.
+pub async fn table_shapes(client: &Client, oids: &[u32]) -> Result<HashMap<u32, CatalogTable>, SqlError> {
+    // An index's columns come with their place; included columns lie past the key ones.
+    const TABLES: &str = "
+        SELECT c.oid, n.nspname::text, c.relname::text, c.relreplident,
+               ARRAY(SELECT a.attname::text
+                     FROM pg_index i, unnest(i.indkey::int2[]) WITH ORDINALITY k(attnum, place), pg_attribute a
+                     WHERE i.indrelid = c.oid AND i.indisprimary AND k.place <= i.indnkeyatts
+                       AND a.attrelid = c.oid AND a.attnum = k.attnum ORDER BY k.place),
+               ARRAY(SELECT a.attname::text
+                     FROM pg_index i, unnest(i.indkey::int2[]) WITH ORDINALITY k(attnum, place), pg_attribute a
+                     WHERE i.indrelid = c.oid AND i.indisreplident AND k.place <= i.indnkeyatts
+                       AND a.attrelid = c.oid AND a.attnum = k.attnum ORDER BY k.place)
+        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.oid = ANY($1)";
+    const COLUMNS: &str = "
+        WITH RECURSIVE base(attrelid, attnum, type, typmod) AS (
+            SELECT attrelid, attnum, atttypid, atttypmod FROM pg_attribute
+            WHERE attrelid = ANY($1) AND attnum > 0 AND NOT attisdropped
+          UNION ALL
+            SELECT b.attrelid, b.attnum, t.typbasetype,
+                   CASE WHEN b.typmod = -1 THEN t.typtypmod ELSE b.typmod END
+            FROM base b JOIN pg_type t ON t.oid = b.type WHERE t.typtype = 'd')
+        SELECT a.attrelid, a.attname::text, a.atttypid, b.type, b.typmod, t.typname::text, bt.typtype = 'e'
+        FROM base b
+        JOIN pg_type bt ON bt.oid = b.type AND bt.typtype <> 'd'
+        JOIN pg_attribute a ON a.attrelid = b.attrelid AND a.attnum = b.attnum
+        JOIN pg_type t ON t.oid = a.atttypid
+        ORDER BY a.attrelid, a.attnum";
+    let failed = |error| SqlError::new("read the shapes of tables", error);
+    let mut tables = HashMap::new();
+    for row in client.query(TABLES, &[&oids]).await.map_err(failed)? {
+        let (oid, table) = read_table(&row).map_err(failed)?;
+        tables.insert(oid, table);
+    }
+    for row in client.query(COLUMNS, &[&oids]).await.map_err(failed)? {
+        let (oid, column) = read_column(&row).map_err(failed)?;
+        if let Some(table) = tables.get_mut(&oid) {
+            table.columns.push(column);
+        }
+    }
+    Ok(tables)
+}
+
+fn read_table(row: &Row) -> Result<(u32, CatalogTable), tokio_postgres::Error> {
+    let table = CatalogTable {
+        schema: row.try_get(1)?,
+        name: row.try_get(2)?,
+        identity: replica_identity(row.try_get(3)?),
+        primary_key: row.try_get(4)?,
+        identity_index: row.try_get(5)?,
+        columns: Vec::new(),
+    };
+    Ok((row.try_get(0)?, table))
+}
+
+fn read_column(row: &Row) -> Result<(u32, CatalogColumn), tokio_postgres::Error> {
+    let column = CatalogColumn {
+        name: row.try_get(1)?,
+        type_oid: row.try_get(2)?,
+        base_oid: row.try_get(3)?,
+        type_modifier: row.try_get(4)?,
+        type_name: row.try_get(5)?,
+        is_enum: row.try_get(6)?,
+    };
+    Ok((row.try_get(0)?, column))
+}
+
+/// From `pg_class.relreplident`. A letter that no known server uses promises nothing of old rows.
+pub fn replica_identity(letter: i8) -> ReplicaIdentity {
+    match letter as u8 {
+        b'd' => ReplicaIdentity::Default,
+        b'f' => ReplicaIdentity::Full,
+        b'i' => ReplicaIdentity::Index,
+        _ => ReplicaIdentity::Nothing,
+    }
+}
+
+/// A column as a Relation message has it: name, type OID, type modifier, and whether it is flagged as part of the
+/// replica identity.
+pub type RelationColumn<'a> = (&'a str, u32, i32, bool);
+
+/// The shape of a table's rows: columns from the stream, base types and the key from the catalog where it still knows
+/// them.
+///
+/// The key is the primary key if all its columns are sent; else the replica identity's columns; else empty. (With
+/// `REPLICA IDENTITY FULL` the server flags every column, which makes no key.) A column that the catalog knows under
+/// another type by now was altered since: what is told of its type is then of no use.
+pub fn shape_from_relation(
+    oid: u32,
+    schema: &str,
+    name: &str,
+    identity: ReplicaIdentity,
+    columns: &[RelationColumn<'_>],
+    catalog: Option<&CatalogTable>,
+) -> TableShape {
+    let place = |wanted: &str| columns.iter().position(|(name, ..)| *name == wanted);
+    let places = |names: &[String]| -> Option<Vec<usize>> {
+        names.iter().map(|name| place(name)).collect::<Option<Vec<_>>>().filter(|places| !places.is_empty())
+    };
+    let flagged = || -> Vec<usize> {
+        match identity {
+            ReplicaIdentity::Default | ReplicaIdentity::Index => (0..columns.len())
+                .filter(|&index| columns.get(index).is_some_and(|column| column.3))
+                .collect(),
+            ReplicaIdentity::Full | ReplicaIdentity::Nothing => Vec::new(),
+        }
+    };
+    // The flags have no order, the catalog's index has: take that as long as both name the same columns.
+    let identity_key = || {
+        let flagged = flagged();
+        let ordered = catalog.and_then(|table| places(&table.identity_index)).filter(|ordered| {
+            let mut sorted = ordered.clone();
+            sorted.sort_unstable();
+            sorted == flagged
+        });
+        ordered.unwrap_or(flagged)
+    };
+    let key = catalog.and_then(|table| places(&table.primary_key)).unwrap_or_else(identity_key);
+
+    let known = |name: &str, type_oid: u32| {
+        let columns = &catalog?.columns;
+        columns.iter().find(|column| column.name == name && column.type_oid == type_oid)
+    };
+    let columns = columns
+        .iter()
+        .map(|&(name, type_oid, modifier, flag)| {
+            let known = known(name, type_oid);
+            Column {
+                name: name.to_owned(),
+                type_oid,
+                base_oid: known.map_or(type_oid, |column| column.base_oid),
+                type_modifier: match known {
+                    Some(column) if modifier == -1 && column.base_oid != type_oid => column.type_modifier,
+                    _ => modifier,
+                },
+                identity: flag,
+            }
+        })
+        .collect();
+    TableShape { oid, schema: schema.to_owned(), name: name.to_owned(), identity, columns, key }
+}
+
+/// A table that logical decoding can publish.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct TrackedTable {
+    /// `pg_class.oid`.
+    pub oid: u32,
+    /// Schema name.
+    pub schema: String,
+    /// Table name.
+    pub name: String,
+    /// Whether the table has partitions and no rows of its own.
+    pub partitioned: bool,
+    /// Whether old rows can be told: updates and deletes of other tables may not be published, because the server then
+    /// refuses them (I7).
+    pub usable_identity: bool,
+    /// Whether its primary key is deferrable, which makes it useless as a replica identity.
+    pub deferrable_key: bool,
+    /// Whether our role owns it, itself or through membership; only owners may add a table to a publication.
+    pub owned_by_us: bool,
+    /// Its owner.
+    pub owner: String,
+}
+
+impl fmt::Display for TrackedTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&qualified(&self.schema, &self.name))
+    }
+}
+
+/// User tables: what the server itself finds publishable (permanent, no system catalog), without what extensions made
+/// and without our own schema. Views, foreign and unlogged tables are not publishable.
+const USER_TABLES: &str = "
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND pg_relation_is_publishable(c.oid)
+      AND n.nspname <> 'millrace'
+      AND NOT EXISTS (SELECT FROM pg_depend d
+                      WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.objsubid = 0
+                        AND d.deptype = 'e')";
+
+/// All tables of the database that a task can track, by name.
+///
+/// From version 18 on a virtual generated column makes REPLICA IDENTITY FULL useless: it is never published, and the
+/// server refuses updates whose old row it could not send whole.
+///
+/// Partitions are listed each for itself, and so are the partitioned tables above them: see
+/// [`publication`](super::publication) for what those are good for.
+pub async fn tracked_tables(client: &Client) -> Result<Vec<TrackedTable>, SqlError> {
+    let sql = format!(
+        "SELECT c.oid, n.nspname::text, c.relname::text, c.relkind = 'p',
+                CASE c.relreplident
+                    WHEN 'f' THEN NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid
+                                              AND a.attgenerated = 'v' AND NOT a.attisdropped)
+                    WHEN 'd' THEN EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary
+                                          AND i.indisvalid AND i.indimmediate)
+                    WHEN 'i' THEN EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisreplident
+                                          AND i.indisvalid AND i.indimmediate)
+                    ELSE false
+                END,
+                EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary AND NOT i.indimmediate),
+                pg_has_role(c.relowner, 'USAGE'), pg_get_userbyid(c.relowner)::text
+         {USER_TABLES}
+         ORDER BY 2, 3"
+    );
+    let failed = |error| SqlError::new("list the tables of the database", error);
+    let rows = client.query(&sql, &[]).await.map_err(failed)?;
+    let read = |row: &Row| {
+        Ok(TrackedTable {
+            oid: row.try_get(0)?,
+            schema: row.try_get(1)?,
+            name: row.try_get(2)?,
+            partitioned: row.try_get(3)?,
+            usable_identity: row.try_get(4)?,
+            deferrable_key: row.try_get(5)?,
+            owned_by_us: row.try_get(6)?,
+            owner: row.try_get(7)?,
+        })
+    };
+    rows.iter().map(read).collect::<Result<_, _>>().map_err(failed)
+}
+
+/// A hash of all that decides which tables are tracked and how; see [`fingerprint`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fingerprint(String);
+
+/// One quick query whose answer changes when a table or its replica identity comes, goes or changes, or somebody alters
+/// a publication: what the poll asks each second, to look closer only when it must.
+///
+/// What it does not see are memberships of roles: so look closer now and then all the same, and always while a table
+/// waits for something.
+pub async fn fingerprint(client: &Client) -> Result<Fingerprint, SqlError> {
+    // Sums of hashes do not depend on the order of the rows, so nothing needs to be sorted.
+    const SQL: &str = "
+        SELECT concat_ws(':',
+            (SELECT concat(count(*), '/', sum(hashtextextended(concat_ws(' ', c.oid, c.relname, c.relnamespace,
+                    c.relowner, c.relreplident, c.relpersistence, c.relkind, c.relnatts), 0)))
+             FROM pg_class c WHERE c.relkind IN ('r', 'p') AND c.oid >= 16384),
+            (SELECT concat(count(*), '/', sum(hashtextextended(concat_ws(' ', i.indexrelid, i.indrelid,
+                    i.indisprimary, i.indisreplident, i.indisvalid, i.indimmediate), 0)))
+             FROM pg_index i WHERE (i.indisprimary OR i.indisreplident) AND i.indrelid >= 16384),
+            (SELECT sum(hashtextextended(concat_ws(' ', n.oid, n.nspname), 0)) FROM pg_namespace n),
+            (SELECT sum(hashtextextended(p::text, 0)) FROM pg_publication p),
+            (SELECT concat(count(*), '/', sum(hashtextextended(concat_ws(' ', prpubid, prrelid), 0)))
+             FROM pg_publication_rel))";
+    let failed = |error| SqlError::new("look for new and changed tables", error);
+    let row = client.query_one(SQL, &[]).await.map_err(failed)?;
+    row.try_get(0).map(Fingerprint).map_err(failed)
+}
+
+/// Where the source's WAL ends now: what a task's lag is measured against. On a standby, the end of what it has
+/// replayed, because nothing past that can be decoded there.
+pub async fn source_position(client: &Client) -> Result<Lsn, SqlError> {
+    const SQL: &str = "
+        SELECT CASE WHEN pg_is_in_recovery() THEN coalesce(pg_last_wal_replay_lsn(), '0/0')
+                    ELSE pg_current_wal_lsn() END";
+    let failed = |error| SqlError::new("read the end of the source's WAL", error);
+    let row = client.query_one(SQL, &[]).await.map_err(failed)?;
+    row.try_get(0).map(|lsn: tokio_postgres::types::PgLsn| Lsn(lsn.into())).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn catalog() -> CatalogTable {
+        let column = |name: &str, type_oid, base_oid, type_modifier| CatalogColumn {
+            name: name.to_owned(),
+            type_oid,
+            base_oid,
+            type_modifier,
+            type_name: "t".to_owned(),
+            is_enum: false,
+        };
+        CatalogTable {
+            schema: "public".to_owned(),
+            name: "t".to_owned(),
+            identity: ReplicaIdentity::Default,
+            primary_key: vec!["b".to_owned(), "a".to_owned()],
+            identity_index: Vec::new(),
+            columns: vec![column("a", 23, 23, -1), column("b", 90001, 1700, 786438), column("c", 25, 25, -1)],
+        }
+    }
+
+    const COLUMNS: [RelationColumn<'static>; 3] =
+        [("a", 23, -1, true), ("b", 90001, -1, true), ("c", 25, -1, false)];
+
+    fn key(
+        identity: ReplicaIdentity,
+        columns: &[RelationColumn<'_>],
+        catalog: Option<&CatalogTable>,
+    ) -> Vec<usize> {
+        shape_from_relation(1, "public", "t", identity, columns, catalog).key
+    }
+
+    #[test]
+    fn the_key_is_the_primary_key_in_its_own_order() {
+        assert_eq!(key(ReplicaIdentity::Default, &COLUMNS, Some(&catalog())), [1, 0]);
+        let full = COLUMNS.map(|(name, oid, modifier, _)| (name, oid, modifier, true));
+        assert_eq!(key(ReplicaIdentity::Full, &full, Some(&catalog())), [1, 0]);
+        assert_eq!(key(ReplicaIdentity::Nothing, &COLUMNS, Some(&catalog())), [1, 0]);
+    }
+
+    #[test]
+    fn a_primary_key_that_is_not_sent_whole_gives_way_to_the_replica_identity() {
+        let columns = [("a", 23, -1, true), ("c", 25, -1, false)];
+        assert_eq!(key(ReplicaIdentity::Index, &columns, Some(&catalog())), [0]);
+    }
+
+    #[test]
+    fn the_identity_index_gives_the_order_while_it_names_the_flagged_columns() {
+        let mut table = catalog();
+        table.primary_key = Vec::new();
+        table.identity_index = vec!["b".to_owned(), "a".to_owned()];
+        assert_eq!(key(ReplicaIdentity::Index, &COLUMNS, Some(&table)), [1, 0]);
+        table.identity_index = vec!["c".to_owned()];
+        assert_eq!(key(ReplicaIdentity::Index, &COLUMNS, Some(&table)), [0, 1]);
+    }
+
+    #[test]
+    fn without_a_catalog_the_flags_make_the_key_and_every_column_with_full_makes_none() {
+        assert_eq!(key(ReplicaIdentity::Default, &COLUMNS, None), [0, 1]);
+        assert_eq!(key(ReplicaIdentity::Full, &COLUMNS, None), [] as [usize; 0]);
+        assert_eq!(key(ReplicaIdentity::Nothing, &COLUMNS, None), [] as [usize; 0]);
+    }
+
+    #[test]
+    fn a_domain_is_resolved_and_lends_its_modifier() {
+        let shape =
+            shape_from_relation(1, "public", "t", ReplicaIdentity::Default, &COLUMNS, Some(&catalog()));
+        let types: Vec<_> = shape.columns.iter().map(|c| (c.type_oid, c.base_oid, c.type_modifier)).collect();
+        assert_eq!(types, [(23, 23, -1), (90001, 1700, 786438), (25, 25, -1)]);
+    }
+
+    #[test]
+    fn a_column_altered_since_keeps_the_type_that_the_stream_gave() {
+        let columns = [("b", 25, -1, false)];
+        let shape =
+            shape_from_relation(1, "public", "t", ReplicaIdentity::Default, &columns, Some(&catalog()));
+        assert_eq!((shape.columns[0].base_oid, shape.columns[0].type_modifier), (25, -1));
+    }
+}

@@ -1,0 +1,27 @@
+//! The heartbeat: now and then a logical message in a transaction of its own, so that a slot advances past WAL that
+//! other databases write while its own is idle.
+//!
+//! It needs no table and no privilege on one. A non-transactional message would not do: some servers acknowledge
+//! nothing before a transaction ends. On a standby nothing can be written; there it is off.
+
+use tokio_postgres::Client;
+use tokio_postgres::types::PgLsn;
+
+use super::sql::SqlError;
+use crate::change::Lsn;
+
+/// Prefix of the heartbeat's message. `capture` leaves messages with it out of the log.
+pub const PREFIX: &str = "millrace.heartbeat";
+
+/// Sends one heartbeat for the task, and returns where its message stands; `None` on a standby.
+pub async fn send(client: &Client, task: &str) -> Result<Option<Lsn>, SqlError> {
+    // The setting is for this statement's transaction alone: a heartbeat is not worth waiting for an fsync or a
+    // synchronous standby.
+    const SQL: &str = "
+        SELECT CASE WHEN pg_is_in_recovery() THEN NULL
+                    ELSE pg_logical_emit_message(
+                        set_config('synchronous_commit', 'off', true) IS NOT NULL, $1::text, $2::text) END";
+    let failed = |error| SqlError::new("send a heartbeat", error);
+    let row = client.query_one(SQL, &[&PREFIX, &task]).await.map_err(failed)?;
+    Ok(row.try_get::<_, Option<PgLsn>>(0).map_err(failed)?.map(|lsn| Lsn(lsn.into())))
+}
