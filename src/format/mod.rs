@@ -59,4 +59,17 @@ pub enum FormatError {
         /// What was expected.
         expected: &'static str,
     },
+    /// A column of the key was not sent, and the old row that should have it neither.
+    #[error(
+        "column {column} of {schema}.{table} is part of the key and the server did not send it; \
+         run ALTER TABLE {schema}.{table} REPLICA IDENTITY FULL"
+    )]
+    KeyUnsent {
+        /// Schema name.
+        schema: String,
+        /// Table name.
+        table: String,
+        /// Column name.
+        column: String,
+    },
 }

@@ -364,7 +364,7 @@ impl<'a> RowEncoder<'a> {
         for &index in &self.table.key {
             let value = value(index);
             if value == Value::Unsent {
-                return Err(self.invalid(index, "key value that was sent"));
+                return Err(self.key_unsent(index));
             }
             self.write_column(out, index, value)?;
         }
@@ -460,13 +460,21 @@ impl<'a> RowEncoder<'a> {
 
     #[cold]
     fn invalid(&self, index: usize, expected: &'static str) -> FormatError {
+        let (schema, table, column) = self.names(index);
+        FormatError::Value { schema, table, column, expected }
+    }
+
+    #[cold]
+    fn key_unsent(&self, index: usize) -> FormatError {
+        let (schema, table, column) = self.names(index);
+        FormatError::KeyUnsent { schema, table, column }
+    }
+
+    /// Schema, table and column, for an error.
+    fn names(&self, index: usize) -> (String, String, String) {
         let shape = &self.table.shape;
-        FormatError::Value {
-            schema: shape.schema.clone(),
-            table: shape.name.clone(),
-            column: shape.columns.get(index).map(|column| column.name.clone()).unwrap_or_default(),
-            expected,
-        }
+        let column = shape.columns.get(index).map(|column| column.name.clone()).unwrap_or_default();
+        (shape.schema.clone(), shape.name.clone(), column)
     }
 
     /// The record that lets a log be compacted, with the key and headers of the deletion before it.

@@ -1,3 +1,5 @@
+//! What comes out, byte for byte, for each kind of event.
+
 use proptest::prelude::*;
 
 use super::*;
@@ -386,6 +388,17 @@ fn a_value_that_is_not_of_its_type_is_named() {
     let event = Event { transaction: &TRANSACTION, ordinal: 0, lsn: Lsn(1), change };
     let error = format().encode(&event, &mut Collected::default()).unwrap_err();
     assert_eq!(error.to_string(), "column id of public.customers has a value that is not a valid integer");
+}
+
+#[test]
+fn a_key_that_was_not_sent_is_an_error_and_never_a_placeholder() {
+    let table = customers(ReplicaIdentity::Default);
+    let row = OwnedRow::new(&[Value::Unsent, text("Anna"), Value::Null]);
+    let change = row_change(Operation::Update, &table, None, Some(row.as_row()));
+    let event = Event { transaction: &TRANSACTION, ordinal: 0, lsn: Lsn(1), change };
+    let mut sink = Collected::default();
+    assert!(matches!(format().encode(&event, &mut sink), Err(FormatError::KeyUnsent { .. })));
+    assert!(sink.0.is_empty());
 }
 
 #[test]
