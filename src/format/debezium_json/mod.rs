@@ -5,6 +5,7 @@
 //! table or for the transaction, with the row's values between them; all of it goes into buffers that are kept, so
 //! that a row costs no allocation.
 
+mod array;
 mod json;
 mod numeric;
 mod prepared;

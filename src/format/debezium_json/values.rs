@@ -1,7 +1,7 @@
 //! How the value of each PostgreSQL type is written.
 
 use super::time::Unit;
-use super::{json, numeric, time};
+use super::{array, json, numeric, time};
 use crate::change::{Column, Value};
 
 /// What stands for a value that the server did not send, as in Debezium.
@@ -34,6 +34,55 @@ mod oid {
     pub(super) const BIT: u32 = 1560;
     pub(super) const VARBIT: u32 = 1562;
     pub(super) const NUMERIC: u32 = 1700;
+
+    /// Types whose values are strings, by the OID of their arrays.
+    const STRING_ARRAYS: [u32; 19] = [
+        143,  // xml
+        199,  // json
+        651,  // cidr
+        775,  // macaddr8
+        1002, // "char"
+        1003, // name
+        1009, // text
+        1014, // bpchar
+        1015, // varchar
+        1040, // macaddr
+        1041, // inet
+        2951, // uuid
+        3807, // jsonb
+        3905, // int4range
+        3907, // numrange
+        3909, // tsrange
+        3911, // tstzrange
+        3913, // daterange
+        3927, // int8range
+    ];
+
+    /// The type whose array has this OID.
+    pub(super) fn element_of(array: u32) -> Option<u32> {
+        Some(match array {
+            791 => MONEY,
+            1000 => BOOL,
+            1001 => BYTEA,
+            1005 => INT2,
+            1007 => INT4,
+            1016 => INT8,
+            1021 => FLOAT4,
+            1022 => FLOAT8,
+            1028 => OID,
+            1115 => TIMESTAMP,
+            1182 => DATE,
+            1183 => TIME,
+            1185 => TIMESTAMPTZ,
+            1187 => INTERVAL,
+            1231 => NUMERIC,
+            1270 => TIMETZ,
+            1561 => BIT,
+            1563 => VARBIT,
+            _ if STRING_ARRAYS.contains(&array) => TEXT,
+            _ => return None,
+        })
+    }
 }
 
 /// How a column's values are written.
@@ -58,6 +107,11 @@ pub(super) enum Rendering {
     Interval,
     Bit,
     Bits,
+    /// An array of a type that is modelled.
+    Array {
+        element_oid: u32,
+        modifier: i32,
+    },
     /// A string; its binary form is the same bytes.
     Text,
     /// A string: the text form of a type that has no other rendering.
@@ -67,11 +121,18 @@ pub(super) enum Rendering {
 impl Rendering {
     /// The rendering of a column's values.
     pub(super) fn of(column: &Column) -> Self {
-        let modifier = column.type_modifier;
+        match oid::element_of(column.base_oid) {
+            Some(element_oid) => Rendering::Array { element_oid, modifier: column.type_modifier },
+            None => Rendering::of_scalar(column.base_oid, column.type_modifier),
+        }
+    }
+
+    /// The rendering of a type that is not an array.
+    fn of_scalar(base_oid: u32, modifier: i32) -> Self {
         // Fractional digits of a date or time type; all six when not declared.
         let digits = u8::try_from(modifier).map_or(6, |digits| digits.min(6));
         let unit = if digits <= 3 { Unit::Millis } else { Unit::Micros };
-        match column.base_oid {
+        match base_oid {
             oid::BOOL => Rendering::Boolean,
             oid::INT2 | oid::INT4 | oid::INT8 | oid::OID => Rendering::Integer,
             oid::FLOAT4 | oid::FLOAT8 => Rendering::Float,
@@ -113,6 +174,7 @@ impl Rendering {
             Rendering::TimestampWithZone { .. } => "timestamp with time zone in ISO style",
             Rendering::Interval => "interval in postgres style",
             Rendering::Bit | Rendering::Bits => "bit string",
+            Rendering::Array { .. } => "array",
             Rendering::Text | Rendering::Other => "text form",
         }
     }
@@ -134,8 +196,9 @@ impl Rendering {
         }
     }
 
+    /// Appends PostgreSQL's text form.
     #[inline]
-    fn write_text(self, out: &mut Vec<u8>, text: &[u8]) -> Option<()> {
+    pub(super) fn write_text(self, out: &mut Vec<u8>, text: &[u8]) -> Option<()> {
         match self {
             Rendering::Text | Rendering::Other => json::string(out, text),
             Rendering::Integer => numeric::integer(out, text)?,
@@ -155,6 +218,9 @@ impl Rendering {
             Rendering::Interval => time::interval(out, text)?,
             Rendering::Bit => boolean(out, text, b"1", b"0")?,
             Rendering::Bits => bits(out, text)?,
+            Rendering::Array { element_oid, modifier } => {
+                array::write(out, text, Rendering::of_scalar(element_oid, modifier))?;
+            }
         }
         Some(())
     }
@@ -173,6 +239,11 @@ impl Rendering {
     fn write_unavailable(self, out: &mut Vec<u8>) {
         match self {
             Rendering::Bytes => base64_string(out, UNAVAILABLE),
+            Rendering::Array { element_oid, modifier } => {
+                out.push(b'[');
+                Rendering::of_scalar(element_oid, modifier).write_unavailable(out);
+                out.push(b']');
+            }
             _ => json::string(out, UNAVAILABLE),
         }
     }
@@ -327,7 +398,10 @@ mod tests {
             (oid::VARBIT, -1, "0000", "\"\""),
             (3802, -1, "{\"a\": 1}", "\"{\\\"a\\\": 1}\""),
             (2950, -1, "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", "\"a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11\""),
-            (1007, -1, "{1,2}", "\"{1,2}\""),
+            (1007, -1, "{1,NULL,2}", "[1,null,2]"),
+            (1231, numeric_12_2, "{1.27}", "[\"fw==\"]"),
+            (1020, -1, "{(1,2),(3,4)}", "\"{(1,2),(3,4)}\""),
+            (600, -1, "(1,2)", "\"(1,2)\""),
         ] {
             assert_eq!(
                 written(oid, modifier, Value::Text(text.as_bytes())).as_deref(),
@@ -348,6 +422,7 @@ mod tests {
             written(oid::BYTEA, -1, Value::Unsent).as_deref(),
             Some("\"X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ==\"")
         );
+        assert_eq!(written(1009, -1, Value::Unsent).as_deref(), Some("[\"__debezium_unavailable_value\"]"));
     }
 
     #[test]
@@ -370,7 +445,9 @@ mod tests {
         #[test]
         fn no_value_makes_a_rendering_panic_or_leaves_invalid_json(
             text in any::<Vec<u8>>(),
-            oid in proptest::sample::select(vec![16, 17, 20, 25, 701, 790, 1082, 1083, 1114, 1184, 1186, 1266, 1560, 1700, 99]),
+            oid in proptest::sample::select(vec![
+                16, 17, 20, 25, 701, 790, 1082, 1083, 1114, 1184, 1186, 1266, 1560, 1700, 99, 1009, 1231,
+            ]),
             modifier in -1..70_000,
         ) {
             if let Some(json) = written(oid, modifier, Value::Text(&text)) {
