@@ -5,5 +5,6 @@
 mod apis;
 mod fetch;
 mod hostile;
+mod librdkafka;
 mod memory_log;
 mod support;

@@ -1,0 +1,251 @@
+//! Real clients read a real log: librdkafka by `assign()`, and kcat.
+
+use std::collections::HashMap;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use millrace::change::Lsn;
+use millrace::kafka::connection::Limits;
+use millrace::log::local::{LocalLog, LocalReader, LocalWriter, Options};
+use millrace::log::topics::{Topic, Topics};
+use millrace::log::{Header, LogReader, LogWriter, PartitionId, Record, SourcePosition};
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{Headers, Message};
+use rdkafka::{Offset, TopicPartitionList};
+use tempfile::TempDir;
+
+use crate::support::{PATIENCE, Server};
+
+/// Timestamp of the first record; each later one of a partition is a second later.
+const EPOCH_MS: i64 = 1_700_000_000_000;
+
+/// A log on disk, served.
+struct Broker {
+    server: Server,
+    writer: LocalWriter,
+    partitions: Vec<PartitionId>,
+    /// Records in each partition.
+    written: Vec<i64>,
+    directory: Arc<TempDir>,
+}
+
+impl Broker {
+    async fn start(partitions: u32) -> Broker {
+        Broker::open(Arc::new(TempDir::new().unwrap()), partitions, vec![0; partitions as usize]).await
+    }
+
+    async fn open(directory: Arc<TempDir>, partitions: u32, written: Vec<i64>) -> Broker {
+        let options = Options::new(directory.path(), "test");
+        let opened = tokio::task::spawn_blocking(move || LocalLog::open(options)).await.unwrap();
+        let (mut writer, reader, _) = opened.unwrap();
+        let partitions = writer.create_topic("orders", partitions).await.unwrap();
+        let topics = Topics::default();
+        topics.insert(topic(&reader));
+        let server = Server::start(topics, Limits::default()).await;
+        Broker { server, writer, partitions, written, directory }
+    }
+
+    /// Stops and starts again on the same files.
+    async fn restart(self) -> Broker {
+        let Broker { mut server, writer, partitions, written, directory } = self;
+        server.shutdown.cancel();
+        (&mut server.served).await.unwrap();
+        tokio::task::spawn_blocking(move || drop(writer)).await.unwrap();
+        Broker::open(directory, partitions.len() as u32, written).await
+    }
+
+    /// Appends `records` of `size` bytes to every partition, in one commit.
+    async fn write(&mut self, records: usize, size: usize) {
+        let mut value = Vec::new();
+        for index in 0..self.partitions.len() {
+            for _ in 0..records {
+                let number = self.written[index];
+                value.clear();
+                value.extend_from_slice(expected_value(index as i32, number).as_bytes());
+                // Text that compresses about as well as rows do.
+                while value.len() < size {
+                    let seed = (value.len() as i64).wrapping_mul(number + 1).to_string();
+                    value.extend_from_slice(seed.as_bytes());
+                    value.extend_from_slice(b" the quick brown fox");
+                }
+                let record = Record {
+                    timestamp: EPOCH_MS + number * 1000,
+                    key: Some(&number.to_be_bytes()),
+                    value: Some(&value),
+                    headers: &[Header { name: "op", value: b"c" }],
+                };
+                self.writer.append(self.partitions[index], &record).unwrap();
+                self.written[index] += 1;
+            }
+        }
+        self.writer.boundary();
+        let position = SourcePosition {
+            last_commit: Some(Lsn(1)),
+            end_lsn: Lsn(2),
+            last_record_end: Lsn(2),
+            acked_through: Lsn(2),
+            timeline: 1,
+            system_identifier: 1,
+            slot_generation: 1,
+        };
+        self.writer.commit(position).await.unwrap();
+    }
+
+    fn address(&self) -> String {
+        self.server.address.to_string()
+    }
+}
+
+fn topic(reader: &Arc<LocalReader>) -> Topic {
+    let info = reader.topics().into_iter().find(|topic| topic.name == "orders").unwrap();
+    Topic { name: info.name, id: info.id, partitions: info.partitions, log: reader.clone() as Arc<dyn LogReader> }
+}
+
+fn expected_value(partition: i32, number: i64) -> String {
+    format!("{partition}/{number} ")
+}
+
+fn consumer(address: &str, from: &[Offset]) -> BaseConsumer {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", address)
+        .set("group.id", "none")
+        .set("enable.auto.commit", "false")
+        .set("check.crcs", "true")
+        .create()
+        .unwrap();
+    let mut assignment = TopicPartitionList::new();
+    for (partition, offset) in from.iter().enumerate() {
+        assignment.add_partition_offset("orders", partition as i32, *offset).unwrap();
+    }
+    consumer.assign(&assignment).unwrap();
+    consumer
+}
+
+/// Reads `count` records, checks that each is the next of its partition, and gives where each partition began.
+fn read(consumer: &BaseConsumer, count: usize) -> HashMap<i32, i64> {
+    let (mut first, mut next) = (HashMap::new(), HashMap::new());
+    for read in 0..count {
+        let message =
+            consumer.poll(PATIENCE).unwrap_or_else(|| panic!("only {read} of {count} records came")).unwrap();
+        let (partition, offset) = (message.partition(), message.offset());
+        let expected = next.entry(partition).or_insert(offset);
+        assert_eq!(offset, *expected, "partition {partition}");
+        *expected += 1;
+        first.entry(partition).or_insert(offset);
+        assert_eq!(message.key().unwrap(), offset.to_be_bytes());
+        assert!(message.payload().unwrap().starts_with(expected_value(partition, offset).as_bytes()));
+        assert_eq!(message.timestamp().to_millis(), Some(EPOCH_MS + offset * 1000));
+        let header = message.headers().unwrap().get(0);
+        assert_eq!((header.key, header.value), ("op", Some(&b"c"[..])));
+    }
+    first
+}
+
+/// Runs what blocks, as librdkafka's poll does, beside the runtime.
+async fn blocking<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(run).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn four_partitions_are_read_from_the_beginning_and_on() {
+    let mut broker = Broker::start(4).await;
+    for _ in 0..5 {
+        broker.write(2_000, 300).await;
+    }
+    let address = broker.address();
+    let consumer = blocking(move || {
+        let consumer = consumer(&address, &[Offset::Beginning; 4]);
+        assert_eq!(read(&consumer, 40_000), (0..4).map(|partition| (partition, 0)).collect());
+        consumer
+    })
+    .await;
+    // What comes later reaches the consumer, which waits by now.
+    for round in 0..20 {
+        broker.write(1, 300).await;
+        if round % 5 == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    blocking(move || read(&consumer, 80)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reading_starts_at_an_offset_a_time_or_the_end() {
+    let mut broker = Broker::start(2).await;
+    broker.write(1_000, 300).await;
+    broker.write(1_000, 300).await;
+    let address = broker.address();
+    let at_end = blocking(move || {
+        // The middle of a batch.
+        let from = consumer(&address, &[Offset::Offset(1_234), Offset::Offset(999)]);
+        assert_eq!(read(&from, 766 + 1_001), HashMap::from([(0, 1_234), (1, 999)]));
+
+        let mut times = TopicPartitionList::new();
+        times.add_partition_offset("orders", 0, Offset::Offset(EPOCH_MS + 500_000)).unwrap();
+        times.add_partition_offset("orders", 1, Offset::Offset(EPOCH_MS + 1_500_001)).unwrap();
+        let found = from.offsets_for_times(times, PATIENCE).unwrap();
+        let offsets: Vec<_> = found.elements().iter().map(|element| element.offset()).collect();
+        assert_eq!(offsets, [Offset::Offset(500), Offset::Offset(1_501)]);
+        let from_times = consumer(&address, &offsets);
+        assert_eq!(read(&from_times, 1_500 + 499), HashMap::from([(0, 500), (1, 1_501)]));
+
+        assert_eq!(from.fetch_watermarks("orders", 0, PATIENCE).unwrap(), (0, 2_000));
+        let at_end = consumer(&address, &[Offset::End; 2]);
+        assert!(at_end.poll(Duration::from_millis(500)).is_none());
+        at_end
+    })
+    .await;
+    broker.write(10, 300).await;
+    let first = blocking(move || read(&at_end, 20)).await;
+    assert_eq!(first, HashMap::from([(0, 2_000), (1, 2_000)]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn records_larger_than_every_default_limit_of_the_client_are_read() {
+    let mut broker = Broker::start(2).await;
+    broker.write(3, 3 << 20).await;
+    broker.write(100, 50_000).await;
+    let address = broker.address();
+    blocking(move || read(&consumer(&address, &[Offset::Beginning; 2]), 206)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_read_is_there_again_after_a_restart() {
+    // I4
+    let mut broker = Broker::start(2).await;
+    broker.write(500, 300).await;
+    let mut broker = broker.restart().await;
+    broker.write(500, 300).await;
+    let address = broker.address();
+    blocking(move || read(&consumer(&address, &[Offset::Beginning; 2]), 2_000)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kcat_lists_topics_and_reads_them() {
+    let mut broker = Broker::start(3).await;
+    broker.write(100, 200).await;
+    let kcat = async |arguments: &'static [&'static str]| {
+        let address = broker.address();
+        let output = blocking(move || Command::new("kcat").args(["-b", &address]).args(arguments).output()).await;
+        let output = output.expect("kcat is installed (apt-get install kcat)");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let list = kcat(&["-L"]).await;
+    assert!(list.contains("topic \"orders\" with 3 partitions"), "{list}");
+    assert!(list.contains(&format!("broker 0 at {}", broker.address())), "{list}");
+    let read = kcat(&["-C", "-t", "orders", "-e", "-q", "-f", "%p/%o %s\n"]).await;
+    let mut lines = 0;
+    for line in read.lines() {
+        let (place, value) = line.split_once(' ').unwrap();
+        assert!(value.starts_with(place), "{line}");
+        lines += 1;
+    }
+    assert_eq!(lines, 300);
+    let tail = kcat(&["-C", "-t", "orders", "-p", "1", "-o", "-5", "-e", "-q", "-f", "%o "]).await;
+    assert_eq!(tail, "95 96 97 98 99 ");
+    let since = kcat(&["-C", "-t", "orders", "-p", "1", "-o", "s@1700000098000", "-e", "-q", "-f", "%o "]).await;
+    assert_eq!(since, "98 99 ");
+}
