@@ -66,14 +66,13 @@ impl State {
     }
 
     /// The table of moves.
-    fn may_become(self, next: State) -> bool {
-        use State::{CompletingRebalance, Dead, Empty, PreparingRebalance, Stable};
-        match (self, next) {
-            (_, Dead) => true,
-            (Empty | CompletingRebalance | Stable, PreparingRebalance) => true,
-            (PreparingRebalance, Empty | CompletingRebalance) => true,
-            (CompletingRebalance, Stable) => true,
-            _ => false,
+    fn moves(self) -> &'static [State] {
+        match self {
+            State::Empty => &[State::PreparingRebalance, State::Dead],
+            State::PreparingRebalance => &[State::Empty, State::CompletingRebalance, State::Dead],
+            State::CompletingRebalance => &[State::Stable, State::PreparingRebalance, State::Dead],
+            State::Stable => &[State::PreparingRebalance, State::Dead],
+            State::Dead => &[],
         }
     }
 }
@@ -179,7 +178,7 @@ impl Group {
     }
 
     /// How many members it has.
-    pub fn len(&self) -> usize {
+    pub fn member_count(&self) -> usize {
         self.members.len()
     }
 
@@ -304,7 +303,7 @@ impl Group {
     // -- Phases ------------------------------------------------------------------------------------------------------
 
     fn transition(&mut self, next: State) {
-        debug_assert!(self.state.may_become(next), "illegal move from {:?} to {next:?}", self.state);
+        debug_assert!(self.state.moves().contains(&next), "illegal move from {:?} to {next:?}", self.state);
         self.state = next;
     }
 

@@ -10,9 +10,12 @@
 //! operations. The timer task sleeps until the nearest deadline, is woken when a nearer one comes up, and ends with
 //! [`Coordinator::shutdown`] or when the coordinator is dropped.
 
+mod offsets;
+mod timer;
+
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use kafka_protocol::ResponseError;
@@ -20,11 +23,13 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::Options;
 use super::classic::{Description, Group, Settings, State};
 use super::member::{Answer, Identity, Join, JoinRefused, Joined, Sync, Synced, Token};
-use super::{Options, subscription};
-use crate::log::topics::{Topic, Topics};
-use crate::state::{Committed, OffsetEntry, OffsetError, OffsetStore, OffsetWrite};
+use crate::log::topics::Topics;
+use crate::state::OffsetStore;
+
+pub use offsets::{CommitEntry, GroupLag};
 
 /// Bytes of a group id, or of a member id or instance id.
 const MAX_ID: usize = 255;
@@ -34,8 +39,6 @@ const MAX_CLIENT_ID_IN_MEMBER_ID: usize = 128;
 const MAX_PROTOCOLS: usize = 64;
 /// A group that has been empty for so long is dropped from memory; its offsets stay.
 const FORGET_EMPTY_AFTER: Duration = Duration::from_secs(600);
-/// When something could not be written, the next try.
-const RETRY: Duration = Duration::from_secs(1);
 
 /// Keeps all groups.
 pub struct Coordinator {
@@ -76,21 +79,6 @@ struct Entry {
     bytes: usize,
 }
 
-/// An offset to commit.
-#[derive(Debug, Clone)]
-pub struct CommitEntry {
-    /// The topic's name.
-    pub topic: Arc<str>,
-    /// The partition's number in the topic.
-    pub partition: i32,
-    /// The next record that the group wants.
-    pub offset: i64,
-    /// Leader epoch of the last record consumed, or -1.
-    pub leader_epoch: i32,
-    /// Whatever the consumer wants to remember with it.
-    pub metadata: Arc<str>,
-}
-
 /// A group as ListGroups shows it.
 #[derive(Debug, Clone)]
 pub struct Listed {
@@ -100,23 +88,6 @@ pub struct Listed {
     pub protocol_type: Arc<str>,
     /// Its state.
     pub state: State,
-}
-
-/// How far a group is behind in a partition.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GroupLag {
-    /// The group.
-    pub group: Arc<str>,
-    /// The topic.
-    pub topic: Arc<str>,
-    /// The partition's number in the topic.
-    pub partition: i32,
-    /// The offset that it has committed.
-    pub committed: i64,
-    /// The end of the partition.
-    pub high_watermark: i64,
-    /// Records between the two.
-    pub lag: i64,
 }
 
 impl Coordinator {
@@ -136,7 +107,7 @@ impl Coordinator {
             wake: Arc::new(Notify::new()),
             timer: Mutex::default(),
         });
-        let timer = tokio::spawn(keep_time(Arc::downgrade(&coordinator), coordinator.wake.clone()));
+        let timer = tokio::spawn(timer::keep_time(Arc::downgrade(&coordinator), coordinator.wake.clone()));
         *coordinator.timer.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(timer);
         coordinator
     }
@@ -296,170 +267,6 @@ impl Coordinator {
         }
     }
 
-    // -- Offsets -----------------------------------------------------------------------------------------------------
-
-    /// OffsetCommit. What is answered with `Ok` is durable (I6).
-    ///
-    /// # Errors
-    /// What Kafka answers for the whole request; the inner errors are those of single entries, in order.
-    pub async fn commit(
-        &self,
-        group: &str,
-        who: Identity<'_>,
-        generation: i32,
-        entries: Vec<CommitEntry>,
-    ) -> Result<Vec<Result<(), ResponseError>>, ResponseError> {
-        check_group_id(group)?;
-        // The permit comes before the check of the generation, so that commits are written in the order in which they
-        // were found to be in order: one of an old generation never overwrites one of a newer.
-        let permit = self.offsets.permit().await.map_err(|_| ResponseError::CoordinatorNotAvailable)?;
-        let commit_time = unix_ms();
-        let mut answers = Vec::with_capacity(entries.len());
-        let mut accepted = Vec::with_capacity(entries.len());
-        for entry in entries {
-            match self.check_commit(group, &entry) {
-                Ok(topic) => {
-                    accepted.push(OffsetEntry {
-                        topic: entry.topic,
-                        partition: entry.partition,
-                        committed: Committed {
-                            offset: entry.offset,
-                            leader_epoch: entry.leader_epoch,
-                            metadata: entry.metadata,
-                            commit_time,
-                            topic_id: Some(topic.id),
-                        },
-                    });
-                    answers.push(Ok(()));
-                }
-                Err(error) => answers.push(Err(error)),
-            }
-        }
-        let commits = accepted.len() as u64;
-        let write = {
-            let mut groups = self.lock();
-            let now = self.now();
-            if groups.closed {
-                return Err(ResponseError::CoordinatorNotAvailable);
-            }
-            match groups.by_id.get_mut(group) {
-                Some(entry) => entry.group.validate_commit(now, who, generation)?,
-                None if generation >= 0 => return Err(ResponseError::IllegalGeneration),
-                None => {}
-            }
-            if accepted.is_empty() {
-                return Ok(answers);
-            }
-            if !self.offsets.has_group(group) && self.offsets.group_count() >= self.options.max_groups {
-                tracing::warn!(group, "a commit was refused: there are as many groups as there may be");
-                return Err(ResponseError::PolicyViolation);
-            }
-            permit.commit(group, generation >= 0, accepted)
-        };
-        match write.await {
-            Ok(()) => metrics::counter!("millrace_group_commits_total").increment(commits),
-            // Logged where it happened. Clients try again.
-            Err(_) => {
-                for answer in &mut answers {
-                    *answer = answer.and(Err(ResponseError::CoordinatorNotAvailable));
-                }
-            }
-        }
-        Ok(answers)
-    }
-
-    fn check_commit(&self, group: &str, entry: &CommitEntry) -> Result<Arc<Topic>, ResponseError> {
-        let topic = self.topics.by_name(&entry.topic).ok_or(ResponseError::UnknownTopicOrPartition)?;
-        if !usize::try_from(entry.partition).is_ok_and(|partition| partition < topic.partitions.len()) {
-            return Err(ResponseError::UnknownTopicOrPartition);
-        }
-        if entry.metadata.len() > self.options.max_offset_metadata {
-            return Err(ResponseError::OffsetMetadataTooLarge);
-        }
-        if entry.offset < 0 {
-            return Err(ResponseError::InvalidRequest);
-        }
-        if !self.offsets.has_room_for(group, &entry.topic, entry.partition) {
-            tracing::warn!(
-                group,
-                "a commit was refused: there are as many committed offsets as there may be"
-            );
-            return Err(ResponseError::PolicyViolation);
-        }
-        Ok(topic)
-    }
-
-    /// The committed offset of a group in a partition. One that was committed for an earlier topic of the same name
-    /// means nothing for the one that there is now.
-    pub fn committed(&self, group: &str, topic: &str, partition: i32) -> Option<Committed> {
-        self.offsets.committed(group, topic, partition).filter(|committed| self.is_current(topic, committed))
-    }
-
-    /// All committed offsets of a group, by topic and partition.
-    pub fn all_committed(&self, group: &str) -> Vec<OffsetEntry> {
-        let mut entries = self.offsets.all_committed(group);
-        entries.retain(|entry| self.is_current(&entry.topic, &entry.committed));
-        entries
-    }
-
-    fn is_current(&self, topic: &str, committed: &Committed) -> bool {
-        match (self.topics.by_name(topic), committed.topic_id) {
-            (Some(topic), Some(id)) => topic.id == id,
-            _ => true,
-        }
-    }
-
-    /// OffsetDelete: one answer for each partition, in order.
-    ///
-    /// # Errors
-    /// What Kafka answers for the whole request.
-    pub async fn delete_offsets(
-        &self,
-        group: &str,
-        partitions: Vec<(Arc<str>, i32)>,
-    ) -> Result<Vec<Result<(), ResponseError>>, ResponseError> {
-        check_group_id(group)?;
-        let permit = self.offsets.permit().await.map_err(|_| ResponseError::CoordinatorNotAvailable)?;
-        let (answers, write) = {
-            let groups = self.lock();
-            let entry = groups.by_id.get(group);
-            if entry.is_none() && !self.offsets.has_group(group) {
-                return Err(ResponseError::GroupIdNotFound);
-            }
-            let read = entry.map(|entry| topics_in_use(&entry.group)).transpose()?.unwrap_or_default();
-            let answer = |topic: &str| match read.iter().any(|name| name == topic) {
-                true => Err(ResponseError::GroupSubscribedToTopic),
-                false => Ok(()),
-            };
-            let answers: Vec<_> = partitions.iter().map(|(topic, _)| answer(topic)).collect();
-            let deletable =
-                partitions.into_iter().zip(&answers).filter(|(_, a)| a.is_ok()).map(|(p, _)| p).collect();
-            (answers, permit.delete_partitions(group, deletable))
-        };
-        write.await.map_err(|_| ResponseError::CoordinatorNotAvailable)?;
-        Ok(answers)
-    }
-
-    /// DeleteGroups, for one group.
-    ///
-    /// # Errors
-    /// What Kafka answers: above all `NON_EMPTY_GROUP`.
-    pub async fn delete(&self, group: &str) -> Result<(), ResponseError> {
-        check_group_id(group)?;
-        let permit = self.offsets.permit().await.map_err(|_| ResponseError::CoordinatorNotAvailable)?;
-        let write = {
-            let mut groups = self.lock();
-            match groups.by_id.get(group) {
-                Some(entry) if !entry.group.is_unused() => return Err(ResponseError::NonEmptyGroup),
-                None if !self.offsets.has_group(group) => return Err(ResponseError::GroupIdNotFound),
-                _ => {}
-            }
-            groups.forget(group);
-            permit.delete_group(group)
-        };
-        write.await.map_err(|_| ResponseError::CoordinatorNotAvailable)
-    }
-
     // -- Views -------------------------------------------------------------------------------------------------------
 
     /// A group as DescribeGroups shows it; `None` where there is none.
@@ -497,36 +304,6 @@ impl Coordinator {
         listed
     }
 
-    /// How far each group is behind, for every partition that it has committed an offset for.
-    pub fn lags(&self) -> Vec<GroupLag> {
-        let mut lags = Vec::new();
-        let topics: HashMap<String, _> = self
-            .topics
-            .all()
-            .into_iter()
-            .map(|topic| (topic.name.clone(), (topic.log.snapshot(), topic)))
-            .collect();
-        for group in self.offsets.groups() {
-            for OffsetEntry { topic: name, partition, committed } in self.offsets.all_committed(&group) {
-                let Some((snapshot, topic)) = topics.get(&*name) else { continue };
-                let number = usize::try_from(partition).ok().and_then(|index| topic.partitions.get(index));
-                let Some(range) = number.and_then(|number| snapshot.range(*number)) else { continue };
-                if committed.topic_id.is_some_and(|id| id != topic.id) {
-                    continue;
-                }
-                lags.push(GroupLag {
-                    group: group.clone(),
-                    topic: name,
-                    partition,
-                    committed: committed.offset,
-                    high_watermark: range.end.0,
-                    lag: range.end.0.saturating_sub(committed.offset).max(0),
-                });
-            }
-        }
-        lags
-    }
-
     // -- Inside ------------------------------------------------------------------------------------------------------
 
     fn now(&self) -> Duration {
@@ -542,7 +319,7 @@ impl Coordinator {
         let (id, _) = groups.by_id.get_key_value(id)?;
         let id = id.clone();
         let entry = groups.by_id.get_mut(&id)?;
-        let members = entry.group.len();
+        let members = entry.group.member_count();
         let output = input(&mut entry.group);
         for (token, answer) in entry.group.take_answers() {
             if let Some(waiting) = groups.waiting.remove(&token) {
@@ -558,9 +335,10 @@ impl Coordinator {
         let bytes = entry.group.size();
         groups.bytes = groups.bytes - entry.bytes + bytes;
         entry.bytes = bytes;
-        metrics::gauge!("millrace_group_members").increment(entry.group.len() as f64 - members as f64);
-        if (members == 0) != (entry.group.len() == 0) {
-            groups.emptied.insert(id.clone(), (entry.group.len() == 0).then(unix_ms));
+        metrics::gauge!("millrace_group_members")
+            .increment(entry.group.member_count() as f64 - members as f64);
+        if (members == 0) != (entry.group.member_count() == 0) {
+            groups.emptied.insert(id.clone(), (entry.group.member_count() == 0).then(unix_ms));
             self.wake.notify_one();
         }
         let due = entry.group.next_deadline();
@@ -578,25 +356,6 @@ impl Coordinator {
             }
         }
         Some(output)
-    }
-
-    /// Ticks the groups whose time has come. When to look again, if that is known.
-    fn tick(&self) -> Option<Duration> {
-        let mut groups = self.lock();
-        let now = self.now();
-        while let Some((due, _)) = groups.schedule.first()
-            && *due <= now
-            && let Some((_, id)) = groups.schedule.pop_first()
-        {
-            let Some(entry) = groups.by_id.get_mut(&id) else { continue };
-            entry.scheduled = None;
-            if entry.group.is_unused() && entry.group.empty_since() + FORGET_EMPTY_AFTER <= now {
-                groups.forget(&id);
-                continue;
-            }
-            self.drive(&mut groups, &id, |group| group.tick(now));
-        }
-        groups.schedule.first().map(|(due, _)| *due)
     }
 }
 
@@ -618,7 +377,7 @@ impl Groups {
         let Some((id, entry)) = self.by_id.remove_entry(id) else { return };
         self.bytes -= entry.bytes;
         metrics::gauge!("millrace_groups").decrement(1.0);
-        metrics::gauge!("millrace_group_members").decrement(entry.group.len() as f64);
+        metrics::gauge!("millrace_group_members").decrement(entry.group.member_count() as f64);
         if let Some(due) = entry.scheduled {
             self.schedule.remove(&(due, id));
         }
@@ -667,85 +426,6 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// The timer task.
-async fn keep_time(coordinator: Weak<Coordinator>, wake: Arc<Notify>) {
-    let mut books = Books::default();
-    loop {
-        let until = {
-            let Some(coordinator) = coordinator.upgrade() else { return };
-            let next = coordinator.tick();
-            if coordinator.lock().closed {
-                return;
-            }
-            let next = books.keep(&coordinator).min(next.unwrap_or(Duration::MAX));
-            coordinator.opened.checked_add(next).unwrap_or_else(|| Instant::now() + RETRY)
-        };
-        tokio::select! {
-            () = tokio::time::sleep_until(until) => {}
-            () = wake.notified() => {}
-            written = books.written() => {
-                let Some(coordinator) = coordinator.upgrade() else { return };
-                books.settle(&coordinator, written);
-            }
-        }
-    }
-}
-
-/// What the timer task does for the offset store: tells it which groups are empty, and has it forget old offsets.
-#[derive(Default)]
-struct Books {
-    /// Which groups are being reported.
-    writing: Option<(OffsetWrite, HashMap<Arc<str>, Option<i64>>)>,
-    next_report: Duration,
-    next_expiry: Duration,
-}
-
-impl Books {
-    /// Starts what is due, without waiting for it. When to look again.
-    fn keep(&mut self, coordinator: &Coordinator) -> Duration {
-        let now = coordinator.now();
-        if now >= self.next_expiry {
-            // Not waited for: a failure is logged by the writer, and the next check finds the same offsets.
-            let retention = coordinator.options.offset_retention;
-            drop(coordinator.offsets.try_permit().map(|permit| permit.expire(unix_ms(), retention)));
-            self.next_expiry = now + coordinator.options.retention_check;
-        }
-        let mut groups = coordinator.lock();
-        if self.writing.is_some() || groups.emptied.is_empty() {
-            return self.next_expiry;
-        }
-        if now >= self.next_report
-            && let Some(permit) = coordinator.offsets.try_permit()
-        {
-            let emptied = std::mem::take(&mut groups.emptied);
-            let list = emptied.iter().map(|(group, since)| (group.clone(), *since)).collect();
-            self.writing = Some((permit.set_empty_since(list), emptied));
-            return self.next_expiry;
-        }
-        self.next_expiry.min(now + RETRY)
-    }
-
-    async fn written(&mut self) -> Result<(), OffsetError> {
-        match &mut self.writing {
-            Some((write, _)) => write.await,
-            None => std::future::pending().await,
-        }
-    }
-
-    /// Takes note of how a report went. One that failed is made again, unless there is news of the group.
-    fn settle(&mut self, coordinator: &Coordinator, written: Result<(), OffsetError>) {
-        if let Some((_, reported)) = self.writing.take()
-            && written.is_err()
-        {
-            let mut groups = coordinator.lock();
-            for (group, since) in reported {
-                groups.emptied.entry(group).or_insert(since);
-            }
-            self.next_report = coordinator.now() + RETRY;
-        }
-    }
-}
-
 /// Names who a request comes from.
 fn identity<'a>(member_id: &'a str, instance_id: Option<&'a str>) -> Identity<'a> {
     Identity { member_id, instance_id }
@@ -762,29 +442,15 @@ fn check_member(who: Identity<'_>) -> Result<(), ResponseError> {
     Ok(())
 }
 
-/// The topics that the members of a consumer group have subscribed to.
-fn topics_in_use(group: &Group) -> Result<Vec<String>, ResponseError> {
-    if group.len() == 0 {
-        return Ok(Vec::new());
-    }
-    if &**group.protocol_type() != "consumer" {
-        return Err(ResponseError::NonEmptyGroup);
-    }
-    let mut topics = Vec::new();
-    for metadata in group.subscriptions() {
-        let subscribed = subscription::topics(metadata).ok_or(ResponseError::NonEmptyGroup)?;
-        topics.extend(subscribed.into_iter().map(str::to_owned));
-    }
-    Ok(topics)
-}
-
 /// `<prefix>-<random uuid>`; `None` when the system has no random numbers.
 fn new_member_id(prefix: &str) -> Option<Arc<str>> {
     let mut bytes = [0u8; 16];
     getrandom::fill(&mut bytes).ok()?;
     let number = u128::from_be_bytes(bytes) & !(0xf << 76 | 0x3 << 62) | 0x4 << 76 | 0x2 << 62;
     let hex = format!("{number:032x}");
-    let prefix = &prefix[..prefix.floor_char_boundary(MAX_CLIENT_ID_IN_MEMBER_ID)];
+    let ends = |(start, char): (usize, char)| start + char.len_utf8();
+    let end = prefix.char_indices().map(ends).take_while(|end| *end <= MAX_CLIENT_ID_IN_MEMBER_ID).last();
+    let prefix = prefix.get(..end.unwrap_or(0)).unwrap_or_default();
     let (a, b, c, d, e) = (&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]);
     Some(format!("{prefix}-{a}-{b}-{c}-{d}-{e}").into())
 }
