@@ -579,3 +579,6 @@ fn delete(db: &Connection, group: &str, topic: &str, partition: i32) -> rusqlite
     .execute([group])?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;
