@@ -42,6 +42,7 @@ test-all: test test-clients ## every test, with PostgreSQL 15 and 18
 lint: ## formatting and clippy
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --all-features --locked -- -D warnings
+	$(CARGO) clippy --all-features --test clients --locked -- -D warnings
 
 fmt: ## format the code
 	$(CARGO) fmt --all

@@ -146,7 +146,7 @@ consumer_pid=$!
 
 say "Read the changes in another terminal"
 cat <<END
-  kcat -b 127.0.0.1:$kafka_port -t $task -o beginning               every change so far, then each new one
+  kcat -C -b 127.0.0.1:$kafka_port -t $task -o beginning            every change so far, then each new one
   kcat -b 127.0.0.1:$kafka_port -G my-group $task                   as a member of a group; start a second one to share
   make console-consumer BOOTSTRAP=127.0.0.1:$kafka_port TOPIC=$task    Java's console consumer (needs a JDK and Maven)
   kafka-console-consumer.sh --bootstrap-server 127.0.0.1:$kafka_port --topic $task --from-beginning

@@ -1,0 +1,359 @@
+//! Starting clients, and hearing what they say.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use serde_json::Value;
+
+use crate::ledger::{Ledger, Offsets, Record};
+use crate::librdkafka;
+use crate::stage::PARTITIONS;
+
+/// Longer than any wait that a client or the broker has a reason for.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Client {
+    Librdkafka,
+    Kcat,
+    Java,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Commit {
+    Sync,
+    Async,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    Beginning,
+    End,
+    /// Milliseconds since 1970.
+    Time(i64),
+}
+
+/// `java` with the classes of `tests/clients/java`, which `make java` compiles, and the libraries in a folder there.
+pub fn java_with(libraries: &str) -> Command {
+    let target = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/java/target");
+    let mut command = Command::new("java");
+    // Three of them run at a time, on small machines too.
+    command.args(["-Xmx128m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp"]);
+    command.arg(format!("{target}/classes:{target}/{libraries}/*"));
+    command
+}
+
+/// The newest Java client.
+pub fn java() -> Command {
+    java_with("lib")
+}
+
+impl Client {
+    /// Topics and their number of partitions.
+    pub fn list(self, bootstrap: &str) -> BTreeMap<String, usize> {
+        match self {
+            Client::Librdkafka => {
+                let consumer: BaseConsumer =
+                    ClientConfig::new().set("bootstrap.servers", bootstrap).create().unwrap();
+                let metadata = consumer.fetch_metadata(None, PATIENCE).unwrap();
+                metadata.topics().iter().map(|t| (t.name().to_owned(), t.partitions().len())).collect()
+            }
+            Client::Kcat => {
+                let output = Command::new("kcat").args(["-b", bootstrap, "-L", "-J"]).output().unwrap();
+                let listed: Value = serde_json::from_slice(&output.stdout).unwrap();
+                let topics = listed["topics"].as_array().unwrap().iter();
+                topics
+                    .map(|t| (t["topic"].as_str().unwrap().into(), t["partitions"].as_array().unwrap().len()))
+                    .collect()
+            }
+            Client::Java => {
+                let output = java().args(["ClientStory", "list", bootstrap]).output().unwrap();
+                let lines = String::from_utf8(output.stdout).unwrap();
+                let topics = lines.lines().map(|l| serde_json::from_str::<Value>(l).unwrap());
+                topics
+                    .map(|t| {
+                        (t["topic"].as_str().unwrap().into(), t["partitions"].as_u64().unwrap() as usize)
+                    })
+                    .collect()
+            }
+        }
+    }
+
+    /// A consumer of no group, reading all partitions.
+    pub fn read(self, bootstrap: &str, topic: &str, start: Start) -> Member {
+        let place = match (self, start) {
+            (_, Start::Beginning) => "beginning".to_owned(),
+            (_, Start::End) => "end".to_owned(),
+            (Client::Kcat, Start::Time(t)) => format!("s@{t}"),
+            (_, Start::Time(t)) => t.to_string(),
+        };
+        match self {
+            Client::Librdkafka => {
+                Member::start(self, &mut librdkafka::process(&["read", bootstrap, topic, &place]))
+            }
+            Client::Kcat => Member::start(
+                self,
+                kcat(bootstrap).args(["-C", "-t", topic, "-o", &place, "-X", "fetch.wait.max.ms=100"]),
+            ),
+            Client::Java => {
+                Member::start(self, java().args(["ClientStory", "read", bootstrap, topic, &place]))
+            }
+        }
+    }
+
+    /// A member of a group.
+    pub fn join(self, bootstrap: &str, topic: &str, group: &str, commit: Commit) -> Member {
+        let mode = match commit {
+            Commit::Sync => "sync",
+            Commit::Async => "async",
+        };
+        match self {
+            Client::Librdkafka => {
+                Member::start(self, &mut librdkafka::process(&["group", bootstrap, topic, group, mode]))
+            }
+            Client::Kcat => Member::start(
+                self,
+                kcat(bootstrap)
+                    .args(["-X", "session.timeout.ms=6000", "-X", "heartbeat.interval.ms=500"])
+                    .args(["-X", "auto.commit.interval.ms=200", "-X", "auto.offset.reset=earliest"])
+                    .args(["-G", group, topic]),
+            ),
+            Client::Java => {
+                Member::start(self, java().args(["ClientStory", "group", bootstrap, topic, group, mode]))
+            }
+        }
+    }
+}
+
+fn kcat(bootstrap: &str) -> Command {
+    let mut command = Command::new("kcat");
+    command.args(["-b", bootstrap, "-u", "-E", "-J", "-X", "reconnect.backoff.max.ms=500"]);
+    command
+}
+
+/// What a client said.
+#[derive(Debug)]
+enum Said {
+    /// Its assignment from now on.
+    Assigned(BTreeSet<i32>),
+    /// The broker answered its commit.
+    Committed(Offsets),
+    /// It has read all that there is in a partition.
+    ReachedEnd(i32),
+    Record(Record),
+    /// A record that is not about a counter.
+    OtherRecord,
+    Else(String),
+}
+
+/// The members write JSON objects; kcat tells what is not a record in words.
+fn hear(line: String) -> Said {
+    let partitions = |text: &str| {
+        text.split('[')
+            .skip(1)
+            .filter_map(|p| p.split(']').next()?.parse::<i32>().ok())
+            .collect::<BTreeSet<_>>()
+    };
+    if let Some(rest) = line.strip_prefix("% Reached end of topic ") {
+        return match partitions(rest).pop_first() {
+            Some(partition) => Said::ReachedEnd(partition),
+            None => Said::Else(line),
+        };
+    }
+    if line.starts_with("% Group ") {
+        return match line.split_once("assigned: ") {
+            Some((_, assigned)) => Said::Assigned(partitions(assigned)),
+            None => Said::Assigned(BTreeSet::new()),
+        };
+    }
+    let Ok(Value::Object(said)) = serde_json::from_str(&line) else { return Said::Else(line) };
+    let offsets = |value: &Value| -> Offsets {
+        value.as_object().unwrap().iter().map(|(p, o)| (p.parse().unwrap(), o.as_i64().unwrap())).collect()
+    };
+    if let Some(assigned) = said.get("assigned") {
+        Said::Assigned(offsets(assigned).into_keys().collect())
+    } else if let Some(committed) = said.get("committed") {
+        Said::Committed(offsets(committed))
+    } else if said.contains_key("offset") {
+        counter_event(&said).map_or(Said::OtherRecord, Said::Record)
+    } else {
+        Said::Else(line)
+    }
+}
+
+fn counter_event(said: &serde_json::Map<String, Value>) -> Option<Record> {
+    let payload: Value = serde_json::from_str(said.get("payload")?.as_str()?).ok()?;
+    let row = payload.get("after")?;
+    Some(Record {
+        partition: i32::try_from(said.get("partition")?.as_i64()?).ok()?,
+        offset: said.get("offset")?.as_i64()?,
+        timestamp: said.get("ts")?.as_i64()?,
+        id: row.get("id")?.as_i64()?,
+        n: row.get("n")?.as_i64()?,
+    })
+}
+
+/// A client's process.
+pub struct Member {
+    client: Option<Client>,
+    child: Child,
+    said: mpsc::Receiver<Said>,
+    assigned: BTreeSet<i32>,
+    ended: BTreeSet<i32>,
+    committed: Offsets,
+    last_words: VecDeque<String>,
+}
+
+impl Member {
+    fn start(client: impl Into<Option<Client>>, command: &mut Command) -> Member {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|e| panic!("cannot start {:?}: {e}", command.get_program()));
+        let (sender, said) = mpsc::channel();
+        listen(child.stdout.take().unwrap(), sender.clone());
+        listen(child.stderr.take().unwrap(), sender);
+        Member {
+            client: client.into(),
+            child,
+            said,
+            assigned: BTreeSet::new(),
+            ended: BTreeSet::new(),
+            committed: Offsets::new(),
+            last_words: VecDeque::new(),
+        }
+    }
+
+    pub fn assigned(&self) -> &BTreeSet<i32> {
+        &self.assigned
+    }
+
+    /// The last lines it printed that are none of what a member says.
+    pub fn last_words(&self) -> &VecDeque<String> {
+        &self.last_words
+    }
+
+    /// The commits that were answered to it.
+    pub fn committed(&self) -> &Offsets {
+        &self.committed
+    }
+
+    /// It reads all partitions from a place that it knows: kcat says so only by reaching their ends.
+    pub fn knows_its_place(&self) -> bool {
+        self.assigned.len().max(self.ended.len()) == PARTITIONS
+    }
+
+    /// Dies at once.
+    pub fn crash(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Leaves as a well-behaved program does, and waits until it has.
+    pub fn leave(&mut self) {
+        if self.client == Some(Client::Kcat) {
+            // SAFETY: sends a signal to a child that has not been waited for, so the pid is its own.
+            unsafe { libc::kill(self.child.id() as libc::pid_t, libc::SIGTERM) };
+        }
+        drop(self.child.stdin.take());
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn listen(stream: impl Read + Send + 'static, said: mpsc::Sender<Said>) {
+    std::thread::spawn(move || {
+        for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            if said.send(hear(line)).is_err() {
+                return;
+            }
+        }
+    });
+}
+
+/// Members, those that have gone too, and the ledger of all that they received.
+#[derive(Default)]
+pub struct Troupe {
+    members: Vec<Member>,
+    pub ledger: Ledger,
+}
+
+impl Troupe {
+    pub fn add(&mut self, member: Member) -> usize {
+        self.members.push(member);
+        self.members.len() - 1
+    }
+
+    /// A program that is no member and prints lines of its own.
+    pub fn add_program(&mut self, command: &mut Command) -> usize {
+        self.add(Member::start(None, command))
+    }
+
+    pub fn member(&self, index: usize) -> &Member {
+        &self.members[index]
+    }
+
+    pub fn member_mut(&mut self, index: usize) -> &mut Member {
+        &mut self.members[index]
+    }
+
+    pub fn members(&self) -> &[Member] {
+        &self.members
+    }
+
+    /// Hears all that was said up to now.
+    pub fn hear(&mut self) {
+        for (index, member) in self.members.iter_mut().enumerate() {
+            while let Ok(said) = member.said.try_recv() {
+                match said {
+                    Said::Assigned(partitions) => {
+                        member.assigned = partitions;
+                        self.ledger.forget_places(index);
+                    }
+                    Said::Committed(offsets) => member.committed.extend(offsets),
+                    Said::ReachedEnd(partition) => {
+                        member.ended.insert(partition);
+                    }
+                    Said::Record(record) => self.ledger.enter(index, record),
+                    Said::OtherRecord => {}
+                    Said::Else(line) => {
+                        member.last_words.push_back(line);
+                        if member.last_words.len() > 50 {
+                            member.last_words.pop_front();
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Listens until the condition holds.
+    pub fn until(&mut self, what: &str, condition: impl Fn(&Troupe) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            self.hear();
+            if condition(self) {
+                return;
+            }
+            if Instant::now() > deadline {
+                let words: Vec<_> = self.members.iter().map(|m| (&m.assigned, &m.last_words)).collect();
+                panic!("waited in vain until {what}; assignments and last words: {words:#?}");
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! A consumer group of one kind of client.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use rdkafka::TopicPartitionList;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+
+use crate::client::{Client, Commit, Troupe};
+use crate::ledger::Offsets;
+use crate::stage::{PARTITIONS, Stage, TOPIC};
+
+const NAME: &str = "readers";
+
+pub struct Group {
+    client: Client,
+    commit: Commit,
+    troupe: Troupe,
+    /// Those who are in the group now.
+    present: Vec<usize>,
+    repeats_judged: usize,
+    records_before_newest: usize,
+}
+
+impl Group {
+    pub fn new(client: Client, commit: Commit) -> Group {
+        Group {
+            client,
+            commit,
+            troupe: Troupe::default(),
+            present: Vec::new(),
+            repeats_judged: 0,
+            records_before_newest: 0,
+        }
+    }
+
+    pub fn join(&mut self, stage: &Stage) -> usize {
+        self.records_before_newest = self.troupe.ledger.records().count();
+        let member = self.troupe.add(self.client.join(&stage.bootstrap(), TOPIC, NAME, self.commit));
+        self.present.push(member);
+        member
+    }
+
+    /// Waits until the members share all partitions, each has one, and together they have received everything; then
+    /// checks that it is right.
+    pub fn settle(&mut self, stage: &Stage) {
+        let truth = stage.truth();
+        let present = self.present.clone();
+        self.troupe.until("the members share all partitions and have received everything", |troupe| {
+            let shares: Vec<_> = present.iter().map(|m| troupe.member(*m).assigned()).collect();
+            let together: BTreeSet<_> = shares.iter().copied().flatten().collect();
+            let apart = shares.iter().map(|s| s.len()).sum::<usize>() == together.len();
+            let all_have_some = shares.iter().all(|s| !s.is_empty());
+            together.len() == PARTITIONS && apart && all_have_some && troupe.ledger.has_all(&truth)
+        });
+        self.troupe.ledger.assert_whole(&truth);
+    }
+
+    /// Kills a member, after which what it has said is known.
+    pub fn crash(&mut self, member: usize) {
+        self.troupe.member_mut(member).crash();
+        self.present.retain(|m| *m != member);
+    }
+
+    /// All members leave properly.
+    pub fn leave(&mut self) {
+        for member in std::mem::take(&mut self.present) {
+            self.troupe.member_mut(member).leave();
+        }
+        self.troupe.hear();
+    }
+
+    /// The group's committed offsets, as the broker tells them.
+    pub fn committed(&self, stage: &Stage) -> Offsets {
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", stage.bootstrap())
+            .set("group.id", NAME)
+            .create()
+            .unwrap();
+        let mut partitions = TopicPartitionList::new();
+        partitions.add_partition_range(TOPIC, 0, PARTITIONS as i32 - 1);
+        let committed = consumer.committed_offsets(partitions, Duration::from_secs(30)).unwrap();
+        committed
+            .elements()
+            .iter()
+            .filter_map(|e| Some((e.partition(), e.offset().to_raw().filter(|o| *o >= 0)?)))
+            .collect()
+    }
+
+    /// With the commits that were answered to any member: none of them may be forgotten (I6).
+    pub fn raise_by_answered_commits(&mut self, mut floor: Offsets) -> Offsets {
+        self.troupe.hear();
+        for member in self.troupe.members() {
+            for (partition, offset) in member.committed() {
+                let known = floor.entry(*partition).or_insert(*offset);
+                *known = (*known).max(*offset);
+            }
+        }
+        floor
+    }
+
+    pub fn assert_not_below(&self, stage: &Stage, floor: &Offsets) {
+        let committed = self.committed(stage);
+        for (partition, offset) in floor {
+            assert!(
+                committed.get(partition) >= Some(offset),
+                "partition {partition}: a commit of {offset} was answered, and now {committed:?} is known"
+            );
+        }
+    }
+
+    /// What came twice since the last call lies at or beyond what was committed; with no floor, nothing came twice.
+    pub fn assert_repeats_only_beyond(&mut self, floor: &Offsets) {
+        let repeats = &self.troupe.ledger.repeats()[self.repeats_judged..];
+        for record in repeats {
+            let explained = floor.get(&record.partition).is_some_and(|committed| record.offset >= *committed);
+            assert!(explained, "{record:?} came again, though the group had committed {floor:?}");
+        }
+        self.repeats_judged = self.troupe.ledger.repeats().len();
+    }
+
+    /// The member that joined last found nothing but so many new events.
+    pub fn assert_newest_member_saw_only(&self, events: usize) {
+        assert_eq!(self.troupe.ledger.records().count() - self.records_before_newest, events);
+    }
+}

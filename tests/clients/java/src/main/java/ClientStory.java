@@ -1,0 +1,180 @@
+import java.time.Duration;
+import java.util.ArrayList;
+import java.util.Collection;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.Optional;
+import java.util.stream.Collectors;
+import org.apache.kafka.clients.consumer.CommitFailedException;
+import org.apache.kafka.clients.consumer.ConsumerConfig;
+import org.apache.kafka.clients.consumer.ConsumerRebalanceListener;
+import org.apache.kafka.clients.consumer.ConsumerRecord;
+import org.apache.kafka.clients.consumer.KafkaConsumer;
+import org.apache.kafka.clients.consumer.OffsetAndMetadata;
+import org.apache.kafka.common.TopicPartition;
+import org.apache.kafka.common.errors.RebalanceInProgressException;
+import org.apache.kafka.common.errors.WakeupException;
+import org.apache.kafka.common.serialization.StringDeserializer;
+
+/**
+ * The Java client, driven by tests/clients.rs: it prints what it sees as one JSON object a line, and judges nothing.
+ *
+ * <pre>
+ *   ClientStory list  BOOTSTRAP
+ *   ClientStory read  BOOTSTRAP TOPIC beginning|end|MILLISECONDS    until it is killed
+ *   ClientStory group BOOTSTRAP TOPIC GROUP sync|async              until its standard input ends; then leaves
+ * </pre>
+ */
+class ClientStory {
+  public static void main(String[] args) throws Exception {
+    switch (args[0]) {
+      case "list" -> list(args[1]);
+      case "read" -> read(args[1], args[2], args[3]);
+      case "group" -> group(args[1], args[2], args[3], args[4].equals("async"));
+      default -> throw new IllegalArgumentException(args[0]);
+    }
+  }
+
+  static KafkaConsumer<String, String> consumer(String bootstrap, Map<String, Object> more) {
+    var settings = new HashMap<String, Object>(more);
+    settings.put(ConsumerConfig.BOOTSTRAP_SERVERS_CONFIG, bootstrap);
+    settings.put(ConsumerConfig.ENABLE_AUTO_COMMIT_CONFIG, false);
+    settings.put(ConsumerConfig.AUTO_OFFSET_RESET_CONFIG, "earliest");
+    settings.put(ConsumerConfig.RECONNECT_BACKOFF_MAX_MS_CONFIG, 500);
+    return new KafkaConsumer<>(settings, new StringDeserializer(), new StringDeserializer());
+  }
+
+  static void list(String bootstrap) {
+    try (var consumer = consumer(bootstrap, Map.of())) {
+      consumer.listTopics().forEach((topic, partitions) ->
+          print("{\"topic\":%s,\"partitions\":%d}".formatted(quote(topic), partitions.size())));
+    }
+  }
+
+  static void read(String bootstrap, String topic, String from) {
+    try (var consumer = consumer(bootstrap, Map.of())) {
+      var partitions = new ArrayList<TopicPartition>();
+      consumer.partitionsFor(topic).forEach(p -> partitions.add(new TopicPartition(topic, p.partition())));
+      consumer.assign(partitions);
+      switch (from) {
+        case "beginning" -> consumer.seekToBeginning(partitions);
+        case "end" -> consumer.seekToEnd(partitions);
+        default -> {
+          var times = new HashMap<TopicPartition, Long>();
+          partitions.forEach(p -> times.put(p, Long.parseLong(from)));
+          consumer.offsetsForTimes(times).forEach((p, found) -> {
+            if (found == null) {
+              consumer.seekToEnd(List.of(p));
+            } else {
+              consumer.seek(p, found.offset());
+            }
+          });
+        }
+      }
+      assigned(consumer, partitions);
+      while (true) {
+        consumer.poll(Duration.ofMillis(200)).forEach(ClientStory::print);
+      }
+    }
+  }
+
+  static void group(String bootstrap, String topic, String group, boolean async) throws Exception {
+    var settings = Map.<String, Object>of(
+        ConsumerConfig.GROUP_ID_CONFIG, group,
+        ConsumerConfig.SESSION_TIMEOUT_MS_CONFIG, 6000,
+        ConsumerConfig.HEARTBEAT_INTERVAL_MS_CONFIG, 500,
+        ConsumerConfig.MAX_POLL_RECORDS_CONFIG, 20);
+    try (var consumer = consumer(bootstrap, settings)) {
+      untilInputEnds(consumer::wakeup);
+      consumer.subscribe(List.of(topic), new ConsumerRebalanceListener() {
+        @Override
+        public void onPartitionsAssigned(Collection<TopicPartition> partitions) {
+          assigned(consumer, partitions);
+        }
+
+        @Override
+        public void onPartitionsRevoked(Collection<TopicPartition> partitions) {
+          // What was printed so far is committed before another member gets it.
+          commit(consumer, false);
+          print("assigned", Map.of());
+        }
+      });
+      while (true) {
+        var records = consumer.poll(Duration.ofMillis(200));
+        records.forEach(ClientStory::print);
+        if (!records.isEmpty()) {
+          commit(consumer, async);
+        }
+      }
+    } catch (WakeupException leave) {
+      // Closing the consumer has called onPartitionsRevoked and left the group.
+    }
+  }
+
+  static void commit(KafkaConsumer<String, String> consumer, boolean async) {
+    var positions = new HashMap<TopicPartition, OffsetAndMetadata>();
+    consumer.assignment().forEach(p -> positions.put(p, new OffsetAndMetadata(consumer.position(p))));
+    if (async) {
+      consumer.commitAsync(positions, (offsets, failure) -> {
+        if (failure == null) {
+          committed(offsets);
+        }
+      });
+    } else {
+      try {
+        consumer.commitSync(positions);
+        committed(positions);
+      } catch (RebalanceInProgressException | CommitFailedException rejoin) {
+        // The next poll rejoins; what was not committed comes again.
+      }
+    }
+  }
+
+  static void untilInputEnds(Runnable then) {
+    var watcher = new Thread(() -> {
+      try {
+        while (System.in.read() >= 0) {}
+      } catch (java.io.IOException closed) {
+        // As good as its end.
+      }
+      then.run();
+    });
+    watcher.setDaemon(true);
+    watcher.start();
+  }
+
+  static void assigned(KafkaConsumer<String, String> consumer, Collection<TopicPartition> partitions) {
+    var positions = new HashMap<TopicPartition, Long>();
+    partitions.forEach(p -> positions.put(p, consumer.position(p)));
+    print("assigned", positions);
+  }
+
+  static void committed(Map<TopicPartition, OffsetAndMetadata> offsets) {
+    var positions = new HashMap<TopicPartition, Long>();
+    offsets.forEach((p, o) -> positions.put(p, o.offset()));
+    print("committed", positions);
+  }
+
+  static void print(String what, Map<TopicPartition, Long> positions) {
+    print(positions.entrySet().stream()
+        .map(e -> "\"%d\":%d".formatted(e.getKey().partition(), e.getValue()))
+        .collect(Collectors.joining(",", "{\"" + what + "\":{", "}}")));
+  }
+
+  static void print(ConsumerRecord<String, String> record) {
+    print("{\"partition\":%d,\"offset\":%d,\"ts\":%d,\"key\":%s,\"payload\":%s}".formatted(
+        record.partition(), record.offset(), record.timestamp(), quote(record.key()), quote(record.value())));
+  }
+
+  static synchronized void print(String line) {
+    System.out.println(line);
+    System.out.flush();
+  }
+
+  static String quote(String text) {
+    return Optional.ofNullable(text)
+        .map(t -> '"' + t.replace("\\", "\\\\").replace("\"", "\\\"").replace("\n", "\\n") + '"')
+        .orElse("null");
+  }
+}

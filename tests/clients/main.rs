@@ -1,0 +1,179 @@
+//! Kafka clients as their users run them, each through the same story: `make test-clients`.
+//!
+//! A table of counters is updated in transactions of several rows, so that every key's events are numbered 0, 1, 2 …
+//! and PostgreSQL itself knows how many there must be. Clients are processes of their own, so that they can crash; they
+//! print what they see, and the [`ledger`] judges it: all of it arrives, in order per key, always the same at one
+//! offset, and repeated only where the last commit explains it.
+//!
+//! kcat (Debian's librdkafka 2.0), Java (the newest from Maven) and the newest librdkafka that its crate bundles.
+
+#![allow(clippy::unwrap_used, reason = "what fails here is the test")]
+
+mod client;
+mod group;
+mod ledger;
+mod librdkafka;
+mod stage;
+
+use std::collections::BTreeMap;
+use std::process::Command;
+use std::time::Duration;
+
+use client::{Client, Commit, Start, Troupe, java, java_with};
+use group::Group;
+use ledger::Ledger;
+use stage::{PARTITIONS, Stage, TOPIC};
+
+#[test]
+fn kcat_lists_and_reads_from_the_beginning_the_end_and_a_time() {
+    lists_and_reads(Client::Kcat);
+}
+
+#[test]
+fn java_lists_and_reads_from_the_beginning_the_end_and_a_time() {
+    lists_and_reads(Client::Java);
+}
+
+#[test]
+fn librdkafka_lists_and_reads_from_the_beginning_the_end_and_a_time() {
+    lists_and_reads(Client::Librdkafka);
+}
+
+/// kcat commits by itself, in the background.
+#[test]
+fn a_group_of_kcats_loses_nothing_through_crashes_on_both_sides() {
+    a_group_loses_nothing(Client::Kcat, Commit::Async);
+}
+
+#[test]
+fn a_group_of_java_clients_that_commit_synchronously_loses_nothing_through_crashes_on_both_sides() {
+    a_group_loses_nothing(Client::Java, Commit::Sync);
+}
+
+#[test]
+fn a_group_of_java_clients_that_commit_asynchronously_loses_nothing_through_crashes_on_both_sides() {
+    a_group_loses_nothing(Client::Java, Commit::Async);
+}
+
+#[test]
+fn a_group_of_librdkafka_clients_that_commit_synchronously_loses_nothing_through_crashes_on_both_sides() {
+    a_group_loses_nothing(Client::Librdkafka, Commit::Sync);
+}
+
+#[test]
+fn a_group_of_librdkafka_clients_that_commit_asynchronously_loses_nothing_through_crashes_on_both_sides() {
+    a_group_loses_nothing(Client::Librdkafka, Commit::Async);
+}
+
+#[test]
+fn the_programs_of_the_readme_show_changes() {
+    let stage = Stage::start();
+    stage.write(3);
+
+    let console = java_with("console")
+        .arg("org.apache.kafka.tools.consumer.ConsoleConsumer")
+        .args(["--bootstrap-server", &stage.bootstrap(), "--topic", TOPIC])
+        .args(["--from-beginning", "--max-messages", "5", "--timeout-ms", "30000"])
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&console.stdout).lines().count(), 5, "{console:?}");
+
+    let mut troupe = Troupe::default();
+    troupe.add_program(java().args(["FirstMinute", &stage.bootstrap(), TOPIC]));
+    troupe.until("the README's program has printed five changes", |troupe| {
+        troupe.member(0).last_words().iter().filter(|line| line.contains(r#""op":"#)).count() >= 5
+    });
+
+    let kcat = Command::new("kcat")
+        .args(["-C", "-b", &stage.bootstrap(), "-t", TOPIC, "-o", "beginning", "-f", "%k %s\n", "-c", "5"])
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&kcat.stdout).lines().count(), 5, "{kcat:?}");
+}
+
+fn lists_and_reads(client: Client) {
+    let stage = Stage::start();
+    stage.write(20);
+    assert_eq!(client.list(&stage.bootstrap()).get(TOPIC), Some(&PARTITIONS), "{client:?} lists the topic");
+
+    let beginning = read(client, &stage, Start::Beginning, |_| {});
+    beginning.assert_whole(&stage.truth());
+
+    // Commit times have a resolution of a millisecond on their way; keep the two batches apart.
+    std::thread::sleep(Duration::from_millis(20));
+    let end = read(client, &stage, Start::End, |stage| stage.write(10));
+    let all = read(client, &stage, Start::Beginning, |_| {});
+    all.assert_whole(&stage.truth());
+    end.assert_same(all.records().filter(|r| beginning.get(r).is_none()));
+
+    let first_new = end.records().map(|r| r.timestamp).min().unwrap();
+    let since = read(client, &stage, Start::Time(first_new), |_| {});
+    let mut starts = BTreeMap::new();
+    for record in all.records().filter(|r| r.timestamp >= first_new) {
+        starts.entry(record.partition).or_insert(record.offset);
+    }
+    since.assert_same(all.records().filter(|r| starts.get(&r.partition).is_some_and(|s| r.offset >= *s)));
+}
+
+/// Reads with a consumer of no group until it has seen the newest event of every counter; `then` happens once it has
+/// found its place.
+fn read(client: Client, stage: &Stage, start: Start, then: impl FnOnce(&Stage)) -> Ledger {
+    let mut troupe = Troupe::default();
+    troupe.add(client.read(&stage.bootstrap(), TOPIC, start));
+    if start == Start::End {
+        troupe.until("the reader has found the end", |t| t.member(0).knows_its_place());
+    }
+    then(stage);
+    let truth = stage.truth();
+    troupe.until("the reader has seen the newest events", |t| t.ledger.has_newest(&truth));
+    troupe.ledger
+}
+
+fn a_group_loses_nothing(client: Client, commit: Commit) {
+    let mut stage = Stage::start();
+    stage.write(40);
+    let mut group = Group::new(client, commit);
+
+    // Two share the work, then three; nobody was lost, so nothing comes twice.
+    let _first = group.join(&stage);
+    let second = group.join(&stage);
+    group.settle(&stage);
+    stage.write(20);
+    group.settle(&stage);
+    group.join(&stage);
+    stage.write(20);
+    group.settle(&stage);
+    stage.write(20);
+    group.settle(&stage);
+    group.assert_repeats_only_beyond(&BTreeMap::new());
+
+    // One dies. The others take over from its last commit.
+    let floor = group.committed(&stage);
+    stage.write(20);
+    group.crash(second);
+    let floor = group.raise_by_answered_commits(floor);
+    stage.write(20);
+    group.settle(&stage);
+    group.assert_repeats_only_beyond(&floor);
+
+    // The broker dies while they work.
+    stage.write(20);
+    let floor = group.committed(&stage);
+    stage.kill_broker();
+    let floor = group.raise_by_answered_commits(floor);
+    stage.write(20);
+    stage.restart_broker();
+    group.assert_not_below(&stage, &floor);
+    stage.write(20);
+    group.settle(&stage);
+    group.assert_repeats_only_beyond(&floor);
+
+    // All leave properly, and somebody new goes on exactly there.
+    group.leave();
+    let floor = group.committed(&stage);
+    stage.write(20);
+    group.join(&stage);
+    group.settle(&stage);
+    group.assert_repeats_only_beyond(&floor);
+    group.assert_newest_member_saw_only(20 * stage::ROWS_A_TRANSACTION);
+}
