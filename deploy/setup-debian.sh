@@ -69,7 +69,7 @@ if [ -n "$missing" ]; then
   fi
 
   "${as_root[@]}" apt-get update -q || echo "setup-debian: apt-get update failed; trying with the lists at hand" >&2
-  mapfile -t packages < <(awk '{print $1}' <<<"$missing")
+  read -ra packages <<<"$(awk '{printf "%s ", $1}' <<<"$missing")"
   "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${packages[@]}" </dev/null
 fi
 
