@@ -9,6 +9,8 @@ use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 
@@ -215,9 +217,9 @@ impl ConnectError {
 
 /// Opens a transport in each of the ways that `config` allows and gives it to `login`, until one is let in; all within
 /// the connect timeout.
-pub(super) async fn reach<T>(
-    config: &SourceConfig,
-    login: impl AsyncFn(Transport) -> Result<T, ConnectError>,
+pub(super) async fn reach<'a, T>(
+    config: &'a SourceConfig,
+    login: impl Fn(Transport) -> BoxFuture<'a, Result<T, ConnectError>>,
 ) -> Result<T, ConnectError> {
     let tries = async {
         let ways = attempts(config);
@@ -300,32 +302,40 @@ pub async fn connect(config: &SourceConfig) -> Result<Control, ConnectError> {
     if let Some(options) = &config.options {
         settings.options(options);
     }
-    reach(config, async |transport| {
-        let mut settings = settings.clone();
-        match transport {
-            // "Direct" makes tokio-postgres ask its TLS layer at once, which hands over what is encrypted already.
-            Transport::Tls(_) => {
-                settings.ssl_mode(tokio_postgres::config::SslMode::Require);
-                settings.ssl_negotiation(tokio_postgres::config::SslNegotiation::Direct);
-            }
-            Transport::Tcp(_) | Transport::Unix(_) => {
-                settings.ssl_mode(tokio_postgres::config::SslMode::Disable);
-            }
+    let has_password = password.is_some();
+    let login = |transport| login(transport, settings.clone(), config, has_password).boxed();
+    reach(config, login).await
+}
+
+/// Logs in over a transport that is open.
+async fn login(
+    transport: Transport,
+    mut settings: tokio_postgres::Config,
+    config: &SourceConfig,
+    has_password: bool,
+) -> Result<Control, ConnectError> {
+    match transport {
+        // "Direct" makes tokio-postgres ask its TLS layer at once, which hands over what is encrypted already.
+        Transport::Tls(_) => {
+            settings.ssl_mode(tokio_postgres::config::SslMode::Require);
+            settings.ssl_negotiation(tokio_postgres::config::SslNegotiation::Direct);
         }
-        let failed = |error| ConnectError::from_client(&error, config, password.is_some());
-        let (client, connection) = settings.connect_raw(transport, Encrypted).await.map_err(failed)?;
-        let server_version = connection.parameter("server_version").map_or(0, server_version_num);
-        let driver = tokio::spawn(async move {
-            // An error also reaches every query in flight, which says it to somebody.
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "sql connection ended");
-            }
-        });
-        let control = Control { client, driver, server_version };
-        control.batch_execute(&session_statements(server_version)).await.map_err(failed)?;
-        Ok(control)
-    })
-    .await
+        Transport::Tcp(_) | Transport::Unix(_) => {
+            settings.ssl_mode(tokio_postgres::config::SslMode::Disable);
+        }
+    }
+    let failed = |error| ConnectError::from_client(&error, config, has_password);
+    let (client, connection) = settings.connect_raw(transport, Encrypted).await.map_err(failed)?;
+    let server_version = connection.parameter("server_version").map_or(0, server_version_num);
+    let driver = tokio::spawn(async move {
+        // An error also reaches every query in flight, which says it to somebody.
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "sql connection ended");
+        }
+    });
+    let control = Control { client, driver, server_version };
+    control.batch_execute(&session_statements(server_version)).await.map_err(failed)?;
+    Ok(control)
 }
 
 /// Hands tokio-postgres a stream that is encrypted already.

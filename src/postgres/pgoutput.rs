@@ -227,6 +227,22 @@ pub enum Message<'a> {
     },
 }
 
+impl Message<'_> {
+    /// The (sub)transaction of a change inside a streamed block.
+    pub fn xid(&self) -> Option<u32> {
+        match self {
+            Message::Relation { xid, .. }
+            | Message::Type { xid, .. }
+            | Message::Insert { xid, .. }
+            | Message::Update { xid, .. }
+            | Message::Delete { xid, .. }
+            | Message::Truncate { xid, .. }
+            | Message::LogicalMessage { xid, .. } => *xid,
+            _ => None,
+        }
+    }
+}
+
 /// Reads one message.
 pub fn parse<'a>(body: &'a [u8], in_stream: bool, cells: &'a mut Cells) -> Result<Message<'a>, DecodeError> {
     let Some(&kind) = body.first() else { return Err(DecodeError::Empty) };

@@ -13,6 +13,7 @@ use std::io;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use futures_util::FutureExt;
 use postgres_protocol::message::backend::Message;
 use postgres_protocol::message::frontend;
 use tokio_postgres::fallible_iterator::FallibleIterator;
@@ -149,9 +150,8 @@ impl ReplicationConnection {
     /// Connects and logs in.
     pub async fn connect(config: &SourceConfig) -> Result<Self, ConnectError> {
         let password = password::find(config).await?;
-        let connected =
-            reach(config, async |transport| start_session(transport, config, password.as_ref()).await);
-        connected.await.map_err(|error| match error {
+        let login = |transport| start_session(transport, config, password.clone()).boxed();
+        reach(config, login).await.map_err(|error| match error {
             ConnectError::NotAllowed { user, server, .. } => ConnectError::NotAllowed {
                 user,
                 server,
@@ -332,7 +332,7 @@ impl TextRow {
 async fn start_session(
     transport: Transport,
     config: &SourceConfig,
-    password: Option<&Secret>,
+    password: Option<Secret>,
 ) -> Result<ReplicationConnection, ConnectError> {
     let mut wire = Wire::new(transport);
     let mut parameters = vec![
@@ -351,7 +351,7 @@ async fn start_session(
     let mut message = BytesMut::new();
     frontend::startup_message(parameters, &mut message)?;
     wire.send(&message).await?;
-    auth::log_in(&mut wire, config, password).await?;
+    auth::log_in(&mut wire, config, password.as_ref()).await?;
     let mut server_version = 0;
     loop {
         match wire.receive().await? {
