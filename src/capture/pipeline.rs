@@ -1,0 +1,428 @@
+//! From a replication message to records in the log: transaction assembly, ordinals, deduplication, routing.
+//!
+//! The fast path is [`Pipeline::message`]: it parses into borrowed slices, encodes the change once and appends it, with
+//! no allocation, lock or system call. What needs to wait (the catalog, a spool file, a large transaction) is handed
+//! back to the session as a [`Step`].
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::CaptureError;
+use super::progress::Progress;
+use super::relations::Relation;
+use super::spool::{Spool, Spools};
+use crate::change::{Change, Event, Gap, Lsn, Operation, TableShape, Timestamp, Transaction};
+use crate::format::partitioner::PartitionBy;
+use crate::format::{Destination, Format, Sink};
+use crate::log::{LogError, LogWriter, PartitionId, Record, SourcePosition};
+use crate::postgres::pgoutput::{self, Cells, Message};
+
+/// Logical messages with this prefix are Millrace's own (heartbeats) and no events.
+pub const OWN_PREFIX: &str = "millrace.";
+
+/// What a message asks the session to do before the next one.
+#[derive(Debug)]
+pub enum Step {
+    /// Nothing: go on.
+    Done,
+    /// Look up a table and give its shape to [`Pipeline::set_shape`].
+    Shape(Relation),
+    /// Write this transaction's spool out.
+    Spill(u32),
+    /// A streamed transaction has committed: replay its spool, then end it.
+    Replay {
+        /// Its messages.
+        spool: Spool,
+        /// Where it ends.
+        end_lsn: Lsn,
+    },
+}
+
+/// Which partitions an output writes to.
+#[derive(Debug, Clone)]
+pub struct Routes {
+    /// The partitions of the output's topic.
+    pub changes: Vec<PartitionId>,
+    /// The partition for events that are not changes.
+    pub events: PartitionId,
+    /// How records are spread.
+    pub by: PartitionBy,
+}
+
+/// A transaction whose messages are arriving.
+#[derive(Debug)]
+struct Open {
+    transaction: Transaction,
+    ordinal: u64,
+    /// Already in the log: the server sends it again because it was not acknowledged.
+    duplicate: bool,
+}
+
+/// One task's pipeline.
+pub struct Pipeline<W> {
+    cells: Cells,
+    rows: Rows<W>,
+    /// The transaction being streamed, between Stream Start and Stream Stop.
+    streaming: Option<u32>,
+    /// Streamed transactions that have not ended.
+    pub spools: Spools,
+    /// What the next commit will carry: everything up to the last boundary.
+    position: SourcePosition,
+    last_commit_time: Option<Timestamp>,
+    /// Everything below has been processed; may lie beyond `position.acked_through` while nothing is worth a commit.
+    idle_through: Lsn,
+    progress: Arc<Progress>,
+}
+
+/// What a row change meets: its table's shape, its transaction, the format and the log.
+struct Rows<W> {
+    shapes: HashMap<u32, Arc<TableShape>>,
+    /// The shape that the last row had: rows of a table come in runs.
+    last_shape: Option<Arc<TableShape>>,
+    open: Option<Open>,
+    output: Output<W>,
+}
+
+struct Output<W> {
+    writer: W,
+    format: Box<dyn Format>,
+    routes: Routes,
+    records: u64,
+}
+
+impl<W: LogWriter> Pipeline<W> {
+    /// A pipeline that has taken nothing yet; [`restart`](Self::restart) tells it where it begins.
+    pub fn new(
+        writer: W,
+        format: Box<dyn Format>,
+        routes: Routes,
+        spools: Spools,
+        progress: Arc<Progress>,
+    ) -> Self {
+        let position = SourcePosition {
+            last_commit: None,
+            end_lsn: Lsn::ZERO,
+            last_record_end: Lsn::ZERO,
+            acked_through: Lsn::ZERO,
+            timeline: 0,
+            system_identifier: 0,
+            slot_generation: 0,
+        };
+        Pipeline {
+            cells: Cells::default(),
+            rows: Rows {
+                shapes: HashMap::new(),
+                last_shape: None,
+                open: None,
+                output: Output { writer, format, routes, records: 0 },
+            },
+            streaming: None,
+            spools,
+            position,
+            last_commit_time: None,
+            idle_through: position.acked_through,
+            progress,
+        }
+    }
+
+    /// Forgets everything that is not in the log, for a new connection that starts at `position`. Shapes are forgotten
+    /// too: a new walsender sends them again.
+    pub fn restart(&mut self, position: SourcePosition) {
+        self.rows.output.writer.abort();
+        self.rows.open = None;
+        self.rows.shapes.clear();
+        self.rows.last_shape = None;
+        self.streaming = None;
+        self.spools.clear();
+        self.position = position;
+        self.idle_through = position.acked_through;
+    }
+
+    /// The log's writer.
+    pub fn writer(&mut self) -> &mut W {
+        &mut self.rows.output.writer
+    }
+
+    /// What the next commit carries.
+    pub fn position(&self) -> SourcePosition {
+        self.position
+    }
+
+    /// Commit time of the last transaction before the last boundary.
+    pub fn last_commit_time(&self) -> Option<Timestamp> {
+        self.last_commit_time
+    }
+
+    /// Whether messages of an unfinished transaction are being taken.
+    pub fn in_transaction(&self) -> bool {
+        self.rows.open.is_some()
+    }
+
+    /// What a position-only commit would carry, when there is anything to gain by one.
+    pub fn idle_position(&self) -> Option<SourcePosition> {
+        let ahead = self.rows.open.is_none() && self.idle_through > self.position.acked_through;
+        ahead.then_some(SourcePosition { acked_through: self.idle_through, ..self.position })
+    }
+
+    /// The next commit carries this, without a change of its own.
+    pub fn set_position(&mut self, position: SourcePosition) {
+        self.position = position;
+        self.idle_through = self.idle_through.max(position.acked_through);
+    }
+
+    /// The server says that it has sent everything below `end`.
+    pub fn keepalive(&mut self, end: Lsn) {
+        if self.rows.open.is_none() && self.streaming.is_none() {
+            self.idle_through = self.idle_through.max(end);
+        }
+    }
+
+    /// The table's shape from here on.
+    pub fn set_shape(&mut self, shape: Arc<TableShape>) {
+        self.rows.last_shape = None;
+        self.rows.shapes.insert(shape.oid, shape);
+    }
+
+    /// Takes one message of the stream.
+    ///
+    /// # Errors
+    /// A message that breaks the protocol; a record that the log or the format refuses.
+    pub fn message(&mut self, lsn: Lsn, body: &[u8]) -> Result<Step, CaptureError> {
+        if let Some(xid) = self.streaming {
+            // Stream Stop is the only message here that is not kept for the transaction's end.
+            if body.first() == Some(&b'E') {
+                self.streaming = None;
+                return Ok(Step::Done);
+            }
+            let full = self.spools.push(xid, lsn, body);
+            return Ok(if full { Step::Spill(xid) } else { Step::Done });
+        }
+        match pgoutput::parse(body, false, &mut self.cells)? {
+            // The end is not known before Commit; no change needs it.
+            Message::Begin { final_lsn, commit_time, xid } => {
+                self.begin(xid, final_lsn, final_lsn, commit_time);
+            }
+            Message::Commit { end_lsn, .. } => self.commit(end_lsn)?,
+            Message::StreamStart { xid, .. } => self.streaming = Some(xid),
+            Message::StreamAbort { xid, sub_xid, .. } => self.spools.abort(xid, sub_xid),
+            Message::StreamCommit { xid, commit_lsn, end_lsn, commit_time } => {
+                self.begin(xid, commit_lsn, end_lsn, commit_time);
+                match self.spools.take(xid) {
+                    Some(spool) => return Ok(Step::Replay { spool, end_lsn }),
+                    None => self.commit(end_lsn)?,
+                }
+            }
+            Message::LogicalMessage { transactional: false, prefix, content, .. } => {
+                // A transaction of its own at its LSN.
+                if prefix.starts_with(OWN_PREFIX) || self.position.last_commit.is_some_and(|last| lsn <= last)
+                {
+                    return Ok(Step::Done);
+                }
+                let transaction = Transaction {
+                    xid: 0,
+                    commit_lsn: lsn,
+                    end_lsn: lsn,
+                    commit_time: Timestamp::now(),
+                    previous_commit_lsn: self.position.last_commit.unwrap_or_default(),
+                };
+                let change = Change::Message { transactional: false, prefix, content };
+                self.rows.output.event(&Event { transaction: &transaction, ordinal: 0, lsn, change })?;
+                self.rows.open = Some(Open { transaction, ordinal: 1, duplicate: false });
+                self.commit(lsn)?;
+            }
+            message => return self.rows.take(lsn, message),
+        }
+        Ok(Step::Done)
+    }
+
+    /// Takes one message of a streamed transaction that has committed.
+    ///
+    /// # Errors
+    /// As [`message`](Self::message).
+    pub fn replayed(&mut self, lsn: Lsn, body: &[u8], spool: &Spool) -> Result<Step, CaptureError> {
+        let message = pgoutput::parse(body, true, &mut self.cells)?;
+        // A shape that was sent inside a subtransaction holds for what follows, also when that was rolled back: the
+        // server sends it again only after an invalidation.
+        let shape = matches!(message, Message::Relation { .. });
+        if !shape && message.xid().is_some_and(|xid| spool.is_aborted(xid)) {
+            return Ok(Step::Done);
+        }
+        self.rows.take(lsn, message)
+    }
+
+    /// Begins a transaction, unless the log has it already.
+    fn begin(&mut self, xid: u32, commit_lsn: Lsn, end_lsn: Lsn, commit_time: Timestamp) {
+        let last = self.position.last_commit;
+        self.rows.open = Some(Open {
+            transaction: Transaction {
+                xid,
+                commit_lsn,
+                end_lsn,
+                commit_time,
+                previous_commit_lsn: last.unwrap_or_default(),
+            },
+            ordinal: 0,
+            duplicate: last.is_some_and(|last| commit_lsn <= last),
+        });
+    }
+
+    /// Whether the transaction being taken is in the log already, so that its content can be left unread.
+    pub fn is_duplicate(&self) -> bool {
+        self.rows.open.as_ref().is_some_and(|open| open.duplicate)
+    }
+
+    /// Ends the open transaction: it is whole, and belongs to the next group.
+    ///
+    /// # Errors
+    /// A commit without a begin.
+    pub fn commit(&mut self, end_lsn: Lsn) -> Result<(), CaptureError> {
+        let Some(open) = self.rows.open.take() else {
+            return Err(CaptureError::Protocol("a commit without a begin".into()));
+        };
+        let records = std::mem::take(&mut self.rows.output.records);
+        self.idle_through = self.idle_through.max(end_lsn);
+        if open.duplicate {
+            return Ok(());
+        }
+        self.progress.decoded(end_lsn, open.ordinal, records);
+        if records == 0 {
+            return Ok(());
+        }
+        self.rows.output.writer.boundary();
+        self.position = SourcePosition {
+            last_commit: Some(open.transaction.commit_lsn),
+            end_lsn,
+            last_record_end: end_lsn,
+            acked_through: self.position.acked_through.max(end_lsn),
+            ..self.position
+        };
+        self.last_commit_time = Some(open.transaction.commit_time);
+        Ok(())
+    }
+
+    /// Writes that changes may be missing. Between transactions only; part of the next group.
+    ///
+    /// # Errors
+    /// A record that the log or the format refuses.
+    pub fn gap(&mut self, gap: &Gap) -> Result<(), CaptureError> {
+        let transaction = Transaction {
+            xid: 0,
+            commit_lsn: gap.to,
+            end_lsn: gap.to,
+            commit_time: Timestamp::now(),
+            previous_commit_lsn: self.position.last_commit.unwrap_or_default(),
+        };
+        let event = Event { transaction: &transaction, ordinal: 0, lsn: gap.to, change: Change::Gap(gap) };
+        self.rows.output.event(&event)?;
+        self.rows.output.records = 0;
+        self.rows.output.writer.boundary();
+        Ok(())
+    }
+}
+
+impl<W: LogWriter> Rows<W> {
+    fn take(&mut self, lsn: Lsn, message: Message<'_>) -> Result<Step, CaptureError> {
+        let Some(open) = &mut self.open else {
+            return match message {
+                Message::Relation { oid, schema, name, identity, columns, .. } => {
+                    Ok(Step::Shape(Relation::new(oid, schema, name, identity, &columns)))
+                }
+                Message::Type { .. } | Message::Origin { .. } => Ok(Step::Done),
+                _ => Err(CaptureError::Protocol("a change outside a transaction".into())),
+            };
+        };
+        let (oid, operation, before, after) = match message {
+            Message::Insert { relation, new, .. } => (relation, Operation::Insert, None, Some(new)),
+            Message::Update { relation, old, new, .. } => (relation, Operation::Update, old, Some(new)),
+            Message::Delete { relation, old, .. } => (relation, Operation::Delete, Some(old), None),
+            Message::Relation { oid, schema, name, identity, columns, .. } => {
+                return Ok(Step::Shape(Relation::new(oid, schema, name, identity, &columns)));
+            }
+            Message::Type { .. } | Message::Origin { .. } => return Ok(Step::Done),
+            Message::LogicalMessage { prefix, .. } if prefix.starts_with(OWN_PREFIX) => {
+                return Ok(Step::Done);
+            }
+            Message::LogicalMessage { transactional, prefix, content, .. } => {
+                let change = Change::Message { transactional, prefix, content };
+                self.output.change(open, lsn, change)?;
+                return Ok(Step::Done);
+            }
+            Message::Truncate { relations, .. } => {
+                for oid in relations {
+                    let table = self.shapes.get(&oid).ok_or(CaptureError::UnknownTable { oid, lsn })?;
+                    self.output.change(open, lsn, Change::Truncate { table })?;
+                }
+                return Ok(Step::Done);
+            }
+            other => return Err(CaptureError::Protocol(format!("{other:?} inside a transaction"))),
+        };
+        if open.duplicate {
+            return Ok(Step::Done);
+        }
+        let table = match &self.last_shape {
+            Some(shape) if shape.oid == oid => shape,
+            _ => {
+                let shape = self.shapes.get(&oid).ok_or(CaptureError::UnknownTable { oid, lsn })?;
+                self.last_shape.insert(shape.clone())
+            }
+        };
+        self.output.change(open, lsn, Change::Row { operation, table, before, after })?;
+        Ok(Step::Done)
+    }
+}
+
+impl<W: LogWriter> Output<W> {
+    /// Takes the open transaction's next change.
+    #[inline]
+    fn change(&mut self, open: &mut Open, lsn: Lsn, change: Change<'_>) -> Result<(), CaptureError> {
+        if open.duplicate {
+            return Ok(());
+        }
+        let event = Event { transaction: &open.transaction, ordinal: open.ordinal, lsn, change };
+        open.ordinal += 1;
+        self.event(&event)
+    }
+
+    #[inline]
+    fn event(&mut self, event: &Event<'_>) -> Result<(), CaptureError> {
+        let mut sink = Router { writer: &mut self.writer, routes: &self.routes, records: 0 };
+        let encoded = self.format.encode(event, &mut sink);
+        self.records += sink.records;
+        encoded.map_err(|source| CaptureError::Change {
+            position: event.position(),
+            table: match event.change {
+                Change::Row { table, .. } | Change::Truncate { table } => {
+                    Some(format!("{}.{}", table.schema, table.name))
+                }
+                _ => None,
+            },
+            source: Box::new(source),
+        })
+    }
+}
+
+impl Routes {
+    fn partition(&self, destination: Destination, record: &Record<'_>) -> PartitionId {
+        match destination {
+            Destination::Events => self.events,
+            Destination::Changes { table_hash, .. } => {
+                let chosen = self.by.partition(table_hash, record.key, self.changes.len() as u32);
+                self.changes.get(chosen as usize).copied().unwrap_or(self.events)
+            }
+        }
+    }
+}
+
+/// Sends each record to its partition.
+struct Router<'a, W> {
+    writer: &'a mut W,
+    routes: &'a Routes,
+    records: u64,
+}
+
+impl<W: LogWriter> Sink for Router<'_, W> {
+    fn record(&mut self, destination: Destination, record: &Record<'_>) -> Result<(), LogError> {
+        self.records += 1;
+        self.writer.append(self.routes.partition(destination, record), record)
+    }
+}

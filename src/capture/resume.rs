@@ -1,0 +1,232 @@
+//! Where to go on: what the log, the saved state and the source say, and what follows from it. Pure.
+//!
+//! This is where I5 is kept. A slot is made only when nothing of the task exists yet, when the last attempt to make it
+//! was cut short before it delivered anything, or when a person has said that a gap is accepted.
+
+use crate::change::{Gap, Lsn};
+use crate::log::SourcePosition;
+
+/// What our slot looks like at the source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlotFacts {
+    /// What was acknowledged, as the server remembers it.
+    pub confirmed_flush: Option<Lsn>,
+    /// Process that uses it.
+    pub active_pid: Option<i32>,
+    /// Why it can no longer deliver (`wal_status = lost`, an invalidation), if it cannot.
+    pub lost: Option<String>,
+}
+
+/// Everything that the decision needs.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// The last commit of our log.
+    pub position: Option<SourcePosition>,
+    /// System identifier in the durable note that we were about to make the slot.
+    pub intent: Option<u64>,
+    /// The slot at the source.
+    pub slot: Option<SlotFacts>,
+    /// The source's system identifier.
+    pub system_identifier: u64,
+    /// A person said: take the existing slot (`--adopt-slot`).
+    pub adopt_slot: bool,
+    /// A person said: go on behind a gap (`--accept-gap`).
+    pub accept_gap: bool,
+}
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Plan {
+    /// Make the slot, and drop the leftover of an earlier attempt first where there is one.
+    Create {
+        /// A slot of ours that has delivered nothing.
+        drop_leftover: bool,
+        /// The gap that a person has accepted, to be written before anything else.
+        after: Option<Gap>,
+        /// The generation of the slot to be made.
+        generation: u32,
+    },
+    /// Start from a slot that somebody else made, at its confirmed position.
+    Adopt {
+        /// Its confirmed position.
+        from: Lsn,
+    },
+    /// Go on from the log's last commit.
+    Resume(SourcePosition),
+    /// Someone else is connected to our slot: try again later.
+    Busy {
+        /// The server process that serves it.
+        pid: i32,
+    },
+    /// A slot of our name exists and nothing says that it is ours.
+    Unowned,
+    /// Changes are missing, or may be. Only a person may decide to go on.
+    Gap(Gap),
+}
+
+/// Decides.
+pub fn plan(facts: &Facts) -> Plan {
+    let Some(position) = facts.position else { return first_start(facts) };
+    match (gap(&position, facts), &facts.slot) {
+        (Some(gap), _) if !facts.accept_gap => Plan::Gap(gap),
+        (_, Some(SlotFacts { active_pid: Some(pid), .. })) => Plan::Busy { pid: *pid },
+        (Some(gap), slot) => Plan::Create {
+            drop_leftover: slot.is_some(),
+            after: Some(gap),
+            generation: position.slot_generation.saturating_add(1),
+        },
+        (None, _) => Plan::Resume(position),
+    }
+}
+
+fn first_start(facts: &Facts) -> Plan {
+    let create = |drop_leftover| Plan::Create { drop_leftover, after: None, generation: 1 };
+    match &facts.slot {
+        None => create(false),
+        Some(slot) => match (slot.active_pid, facts.intent, slot.confirmed_flush) {
+            (Some(pid), ..) => Plan::Busy { pid },
+            (None, Some(system), _) if system == facts.system_identifier => create(true),
+            (None, _, Some(from)) if facts.adopt_slot && slot.lost.is_none() => Plan::Adopt { from },
+            (None, ..) => Plan::Unowned,
+        },
+    }
+}
+
+fn gap(position: &SourcePosition, facts: &Facts) -> Option<Gap> {
+    let found = |cause, to: Option<Lsn>, detail| {
+        Some(Gap {
+            cause,
+            table: None,
+            from: Some(position.acked_through),
+            to: to.unwrap_or(position.acked_through),
+            detail,
+        })
+    };
+    if position.system_identifier != facts.system_identifier {
+        return found(
+            "other_system",
+            None,
+            format!(
+                "the source has system identifier {}, the log was written from {}: this is another database cluster",
+                facts.system_identifier, position.system_identifier
+            ),
+        );
+    }
+    let Some(slot) = &facts.slot else {
+        return found(
+            "slot_missing",
+            None,
+            format!(
+                "the replication slot was dropped; changes committed after {} are lost to this task",
+                position.acked_through
+            ),
+        );
+    };
+    if let Some(reason) = &slot.lost {
+        return found(
+            "slot_lost",
+            None,
+            format!(
+                "the source has given up the replication slot ({reason}); changes committed after {} are lost to this task",
+                position.acked_through
+            ),
+        );
+    }
+    match slot.confirmed_flush {
+        Some(confirmed) if confirmed > position.acked_through => found(
+            "slot_ahead",
+            Some(confirmed),
+            format!(
+                "the replication slot stands at {confirmed}, the log ends at {}: somebody else read from the slot or made it anew",
+                position.acked_through
+            ),
+        ),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn position() -> SourcePosition {
+        SourcePosition {
+            last_commit: Some(Lsn(90)),
+            end_lsn: Lsn(95),
+            last_record_end: Lsn(95),
+            acked_through: Lsn(100),
+            timeline: 1,
+            system_identifier: 7,
+            slot_generation: 1,
+        }
+    }
+
+    fn facts(position: Option<SourcePosition>, slot: Option<SlotFacts>) -> Facts {
+        Facts { position, intent: None, slot, system_identifier: 7, adopt_slot: false, accept_gap: false }
+    }
+
+    fn slot(confirmed: u64) -> Option<SlotFacts> {
+        Some(SlotFacts { confirmed_flush: Some(Lsn(confirmed)), active_pid: None, lost: None })
+    }
+
+    fn cause(plan: Plan) -> &'static str {
+        match plan {
+            Plan::Gap(gap) => gap.cause,
+            other => panic!("no gap: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_gap_is_exactly_a_slot_ahead_of_what_was_acknowledged() {
+        assert_eq!(plan(&facts(Some(position()), slot(100))), Plan::Resume(position()));
+        assert_eq!(plan(&facts(Some(position()), slot(50))), Plan::Resume(position()));
+        assert_eq!(cause(plan(&facts(Some(position()), slot(101)))), "slot_ahead");
+    }
+
+    #[test]
+    fn a_slot_is_never_made_anew_quietly() {
+        assert_eq!(cause(plan(&facts(Some(position()), None))), "slot_missing");
+        let mut lost = facts(Some(position()), slot(100));
+        lost.slot.as_mut().unwrap().lost = Some("wal_removed".into());
+        assert_eq!(cause(plan(&lost)), "slot_lost");
+        let mut other = facts(Some(position()), slot(100));
+        other.system_identifier = 8;
+        assert_eq!(cause(plan(&other)), "other_system");
+    }
+
+    #[test]
+    fn an_accepted_gap_makes_a_slot_of_the_next_generation() {
+        let accepted = Facts { accept_gap: true, ..facts(Some(position()), slot(101)) };
+        match plan(&accepted) {
+            Plan::Create { drop_leftover: true, after: Some(gap), generation: 2 } => {
+                assert_eq!(gap.to, Lsn(101))
+            }
+            other => panic!("{other:?}"),
+        }
+        // Nothing is accepted where nothing is missing.
+        let whole = Facts { accept_gap: true, ..facts(Some(position()), slot(100)) };
+        assert_eq!(plan(&whole), Plan::Resume(position()));
+    }
+
+    #[test]
+    fn a_slot_from_before_our_state_is_refused_unless_adopted() {
+        assert_eq!(plan(&facts(None, slot(40))), Plan::Unowned);
+        assert_eq!(plan(&Facts { adopt_slot: true, ..facts(None, slot(40)) }), Plan::Adopt { from: Lsn(40) });
+    }
+
+    #[test]
+    fn a_creation_cut_short_is_made_again() {
+        let create = |drop_leftover| Plan::Create { drop_leftover, after: None, generation: 1 };
+        assert_eq!(plan(&Facts { intent: Some(7), ..facts(None, slot(40)) }), create(true));
+        assert_eq!(plan(&Facts { intent: Some(7), ..facts(None, None) }), create(false));
+        // The intent was for another server: this slot is not the one that we meant to make.
+        assert_eq!(plan(&Facts { intent: Some(8), ..facts(None, slot(40)) }), Plan::Unowned);
+    }
+
+    #[test]
+    fn a_slot_in_use_is_waited_for() {
+        let mut busy = facts(Some(position()), slot(100));
+        busy.slot.as_mut().unwrap().active_pid = Some(42);
+        assert_eq!(plan(&busy), Plan::Busy { pid: 42 });
+    }
+}

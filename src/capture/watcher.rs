@@ -1,0 +1,266 @@
+//! Beside the stream: polls the source over a connection of its own, keeps the publications in step with the tables,
+//! sends heartbeats, and reports what the session has to know. Trouble here never ends a session; it is tried again.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::session::CaptureOptions;
+use crate::change::{Gap, Lsn};
+use crate::postgres::catalog::{self, Fingerprint};
+use crate::postgres::connect::{self, Control};
+use crate::postgres::heartbeat;
+use crate::postgres::publication::{self, Joined, NotCaptured, Reconciled};
+use crate::postgres::slot::{self, SlotTrouble};
+use crate::state::{StateError, Store};
+
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What the watcher has seen.
+#[derive(Debug)]
+pub enum Report {
+    /// Where the source writes, and what our slot makes it keep.
+    Source {
+        /// End of the source's WAL.
+        lsn: Lsn,
+        /// Bytes of WAL kept for our slot.
+        retained: u64,
+        /// Why the slot can no longer deliver, if it cannot.
+        slot_lost: Option<String>,
+    },
+    /// Tables have joined or changed publication; a gap event for each says from where on it is complete.
+    Joined {
+        /// The events.
+        gaps: Vec<Gap>,
+        /// Answered when they are durable.
+        durable: oneshot::Sender<()>,
+    },
+    /// Tables that cannot be captured, a sentence each.
+    NotCaptured(Vec<String>),
+}
+
+/// A running watcher.
+pub struct Watcher {
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Watcher {
+    /// Stops it and waits until it has ended.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        if let Err(error) = self.task.await {
+            warn!(%error, "the watcher ended badly");
+        }
+    }
+}
+
+/// Starts a watcher that reports to `reports`.
+pub fn spawn(options: CaptureOptions, store: Arc<Store>, reports: mpsc::Sender<Report>) -> Watcher {
+    let stop = CancellationToken::new();
+    let stopped = stop.clone();
+    let task = tokio::spawn(async move {
+        stopped.run_until_cancelled(watch(options, store, reports)).await;
+    });
+    Watcher { stop, task }
+}
+
+async fn watch(options: CaptureOptions, store: Arc<Store>, reports: mpsc::Sender<Report>) {
+    let mut ticks = interval(POLL_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let control = match connect::connect(&options.source).await {
+            Ok(control) => control,
+            Err(error) => {
+                warn!(task = options.task, %error, "cannot watch the source; trying again");
+                continue;
+            }
+        };
+        let mut poll =
+            Poll { options: &options, store: &store, control, fingerprint: None, last_heartbeat: None };
+        loop {
+            match poll.once(&reports).await {
+                Ok(()) => {}
+                Err(error) => {
+                    warn!(task = options.task, error = %error, "a poll of the source failed; trying again");
+                    break;
+                }
+            }
+            if reports.is_closed() {
+                return;
+            }
+            ticks.tick().await;
+        }
+    }
+}
+
+struct Poll<'a> {
+    options: &'a CaptureOptions,
+    store: &'a Arc<Store>,
+    control: Control,
+    /// The tables and publications as of the last reconciliation that had nothing left to do.
+    fingerprint: Option<Fingerprint>,
+    last_heartbeat: Option<Instant>,
+}
+
+type PollError = Box<dyn std::error::Error + Send + Sync>;
+
+impl Poll<'_> {
+    async fn once(&mut self, reports: &mpsc::Sender<Report>) -> Result<(), PollError> {
+        let lsn = catalog::source_position(&self.control).await?;
+        let state = slot::slot_state(&self.control, &self.options.slot()).await?;
+        let retained = state.as_ref().map_or(0, |state| state.retained_bytes);
+        if retained > self.options.wal_limit {
+            warn!(
+                task = self.options.task,
+                retained,
+                "the source keeps more WAL for this task than the limit; see that millrace keeps up"
+            );
+        }
+        let slot_lost = match &state {
+            Some(state) => match state.trouble(&self.options.source.dbname) {
+                Some(SlotTrouble::Lost { reason }) => Some(reason),
+                _ => None,
+            },
+            None => Some("it was dropped".to_owned()),
+        };
+        reports.send(Report::Source { lsn, retained, slot_lost }).await?;
+        self.reconcile(reports).await?;
+        self.heartbeat().await
+    }
+
+    /// Brings the publications in step with the tables, and has a gap event written for each table that joins late.
+    async fn reconcile(&mut self, reports: &mpsc::Sender<Report>) -> Result<(), PollError> {
+        let fingerprint = catalog::fingerprint(&self.control).await?;
+        if self.fingerprint.as_ref() == Some(&fingerprint) {
+            return Ok(());
+        }
+        let tables = catalog::tracked_tables(&self.control).await?;
+        let done = publication::reconcile(&self.control, &self.options.task, &tables).await?;
+        let not_captured: Vec<String> = done.not_captured.iter().map(describe).collect();
+        reports.send(Report::NotCaptured(not_captured)).await?;
+        let announced = self.announced().await?;
+        let mut gaps: Vec<Gap> = done.added.iter().map(joined_late).collect();
+        gaps.extend(done.moved_to_full.iter().map(gained_identity));
+        let mut now_announced = BTreeSet::new();
+        for table in &tables {
+            if announced.contains(&table.oid) {
+                now_announced.insert(table.oid);
+            } else if !is_left_out(&done, table.oid) {
+                now_announced.insert(table.oid);
+                if !done.added.iter().any(|joined| joined.table.oid == table.oid) {
+                    // It joined before a crash that the event did not survive.
+                    gaps.push(late_gap(
+                        &table.schema,
+                        &table.name,
+                        catalog::source_position(&self.control).await?,
+                    ));
+                }
+            }
+        }
+        if !gaps.is_empty() {
+            for gap in &gaps {
+                info!(task = self.options.task, "{}", gap.detail);
+            }
+            let (durable, written) = oneshot::channel();
+            reports.send(Report::Joined { gaps, durable }).await?;
+            // A table counts as announced only when its gap event is durable; a crash before that announces it again.
+            written.await?;
+        }
+        if now_announced != announced {
+            self.announce(now_announced).await?;
+        }
+        // Our own changes to the publications move the fingerprint: the next poll takes the settled one.
+        let unchanged =
+            done.added.is_empty() && done.moved_to_full.is_empty() && done.moved_to_insert_only.is_empty();
+        self.fingerprint = (done.busy.is_empty() && unchanged).then_some(fingerprint);
+        Ok(())
+    }
+
+    async fn heartbeat(&mut self) -> Result<(), PollError> {
+        let Some(every) = self.options.heartbeat else { return Ok(()) };
+        let now = Instant::now();
+        if self.last_heartbeat.is_none_or(|last| now >= last + every) {
+            heartbeat::send(&self.control, &self.options.task).await?;
+            self.last_heartbeat = Some(now);
+        }
+        Ok(())
+    }
+
+    async fn announced(&self) -> Result<BTreeSet<u32>, PollError> {
+        let (store, task) = (self.store.clone(), self.options.task.clone());
+        Ok(tokio::task::spawn_blocking(move || announced_tables(&store, &task)).await??)
+    }
+
+    async fn announce(&self, tables: BTreeSet<u32>) -> Result<(), PollError> {
+        let (store, task) = (self.store.clone(), self.options.task.clone());
+        Ok(tokio::task::spawn_blocking(move || set_announced_tables(&store, &task, tables)).await??)
+    }
+}
+
+/// The saved fact that holds the OIDs of the tables whose joining needs no gap event any more.
+const ANNOUNCED: &str = "announced_tables";
+
+/// The tables that are captured since the slot was made, or whose gap event is durable. Blocking.
+pub fn announced_tables(store: &Store, task: &str) -> Result<BTreeSet<u32>, StateError> {
+    let saved = store.fact(task, ANNOUNCED)?.unwrap_or_default();
+    Ok(saved.split(' ').filter_map(|oid| oid.parse().ok()).collect())
+}
+
+/// Saves them. Blocking.
+pub fn set_announced_tables(
+    store: &Store,
+    task: &str,
+    tables: impl IntoIterator<Item = u32>,
+) -> Result<(), StateError> {
+    let oids: Vec<String> = tables.into_iter().map(|oid| oid.to_string()).collect();
+    store.set_fact(task, ANNOUNCED, &oids.join(" "))
+}
+
+/// Whether a table is not captured, or only so far as its state allows.
+pub fn is_left_out(done: &Reconciled, oid: u32) -> bool {
+    done.busy.iter().any(|table| table.oid == oid)
+        || done.not_captured.iter().any(|left| left.table.oid == oid)
+}
+
+/// A table that is not captured, in a sentence.
+pub fn describe(left: &NotCaptured) -> String {
+    format!("{}: {}; run: {}", left.table, left.reason, left.sql)
+}
+
+fn joined_late(joined: &Joined) -> Gap {
+    late_gap(&joined.table.schema, &joined.table.name, joined.complete_from)
+}
+
+fn late_gap(schema: &str, table: &str, complete_from: Lsn) -> Gap {
+    Gap {
+        cause: "table_joined_late",
+        table: Some((schema.to_owned(), table.to_owned())),
+        from: None,
+        to: complete_from,
+        detail: format!(
+            "table {schema}.{table} joined at {complete_from}; rows written into it before that are not included"
+        ),
+    }
+}
+
+fn gained_identity(joined: &Joined) -> Gap {
+    let (schema, table) = (&joined.table.schema, &joined.table.name);
+    Gap {
+        cause: "table_gained_identity",
+        table: Some((schema.clone(), table.clone())),
+        from: None,
+        to: joined.complete_from,
+        detail: format!(
+            "table {schema}.{table} has a usable replica identity now; updates and deletes made before {} are not included",
+            joined.complete_from
+        ),
+    }
+}
