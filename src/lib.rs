@@ -1,5 +1,6 @@
 //! Millrace: a change broker for PostgreSQL that speaks Kafka. The map of the house, from the source to the consumer.
 
+pub mod broker;
 pub mod capture;
 pub mod change;
 pub mod cli;

@@ -1,2 +1,7 @@
-//! Entry.
-fn main() {}
+//! The `millrace` binary.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    millrace::cli::main()
+}

@@ -1,1 +1,130 @@
-//! TODO
+//! The command line: one file a command.
+
+mod precheck;
+mod serve;
+mod up;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+/// What a command ends with. The codes are part of what users rely on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// Done.
+    Done,
+    /// Failed.
+    Failed,
+    /// Wrong usage.
+    Usage,
+    /// Refused: by the broker, or because what is asked does not fit what there is.
+    Refused,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(match exit {
+            Exit::Done => 0,
+            Exit::Failed => 1,
+            Exit::Usage => 2,
+            Exit::Refused => 3,
+        })
+    }
+}
+
+/// A command that could not do its work.
+#[derive(Debug)]
+pub struct Failure {
+    exit: Exit,
+    message: String,
+}
+
+impl Failure {
+    fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Failure { exit, message: message.into() }
+    }
+
+    fn failed(error: impl std::fmt::Display) -> Self {
+        Failure::new(Exit::Failed, error.to_string())
+    }
+}
+
+/// A change broker for PostgreSQL that speaks Kafka.
+#[derive(Debug, Parser)]
+#[command(name = "millrace", version, about, arg_required_else_help = true)]
+struct Arguments {
+    /// What is logged, as in RUST_LOG: error, warn, info, debug, or per module
+    #[arg(long, global = true, env = "MILLRACE_LOG", default_value = "info")]
+    log: String,
+    /// How it is logged
+    #[arg(long, global = true, env = "MILLRACE_LOG_FORMAT", default_value = "text", value_parser = ["text", "json"])]
+    log_format: String,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Capture a database's changes and serve them: makes a task if there is none, starts it, says how to consume it
+    Up(up::Up),
+    /// Serve the tasks that a data directory holds
+    Serve(serve::Serve),
+    /// Check whether a database can be captured, and say what to mend
+    Precheck(precheck::Precheck),
+    /// Measure Millrace on this machine (this binary was built without it)
+    #[command(disable_help_flag = true)]
+    Bench {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+        _arguments: Vec<String>,
+    },
+}
+
+/// Parses the command line and runs the command.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if let Err(message) = start_logging(&arguments) {
+        eprintln!("millrace: --log: {message}");
+        return Exit::Usage.into();
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("millrace: cannot start: {error}");
+            return Exit::Failed.into();
+        }
+    };
+    let ended = runtime.block_on(async {
+        match arguments.command {
+            Command::Up(up) => up.run().await,
+            Command::Serve(serve) => serve.run().await,
+            Command::Precheck(precheck) => precheck.run().await,
+            Command::Bench { .. } => Err(Failure::new(
+                Exit::Usage,
+                "this binary was built without benchmarks; build it with `cargo build --release --features bench`",
+            )),
+        }
+    });
+    match ended {
+        Ok(()) => Exit::Done.into(),
+        Err(failure) => {
+            eprintln!("millrace: {}", failure.message);
+            failure.exit.into()
+        }
+    }
+}
+
+fn start_logging(arguments: &Arguments) -> Result<(), String> {
+    let filter = EnvFilter::try_new(&arguments.log).map_err(|error| error.to_string())?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    if arguments.log_format == "json" {
+        builder.json().init()
+    } else {
+        builder.init()
+    }
+    Ok(())
+}

@@ -1,0 +1,324 @@
+//! Puts the parts together, starts them, and stops them in order.
+//!
+//! Start: data directory, state, logs, groups, listeners, then the tasks: a client never finds a topic missing that the
+//! broker has. Stop: the tasks first, so that the group in flight is written and acknowledged; then groups, so that
+//! members are told to rejoin; then the listeners.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+use crate::capture::pipeline::{Pipeline, Routes};
+use crate::capture::session::{Capture, CaptureOptions};
+use crate::capture::spool::Spools;
+use crate::change::Timestamp;
+use crate::format::debezium_json::{DebeziumJson, DebeziumOptions};
+use crate::format::partitioner::PartitionBy;
+use crate::group::{self, Coordinator};
+use crate::http::{self, Site};
+use crate::kafka;
+use crate::log::local::{self, LocalLog, LocalReader, LocalWriter, Retention};
+use crate::log::record_batch::Codec;
+use crate::log::topics::{Topic, Topics};
+use crate::log::{LogError, LogWriter};
+use crate::state::{DataDir, OffsetStore, StateError, Store};
+use crate::task::TaskDefinition;
+use crate::task::supervisor::{RetryTimes, Supervisor, Task};
+
+/// Committed offsets that are kept, over all groups; bounds their memory.
+const MAX_OFFSETS: usize = 1_000_000;
+
+/// How the broker serves and keeps.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where everything is kept.
+    pub data_dir: PathBuf,
+    /// Where Kafka clients connect.
+    pub kafka_listen: SocketAddr,
+    /// What Kafka clients are told to connect to; the listener's own address when absent.
+    pub kafka_advertise: Option<(String, u16)>,
+    /// Where HTTP listens.
+    pub http_listen: SocketAddr,
+    /// Compression of record batches.
+    pub codec: Codec,
+    /// Size of a log's segment files, in bytes.
+    pub segment_bytes: u64,
+    /// A task's log is cut to this size, in bytes; `None` for never.
+    pub retention_bytes: Option<u64>,
+    /// Segments older than this are removed; `None` for never.
+    pub retention_age: Option<Duration>,
+    /// How long a new consumer group waits for more members before its first assignment.
+    pub group_initial_delay: Duration,
+    /// How long trouble is borne.
+    pub retry: RetryTimes,
+}
+
+/// A task to start.
+#[derive(Debug, Clone)]
+pub struct TaskStart {
+    /// What it is to do.
+    pub definition: TaskDefinition,
+    /// How it captures.
+    pub capture: CaptureOptions,
+}
+
+/// Why a broker cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// The data directory or what lies in it.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// A task's log.
+    #[error("cannot open the log of task {task}: {source}")]
+    Log {
+        /// The task.
+        task: String,
+        /// Why.
+        #[source]
+        source: LogError,
+    },
+    /// A port.
+    #[error(
+        "cannot listen on {address} for {what}: {source}; stop what uses it, or choose another with {flag}"
+    )]
+    Listen {
+        /// What for.
+        what: &'static str,
+        /// Where.
+        address: SocketAddr,
+        /// The flag that changes it.
+        flag: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The spool directory.
+    #[error("cannot prepare {path}: {source}")]
+    Spool {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The metrics recorder.
+    #[error("cannot start metrics: {0}")]
+    Metrics(String),
+}
+
+/// A running broker.
+pub struct Broker {
+    /// The tasks.
+    pub tasks: Arc<Vec<Arc<Task>>>,
+    /// Where Kafka clients connect.
+    pub kafka_address: SocketAddr,
+    /// Where HTTP listens.
+    pub http_address: SocketAddr,
+    supervisors: Vec<Supervisor>,
+    groups: Arc<Coordinator>,
+    listeners_stop: CancellationToken,
+    listeners: Vec<JoinHandle<()>>,
+    _data_dir: DataDir,
+}
+
+/// Listeners that are bound before anything else is touched, so that a taken port leaves no trace.
+pub struct Listeners {
+    kafka: TcpListener,
+    http: TcpListener,
+}
+
+impl Listeners {
+    /// Binds both.
+    ///
+    /// # Errors
+    /// [`BrokerError::Listen`].
+    pub async fn bind(settings: &Settings) -> Result<Self, BrokerError> {
+        let bind = async |address, what, flag| {
+            TcpListener::bind(address).await.map_err(|source| BrokerError::Listen {
+                what,
+                address,
+                flag,
+                source,
+            })
+        };
+        Ok(Listeners {
+            kafka: bind(settings.kafka_listen, "Kafka", "--kafka-listen").await?,
+            http: bind(settings.http_listen, "HTTP", "--http-listen").await?,
+        })
+    }
+}
+
+impl Broker {
+    /// Starts a broker with these tasks.
+    ///
+    /// # Errors
+    /// Whatever keeps a part from starting.
+    pub async fn start(
+        settings: &Settings,
+        listeners: Listeners,
+        data_dir: DataDir,
+        store: Arc<Store>,
+        starts: Vec<TaskStart>,
+    ) -> Result<Broker, BrokerError> {
+        let recorder = install_recorder()?;
+        let topics = Topics::default();
+        let address = |listener: &TcpListener, configured| listener.local_addr().unwrap_or(configured);
+        let kafka_address = address(&listeners.kafka, settings.kafka_listen);
+        let http_address = address(&listeners.http, settings.http_listen);
+
+        let mut tasks = Vec::new();
+        let mut captures = Vec::new();
+        for start in starts {
+            let task = Arc::new(Task::new(start.definition.clone(), store.clone()));
+            let directory = data_dir.join("tasks").join(&start.definition.name);
+            let (writer, reader) = open_log(settings, &start.definition.name, directory.join("log")).await?;
+            let pipeline =
+                build_pipeline(writer, &reader, &topics, &start, &task, directory.join("spool")).await?;
+            captures.push(Capture::new(start.capture, pipeline, store.clone(), task.progress.clone()));
+            tasks.push(task);
+        }
+
+        let offsets = OffsetStore::open(&data_dir, MAX_OFFSETS, Timestamp::now().millis())?;
+        let options = group::Options {
+            initial_rebalance_delay: settings.group_initial_delay,
+            ..group::Options::default()
+        };
+        let groups = Coordinator::open(options, offsets, topics.clone());
+        let (advertised_host, advertised_port) = settings
+            .kafka_advertise
+            .clone()
+            .unwrap_or_else(|| (kafka_address.ip().to_string(), kafka_address.port()));
+        let kafka_broker = Arc::new(kafka::Broker {
+            cluster_id: store.cluster_id().to_owned(),
+            advertised_host,
+            advertised_port,
+            topics,
+            groups: groups.clone(),
+        });
+        let tasks = Arc::new(tasks);
+        let site = Site { tasks: tasks.clone(), groups: groups.clone(), metrics: recorder };
+        let listeners_stop = CancellationToken::new();
+        let kafka_stop = listeners_stop.clone();
+        let http_stop = listeners_stop.clone();
+        let serving = vec![
+            tokio::spawn(async move {
+                kafka::connection::serve(
+                    listeners.kafka,
+                    kafka_broker,
+                    kafka::connection::Limits::default(),
+                    kafka_stop,
+                )
+                .await;
+            }),
+            tokio::spawn(async move {
+                if let Err(error) = http::serve(listeners.http, site, http_stop).await {
+                    error!(%error, "the http listener failed");
+                }
+            }),
+        ];
+        let supervisors = tasks
+            .iter()
+            .zip(captures)
+            .map(|(task, (capture, running))| {
+                Supervisor::start(task.clone(), capture, running, settings.retry)
+            })
+            .collect();
+        info!(kafka = %kafka_address, http = %http_address, "serving");
+        Ok(Broker {
+            tasks,
+            kafka_address,
+            http_address,
+            supervisors,
+            groups,
+            listeners_stop,
+            listeners: serving,
+            _data_dir: data_dir,
+        })
+    }
+
+    /// Stops everything in order.
+    pub async fn stop(self) {
+        for supervisor in self.supervisors {
+            supervisor.stop().await;
+        }
+        self.groups.shutdown().await;
+        self.listeners_stop.cancel();
+        for listener in self.listeners {
+            if let Err(error) = listener.await {
+                error!(%error, "a listener ended badly");
+            }
+        }
+        info!("stopped");
+    }
+}
+
+/// The recorder behind `metrics!`; a process has one.
+fn install_recorder() -> Result<PrometheusHandle, BrokerError> {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let handle = recorder.handle();
+    metrics::set_global_recorder(recorder).map_err(|error| BrokerError::Metrics(error.to_string()))?;
+    Ok(handle)
+}
+
+async fn open_log(
+    settings: &Settings,
+    task: &str,
+    directory: PathBuf,
+) -> Result<(LocalWriter, Arc<LocalReader>), BrokerError> {
+    let options = local::Options {
+        codec: settings.codec,
+        segment_bytes: settings.segment_bytes,
+        retention: Retention { bytes: settings.retention_bytes, age: settings.retention_age },
+        ..local::Options::new(directory, task)
+    };
+    let failed = |source| BrokerError::Log { task: task.to_owned(), source };
+    tokio::task::spawn_blocking(move || LocalLog::open(options))
+        .await
+        .map_err(|_| failed(LogError::Stopped))?
+        .map(|(writer, reader, _)| (writer, reader))
+        .map_err(failed)
+}
+
+/// Makes the task's topics, shows them to clients, and builds its pipeline.
+async fn build_pipeline(
+    mut writer: LocalWriter,
+    reader: &Arc<LocalReader>,
+    topics: &Topics,
+    start: &TaskStart,
+    task: &Task,
+    spool: PathBuf,
+) -> Result<Pipeline<LocalWriter>, BrokerError> {
+    let definition = &start.definition;
+    let failed = |source| BrokerError::Log { task: definition.name.clone(), source };
+    let changes = writer.create_topic(&definition.name, definition.partitions).await.map_err(failed)?;
+    let events = writer.create_topic(&format!("{}.events", definition.name), 1).await.map_err(failed)?;
+    for topic in reader.topics() {
+        topics.insert(Topic {
+            name: topic.name,
+            id: topic.id,
+            partitions: topic.partitions,
+            log: reader.clone(),
+        });
+    }
+    let routes = Routes {
+        changes,
+        events: events[0],
+        by: definition.partition_by.parse().unwrap_or(PartitionBy::None),
+    };
+    let path = spool.clone();
+    let spools = tokio::task::spawn_blocking(move || Spools::open(&path))
+        .await
+        .map_err(io::Error::other)
+        .flatten()
+        .map_err(|source| BrokerError::Spool { path: spool, source })?;
+    let format = DebeziumJson::new(DebeziumOptions::new(&definition.name, &start.capture.source.dbname));
+    Ok(Pipeline::new(writer, Box::new(format), routes, spools, task.progress.clone()))
+}

@@ -1,0 +1,45 @@
+//! `millrace precheck`: whether a database can be captured. Needs no broker.
+
+use clap::Args;
+
+use super::{Exit, Failure};
+use crate::postgres::connect;
+use crate::postgres::precheck::{self, PrecheckOptions, PrecheckReport};
+use crate::postgres::source::SourceConfig;
+use crate::task::definition::name_from_database;
+
+/// `millrace precheck`
+#[derive(Debug, Args)]
+pub struct Precheck {
+    /// The database, as postgres://user@host:port/database
+    #[arg(value_name = "POSTGRES-URL")]
+    source: String,
+    /// The task's name; from the database's when absent
+    #[arg(long)]
+    task: Option<String>,
+}
+
+impl Precheck {
+    pub async fn run(self) -> Result<(), Failure> {
+        let source = SourceConfig::parse(&self.source)
+            .map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
+        let task = self.task.unwrap_or_else(|| name_from_database(&source.dbname));
+        let report = check(&source, &task, false).await?;
+        println!("{report}");
+        match report.passed() {
+            true => Ok(()),
+            false => Err(Failure::new(Exit::Failed, "the database cannot be captured yet; see above")),
+        }
+    }
+}
+
+/// Runs the checks for a task that is about to be made.
+pub async fn check(
+    source: &SourceConfig,
+    task: &str,
+    slot_may_exist: bool,
+) -> Result<PrecheckReport, Failure> {
+    let control = connect::connect(source).await.map_err(Failure::failed)?;
+    let options = PrecheckOptions { task: task.to_owned(), slot_may_exist };
+    precheck::run(&control, &options).await.map_err(Failure::failed)
+}

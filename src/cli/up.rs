@@ -1,0 +1,184 @@
+//! `millrace up`: from a database URL to changes in a Kafka client.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::warn;
+
+use super::serve::{BrokerArguments, CaptureArguments, open_state, wait_for_signal};
+use super::{Exit, Failure, precheck};
+use crate::broker::{Broker, Listeners, TaskStart};
+use crate::change::Timestamp;
+use crate::postgres::source::SourceConfig;
+use crate::state::Store;
+use crate::task::definition::{MAX_PARTITIONS, is_valid_name, name_from_database};
+use crate::task::supervisor::Task;
+use crate::task::{State, TaskDefinition};
+
+const SUMMARY_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How records are spread over partitions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum PartitionByArgument {
+    /// One partition: all changes in commit order
+    None,
+    /// A table's changes stay together
+    Table,
+    /// A row's changes stay together, by the key as the Java client hashes it
+    Key,
+}
+
+/// `millrace up`
+#[derive(Debug, Args)]
+pub struct Up {
+    /// The database, as postgres://user@host:port/database
+    #[arg(value_name = "POSTGRES-URL")]
+    source: String,
+    /// The task's name, which topic, slot and publications are named after; from the database's when absent
+    #[arg(long)]
+    task: Option<String>,
+    /// Output format
+    #[arg(long, default_value = "debezium-json", value_parser = ["debezium-json"])]
+    format: String,
+    /// Partitions of the topic
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=MAX_PARTITIONS as i64))]
+    partitions: u32,
+    /// How records are spread over them; `key` when there is more than one
+    #[arg(long, value_enum)]
+    partition_by: Option<PartitionByArgument>,
+    /// Where to start: with the changes from now on
+    #[arg(long, default_value = "now", value_parser = ["now"])]
+    start: String,
+    #[command(flatten)]
+    broker: BrokerArguments,
+    #[command(flatten)]
+    capture: CaptureArguments,
+}
+
+impl Up {
+    pub async fn run(self) -> Result<(), Failure> {
+        let settings = self.broker.settings()?;
+        let source = SourceConfig::parse(&self.source)
+            .map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
+        if source.password.is_some() {
+            warn!(
+                "the password in the command line can be seen by other users of this machine; prefer PGPASSWORD or ~/.pgpass"
+            );
+        }
+        let asked = self.definition(&source)?;
+        let listeners = Listeners::bind(&settings).await?;
+        let (data_dir, store) = open_state(&settings).await?;
+        let definition = self.saved_or_new(&store, asked, &source).await?;
+        let capture = self.capture.options(&definition.name, source);
+        let start = TaskStart { definition, capture };
+        let broker = Broker::start(&settings, listeners, data_dir, store, vec![start]).await?;
+        println!("{}", how_to_consume(&broker));
+        tokio::select! {
+            () = wait_for_signal() => {}
+            () = summaries(&broker.tasks) => {}
+        }
+        println!("stopping");
+        broker.stop().await;
+        Ok(())
+    }
+
+    fn definition(&self, source: &SourceConfig) -> Result<TaskDefinition, Failure> {
+        let name = self.task.clone().unwrap_or_else(|| name_from_database(&source.dbname));
+        if !is_valid_name(&name) {
+            return Err(Failure::new(
+                Exit::Usage,
+                format!("--task {name} is not a name: use 1 to 40 of a-z, 0-9 and _"),
+            ));
+        }
+        let by = match self.partition_by {
+            None if self.partitions > 1 => PartitionByArgument::Key,
+            None | Some(PartitionByArgument::None) if self.partitions == 1 => PartitionByArgument::None,
+            Some(PartitionByArgument::None) => {
+                return Err(Failure::new(
+                    Exit::Usage,
+                    "--partition-by none means one partition; leave out --partitions",
+                ));
+            }
+            Some(by) => by,
+            None => PartitionByArgument::None,
+        };
+        let by = by.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+        Ok(TaskDefinition {
+            name,
+            source: source.display(),
+            format: self.format.clone(),
+            partitions: self.partitions,
+            partition_by: by,
+        })
+    }
+
+    /// The saved task of that name, unchanged; or the asked one, when the database passes the checks.
+    async fn saved_or_new(
+        &self,
+        store: &Arc<Store>,
+        asked: TaskDefinition,
+        source: &SourceConfig,
+    ) -> Result<TaskDefinition, Failure> {
+        if let Some(row) = store.task(&asked.name).map_err(Failure::failed)? {
+            let saved: TaskDefinition = serde_json::from_str(&row.definition)
+                .map_err(|error| Failure::failed(format!("task {} is not readable: {error}", row.name)))?;
+            for difference in saved.differences(&asked) {
+                println!("task {} is kept as it is: {difference}", saved.name);
+            }
+            return Ok(saved);
+        }
+        let report = precheck::check(source, &asked.name, self.capture.adopt_slot).await?;
+        println!("{report}");
+        if !report.passed() {
+            return Err(Failure::new(Exit::Failed, "the database cannot be captured yet; see above"));
+        }
+        let json = serde_json::to_string(&asked).map_err(Failure::failed)?;
+        store
+            .add_task(&asked.name, &json, State::Created.name(), "", Timestamp::now().millis())
+            .map_err(Failure::failed)?;
+        Ok(asked)
+    }
+}
+
+fn how_to_consume(broker: &Broker) -> String {
+    let (kafka, http) = (broker.kafka_address, broker.http_address);
+    let mut text = format!("millrace serves Kafka clients on {kafka}, health and metrics on http://{http}\n");
+    for task in broker.tasks.iter() {
+        let topic = &task.definition.name;
+        text.push_str(&format!(
+            "\n  kcat -b {kafka} -C -t {topic} -o beginning\
+             \n  kafka-console-consumer.sh --bootstrap-server {kafka} --topic {topic} --from-beginning --group my-group\n"
+        ));
+    }
+    text
+}
+
+/// Prints a line for each task every ten seconds.
+async fn summaries(tasks: &[Arc<Task>]) {
+    let mut ticks = interval(SUMMARY_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks.tick().await;
+    let mut before: Vec<u64> = tasks.iter().map(|task| task.progress.view().changes).collect();
+    loop {
+        ticks.tick().await;
+        for (task, before) in tasks.iter().zip(&mut before) {
+            let (status, view) = (task.lifecycle.status(), task.progress.view());
+            let rate = (view.changes - *before) as f64 / SUMMARY_INTERVAL.as_secs_f64();
+            *before = view.changes;
+            println!(
+                "{} {}  {} changes, {rate:.0}/s  durable {}  behind {} bytes, {:.1} s  wal kept {} MiB{}{}",
+                task.definition.name,
+                status.state,
+                view.changes,
+                view.durable_lsn,
+                view.lag_bytes(),
+                view.lag_seconds(Timestamp::now()),
+                view.retained_wal >> 20,
+                if status.reason.is_empty() { "" } else { "  " },
+                status.reason,
+            );
+        }
+    }
+}

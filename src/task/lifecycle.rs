@@ -1,0 +1,123 @@
+//! The states of a task. Every move is recorded with its time and reason.
+
+use std::fmt;
+use std::sync::Mutex;
+
+use crate::change::Timestamp;
+
+/// Where a task stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Defined, nothing done yet.
+    Created,
+    /// The checks are running.
+    Prechecking,
+    /// A check failed.
+    PrecheckFailed,
+    /// May be started.
+    Ready,
+    /// Connecting, finding or making the slot.
+    Starting,
+    /// Changes flow.
+    Running,
+    /// In trouble that may pass; tries again.
+    Retrying,
+    /// Stopped by a person.
+    Paused,
+    /// In trouble that needs a person.
+    Failed,
+}
+
+impl State {
+    /// The state's name, as users see it.
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Created => "created",
+            State::Prechecking => "prechecking",
+            State::PrecheckFailed => "precheck_failed",
+            State::Ready => "ready",
+            State::Starting => "starting",
+            State::Running => "running",
+            State::Retrying => "retrying",
+            State::Paused => "paused",
+            State::Failed => "failed",
+        }
+    }
+
+    /// Every state there is.
+    pub const ALL: [State; 9] = [
+        State::Created,
+        State::Prechecking,
+        State::PrecheckFailed,
+        State::Ready,
+        State::Starting,
+        State::Running,
+        State::Retrying,
+        State::Paused,
+        State::Failed,
+    ];
+
+    /// Whether a task may go from here to `next`.
+    pub fn may_become(self, next: State) -> bool {
+        use State::*;
+        match self {
+            Created => matches!(next, Prechecking | Starting),
+            Prechecking => matches!(next, PrecheckFailed | Ready | Paused),
+            PrecheckFailed => matches!(next, Prechecking),
+            Ready => matches!(next, Starting | Prechecking | Paused),
+            Starting => matches!(next, Running | Retrying | Failed | Paused),
+            Running => matches!(next, Retrying | Failed | Paused),
+            Retrying => matches!(next, Starting | Failed | Paused),
+            Paused | Failed => matches!(next, Starting | Prechecking),
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A task's state with its reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// The state.
+    pub state: State,
+    /// Why, in a sentence; empty where there is nothing to say.
+    pub reason: String,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+/// The current status of a task, shared between its supervisor and those who ask.
+#[derive(Debug)]
+pub struct Lifecycle(Mutex<Status>);
+
+impl Default for Lifecycle {
+    fn default() -> Self {
+        Lifecycle(Mutex::new(Status {
+            state: State::Created,
+            reason: String::new(),
+            since: Timestamp::now(),
+        }))
+    }
+}
+
+impl Lifecycle {
+    /// The status now.
+    pub fn status(&self) -> Status {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    }
+
+    /// Moves to another state. `None` when that move is not one of the table's.
+    pub fn become_state(&self, state: State, reason: &str) -> Option<Status> {
+        let mut status = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if !status.state.may_become(state) {
+            debug_assert!(false, "task cannot go from {} to {state}", status.state);
+            return None;
+        }
+        *status = Status { state, reason: reason.to_owned(), since: Timestamp::now() };
+        Some(status.clone())
+    }
+}
