@@ -7,10 +7,11 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::messages::{ApiKey, RequestHeader, ResponseHeader};
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
-use millrace::group::Coordinator;
+use millrace::group::{Coordinator, Options};
 use millrace::kafka::Broker;
 use millrace::kafka::connection::{Limits, serve};
 use millrace::log::topics::Topics;
+use millrace::state::{DataDir, OffsetStore};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -25,6 +26,7 @@ pub struct Server {
     pub address: SocketAddr,
     pub shutdown: CancellationToken,
     pub served: JoinHandle<()>,
+    _data_dir: (DataDir, tempfile::TempDir),
 }
 
 impl Server {
@@ -32,16 +34,19 @@ impl Server {
     pub async fn start(topics: Topics, limits: Limits) -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let data_dir = DataDir::open(directory.path()).unwrap();
+        let offsets = OffsetStore::open(&data_dir, 1_000, 0).unwrap();
         let broker = Broker {
             cluster_id: "test-cluster".into(),
             advertised_host: address.ip().to_string(),
             advertised_port: address.port(),
+            groups: Coordinator::open(Options::default(), offsets, topics.clone()),
             topics,
-            groups: Arc::new(Coordinator),
         };
         let shutdown = CancellationToken::new();
         let served = tokio::spawn(serve(listener, Arc::new(broker), limits, shutdown.clone()));
-        Server { address, shutdown, served }
+        Server { address, shutdown, served, _data_dir: (data_dir, directory) }
     }
 
     pub async fn client(&self) -> Client {

@@ -7,8 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use crate::child;
 use crate::free_port;
+use crate::parse_lsn;
 
 /// How to run `millrace up`.
 #[derive(Debug, Clone)]
@@ -115,6 +118,21 @@ impl Millrace {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         panic!("millrace was not ready within a minute:\n{}", self.output());
+    }
+
+    /// Waits until everything below an LSN is durable in the log of its one task.
+    pub async fn wait_durable(&self, lsn: &str) {
+        let deadline = Instant::now() + Duration::from_secs(120);
+        while Instant::now() < deadline {
+            let tasks =
+                self.get("/api/v1/tasks").and_then(|(_, body)| serde_json::from_str::<Value>(&body).ok());
+            let durable = tasks.as_ref().and_then(|tasks| tasks[0]["durable_lsn"].as_str());
+            if durable.is_some_and(|durable| parse_lsn(durable) >= parse_lsn(lsn)) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("{lsn} was not durable within two minutes:\n{}", self.output());
     }
 
     /// SIGKILL, and waits for its end.

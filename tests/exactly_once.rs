@@ -1,0 +1,236 @@
+//! Every committed change stands in the log once, in commit order, whatever is killed (I1, I2, I4, I5).
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use millrace_test_support::{Millrace, Postgres, PostgresOptions, Record, read_topic};
+use tokio_postgres::Client;
+
+/// Small numbers from a seed: the same history for the same seed.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % n
+    }
+}
+
+fn seed() -> u64 {
+    let given = std::env::var("MILLRACE_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = given.unwrap_or_else(|| u64::from(std::process::id()) << 20 | 1);
+    println!("MILLRACE_TEST_SEED={seed}");
+    seed
+}
+
+async fn make_tables(client: &Client) {
+    client
+        .batch_execute(
+            "CREATE TABLE ledger (id bigint PRIMARY KEY, tx bigint NOT NULL, note text);
+             CREATE TABLE account (id int PRIMARY KEY, balance bigint NOT NULL, note text);
+             INSERT INTO account SELECT g, 0, NULL FROM generate_series(1, 20) g;",
+        )
+        .await
+        .unwrap();
+}
+
+/// Writes transactions until told to stop: inserts, updates, deletes, savepoints, rollbacks, a large one now and then.
+async fn write(postgres: Arc<Postgres>, seed: u64, ids: Arc<AtomicI64>, stop: Arc<AtomicBool>, large: u64) {
+    let mut random = Random(seed);
+    let mut client = postgres.client().await;
+    while !stop.load(Relaxed) {
+        let tx = ids.fetch_add(1, Relaxed);
+        let Ok(transaction) = client.transaction().await else { return };
+        let rows = if random.below(60) == 0 { large } else { 1 + random.below(20) };
+        let first = ids.fetch_add(rows as i64, Relaxed);
+        let insert = format!(
+            "INSERT INTO ledger SELECT g, {tx}, repeat('x', (g % 50)::int) FROM generate_series({first}, {}) g",
+            first + rows as i64 - 1
+        );
+        transaction.batch_execute(&insert).await.unwrap();
+        let (account, amount) = (1 + random.below(20), random.below(1000));
+        let update = match random.below(4) {
+            0 => format!("DELETE FROM account WHERE id = {account}"),
+            1 => format!(
+                "INSERT INTO account VALUES ({account}, {amount}) ON CONFLICT (id) DO UPDATE SET balance = excluded.balance"
+            ),
+            _ => format!("UPDATE account SET balance = balance + {amount} WHERE id = {account}"),
+        };
+        transaction.batch_execute(&update).await.unwrap();
+        if random.below(3) == 0 {
+            let lost = ids.fetch_add(1, Relaxed);
+            let savepoint = format!(
+                "SAVEPOINT s; INSERT INTO ledger VALUES ({lost}, {tx}, 'rolled back'); ROLLBACK TO SAVEPOINT s"
+            );
+            transaction.batch_execute(&savepoint).await.unwrap();
+        }
+        match random.below(10) {
+            0 => transaction.rollback().await.unwrap(),
+            _ => transaction.commit().await.unwrap(),
+        }
+    }
+}
+
+/// Compares the topic with the source, row by row.
+async fn compare(client: &Client, records: &[Record]) {
+    let mut last: BTreeMap<i32, (u64, u64)> = BTreeMap::new();
+    let mut ledger: BTreeMap<i64, i64> = BTreeMap::new();
+    let mut account: BTreeMap<i64, i64> = BTreeMap::new();
+    for record in records {
+        let Some(event) = &record.value else { continue };
+        let position = record.position();
+        if let Some(before) = last.insert(record.partition, position) {
+            assert!(
+                before < position,
+                "repeated or out of order: {before:?} then {position:?} in {record:?}"
+            );
+        }
+        let table = event["source"]["table"].as_str().unwrap();
+        let operation = event["op"].as_str().unwrap();
+        let row = if operation == "d" { &event["before"] } else { &event["after"] };
+        let id = row["id"].as_i64().unwrap();
+        match (table, operation) {
+            ("ledger", "c") => {
+                assert!(ledger.insert(id, row["tx"].as_i64().unwrap()).is_none(), "row {id} came twice");
+            }
+            ("account", "d") => assert!(account.remove(&id).is_some(), "deleted row {id} was never seen"),
+            ("account", _) => drop(account.insert(id, row["balance"].as_i64().unwrap())),
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+    let query = async |sql: &str| -> BTreeMap<i64, i64> {
+        let rows = client.query(sql, &[]).await.unwrap();
+        rows.iter().map(|row| (row.get(0), row.get(1))).collect()
+    };
+    let source = query("SELECT id, tx FROM ledger").await;
+    let missing: Vec<_> = source.keys().filter(|id| !ledger.contains_key(id)).take(10).collect();
+    let invented: Vec<_> = ledger.keys().filter(|id| !source.contains_key(id)).take(10).collect();
+    assert!(missing.is_empty() && invented.is_empty(), "missing {missing:?}, invented {invented:?}");
+    assert!(ledger == source);
+    assert!(account == query("SELECT id::int8, balance FROM account").await, "accounts differ");
+}
+
+/// Waits until everything committed so far is durable in the log, and reads the topic.
+async fn read_all(millrace: &Millrace, client: &Client, topic: &str) -> Vec<Record> {
+    let row = client.query_one("SELECT pg_current_wal_insert_lsn()::text", &[]).await.unwrap();
+    millrace.wait_durable(row.get(0)).await;
+    read_topic(&millrace.bootstrap(), topic).await
+}
+
+struct Load {
+    stop: Arc<AtomicBool>,
+    writers: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl Load {
+    fn start(postgres: &Arc<Postgres>, seed: u64, ids: &Arc<AtomicI64>, large: u64) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let writers = (0..3)
+            .map(|n| tokio::spawn(write(postgres.clone(), seed + n, ids.clone(), stop.clone(), large)))
+            .collect();
+        Load { stop, writers }
+    }
+
+    async fn stop(self) {
+        self.stop.store(true, Relaxed);
+        for writer in self.writers {
+            writer.await.unwrap();
+        }
+    }
+}
+
+async fn settle(duration: Duration) {
+    tokio::time::sleep(duration).await;
+}
+
+/// SIGKILL at random moments under load, again and again; every third round inside a large streamed transaction.
+#[tokio::test(flavor = "multi_thread")]
+async fn sigkill_at_any_moment_neither_loses_nor_repeats_a_change() {
+    let rounds: u64 = std::env::var("MILLRACE_TEST_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(50);
+    let seed = seed();
+    let mut random = Random(seed);
+    let options = PostgresOptions::default().setting("logical_decoding_work_mem", "64kB");
+    let postgres = Arc::new(Postgres::start(options).await);
+    let client = postgres.client().await;
+    make_tables(&client).await;
+    client.batch_execute("TRUNCATE account").await.unwrap();
+    let data = tempfile::tempdir().unwrap();
+    let arguments = ["--task", "kills", "--partitions", "4", "--partition-by", "table"];
+    let mut millrace = Millrace::up(data.path(), &postgres.url(), &arguments).await;
+    let ids = Arc::new(AtomicI64::new(1));
+    let load = Load::start(&postgres, seed, &ids, 3_000);
+    let deadline = Instant::now() + Duration::from_secs(240);
+    for round in 0..rounds {
+        settle(Duration::from_millis(random.below(400))).await;
+        if round % 3 == 2 {
+            let (first, postgres) = (ids.fetch_add(20_000, Relaxed), postgres.clone());
+            let large = tokio::spawn(async move {
+                let insert = format!(
+                    "INSERT INTO ledger SELECT g, 0, 'large' FROM generate_series({first}, {}) g",
+                    first + 19_999
+                );
+                postgres.client().await.batch_execute(&insert).await.unwrap();
+            });
+            settle(Duration::from_millis(random.below(300))).await;
+            millrace.kill9();
+            large.await.unwrap();
+        } else {
+            millrace.kill9();
+        }
+        // Sometimes it is killed again before it is ready.
+        millrace.spawn_again();
+        if random.below(3) > 0 {
+            millrace.wait_ready().await;
+        }
+        assert!(Instant::now() < deadline, "too slow: round {round}");
+    }
+    load.stop().await;
+    millrace.wait_ready().await;
+    compare(&client, &read_all(&millrace, &client, "kills").await).await;
+    no_gap(&millrace, "kills").await;
+}
+
+/// The source crashes and comes back under load; its walsender is killed in between.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crashing_source_neither_loses_nor_repeats_a_change() {
+    let seed = seed();
+    let mut random = Random(seed);
+    // Commits must survive the source's crash, or the source itself would lose them.
+    let mut postgres = Postgres::start(PostgresOptions::default().setting("fsync", "on")).await;
+    make_tables(&postgres.client().await).await;
+    postgres.client().await.batch_execute("TRUNCATE account").await.unwrap();
+    let data = tempfile::tempdir().unwrap();
+    let millrace = Millrace::up(data.path(), &postgres.url(), &["--task", "crashes"]).await;
+    let ids = Arc::new(AtomicI64::new(1));
+    for _ in 0..5 {
+        let shared = Arc::new(postgres);
+        let load = Load::start(&shared, seed + random.below(1000), &ids, 500);
+        settle(Duration::from_millis(300)).await;
+        let client = shared.client().await;
+        client
+            .batch_execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'walsender'",
+            )
+            .await
+            .unwrap();
+        settle(Duration::from_millis(random.below(700))).await;
+        load.stop().await;
+        drop(client);
+        postgres = Arc::into_inner(shared).unwrap();
+        postgres.restart_immediate().await;
+    }
+    let client = postgres.client().await;
+    compare(&client, &read_all(&millrace, &client, "crashes").await).await;
+    no_gap(&millrace, "crashes").await;
+}
+
+async fn no_gap(millrace: &Millrace, task: &str) {
+    let events = read_topic(&millrace.bootstrap(), &format!("{task}.events")).await;
+    assert!(events.is_empty(), "no gap is reported where none is: {events:?}");
+}
