@@ -82,7 +82,7 @@ impl Checkpoint {
         let path = directory.join(NAME);
         let read = || -> io::Result<Vec<u8>> {
             let file = files.open(&path, Open::Read)?;
-            let mut bytes = vec![0; file.len()? as usize];
+            let mut bytes = vec![0; file.size()? as usize];
             file.read_exact_at(&mut bytes, 0)?;
             Ok(bytes)
         };

@@ -42,11 +42,11 @@ pub trait Files: Debug + Send + Sync + 'static {
 
 /// An open file.
 pub trait File: Debug + Send + Sync {
-    /// Its length.
+    /// Its length in bytes.
     ///
     /// # Errors
     /// The operating system's; so for all that follow.
-    fn len(&self) -> io::Result<u64>;
+    fn size(&self) -> io::Result<u64>;
     /// Reads all of `into` from `position` on.
     fn read_exact_at(&self, into: &mut [u8], position: u64) -> io::Result<()>;
     /// Writes all of `bytes` at `position`.
@@ -113,7 +113,7 @@ impl Files for RealFiles {
 struct RealFile(fs::File);
 
 impl File for RealFile {
-    fn len(&self) -> io::Result<u64> {
+    fn size(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.len())
     }
 

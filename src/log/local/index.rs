@@ -127,7 +127,7 @@ fn read_table(files: &dyn Files, path: &Path) -> Result<Vec<u8>, LogError> {
         file.read_exact_at(&mut table, 0)?;
         let count = Fields(&table[HEAD_LEN - 4..]).u32().unwrap_or(0) as u64;
         let len = HEAD_LEN as u64 + count * ROW_LEN as u64 + 4;
-        if len > file.len()? {
+        if len > file.size()? {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         table.resize(len as usize, 0);
@@ -160,7 +160,7 @@ pub fn load(files: &dyn Files, segment: &Segment, slot: Slot) -> Result<Arc<[Ind
     let read = || {
         let file = files.open(path, Open::Read)?;
         let len = u64::from(slot.count) * ENTRY_LEN as u64;
-        if slot.at + len > file.len()? {
+        if slot.at + len > file.size()? {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         let mut bytes = vec![0; len as usize];

@@ -35,6 +35,10 @@ mod wire;
 mod writer;
 
 #[cfg(test)]
+mod power_loss;
+#[cfg(test)]
+mod sim;
+#[cfg(test)]
 mod tests;
 
 use std::path::PathBuf;

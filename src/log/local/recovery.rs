@@ -92,7 +92,7 @@ fn create(options: &Options, names: &[String]) -> Result<Checkpoint, LogError> {
     for name in names.iter().filter(|name| named(name).is_some()) {
         // A first start that was cut short leaves an empty first segment and nothing else.
         let path = directory.join(name);
-        let len = files.open(&path, Open::Read).and_then(|file| file.len());
+        let len = files.open(&path, Open::Read).and_then(|file| file.size());
         if named(name) != Some(Named::Segment(1)) || !len.is_ok_and(|len| len <= HEADER_LEN as u64) {
             return Err(corrupt(
                 &directory.join(checkpoint::NAME),
@@ -124,7 +124,7 @@ fn create(options: &Options, names: &[String]) -> Result<Checkpoint, LogError> {
 }
 
 fn check_sealed_len(segment: &Segment, expected: u64) -> Result<(), LogError> {
-    match segment.file().and_then(|file| file.len()) {
+    match segment.file().and_then(|file| file.size()) {
         Ok(len) if len == expected => Ok(()),
         Ok(len) => {
             let detail = format!("a sealed segment has {len} bytes instead of {expected}");
@@ -368,7 +368,7 @@ fn cut_unfinished(
     if let Some(active) = open.last_mut() {
         let path = &active.segment.path;
         active.len = last.place.position;
-        let len = active.file.len().map_err(|error| failed("read the length of", path, error))?;
+        let len = active.file.size().map_err(|error| failed("read the length of", path, error))?;
         if len > active.len {
             tracing::info!(path = %path.display(), bytes = len - active.len, "cut an unfinished group off the log");
             active.file.truncate(active.len).map_err(|error| failed("truncate", path, error))?;

@@ -150,7 +150,7 @@ pub struct Scan<'a> {
 
 impl<'a> Scan<'a> {
     pub fn new(segment: &'a Segment, file: &'a dyn File, position: u64) -> Result<Self, LogError> {
-        let len = file.len().map_err(|error| failed("read the length of", &segment.path, error))?;
+        let len = file.size().map_err(|error| failed("read the length of", &segment.path, error))?;
         Ok(Scan { segment, file, len, position, buffer: Vec::new(), buffer_at: position })
     }
 

@@ -190,13 +190,10 @@ impl LocalWriter {
         let message = Message { failures: self.cleared, keep: self.keep.take(), pieces, task: task(answer) };
         // A message that cannot be sent drops its answer, which the ticket reports as a closed log. It can only be full
         // when the caller does not keep to one ticket at a time.
-        match self.messages.as_ref().map(|messages| messages.try_send(message)) {
-            Some(Ok(())) => {}
-            Some(Err(TrySendError::Full(_))) => {
-                tracing::error!("a log writer has more than one ticket outstanding; it stops");
-                self.messages = None;
-            }
-            Some(Err(TrySendError::Disconnected(_))) | None => {}
+        let Some(messages) = &self.messages else { return ticket };
+        if let Err(TrySendError::Full(_)) = messages.try_send(message) {
+            tracing::error!("a log writer has more than one ticket outstanding; it stops");
+            self.messages = None;
         }
         ticket
     }
