@@ -133,7 +133,11 @@ impl History {
         reader: &LocalReader,
         topics: Vec<TopicInfo>,
     ) -> Result<(), String> {
-        ensure!(found >= self.model.commit, "recovered commit {found}, but {} was answered", self.model.commit);
+        ensure!(
+            found >= self.model.commit,
+            "recovered commit {found}, but {} was answered",
+            self.model.commit
+        );
         if found > self.model.commit {
             let Some((position, group)) = self.model.in_flight.take() else {
                 return Err(format!("recovered commit {found}, which was never asked for"));
@@ -314,7 +318,7 @@ fn what_was_answered_or_seen_survives_the_loss_of_power() {
     let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let (first, count) = match number("MILLRACE_SIM_SEED") {
         Some(seed) => (seed, number("MILLRACE_SIM_ROUNDS").unwrap_or(1)),
-        None => (1, number("MILLRACE_SIM_ROUNDS").unwrap_or(400)),
+        None => (1, number("MILLRACE_SIM_ROUNDS").unwrap_or(300)),
     };
     if let Err((seed, violation)) = histories(first, count, SimFiles::default) {
         panic!("{violation}\nrepeat it with MILLRACE_SIM_SEED={seed}");

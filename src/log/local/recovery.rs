@@ -158,6 +158,19 @@ struct Replay {
     views: Views,
 }
 
+/// Why an entry cannot follow what was before it.
+struct Refused {
+    detail: &'static str,
+    /// No crash leaves such an entry.
+    impossible: bool,
+}
+
+impl From<&'static str> for Refused {
+    fn from(detail: &'static str) -> Self {
+        Refused { detail, impossible: false }
+    }
+}
+
 impl Replay {
     /// Applies an entry, or says why it cannot follow what was before it.
     fn apply(
@@ -167,7 +180,7 @@ impl Replay {
         len: usize,
         crc: u32,
         entry: Entry<'_>,
-    ) -> Result<Option<CommitEntry>, &'static str> {
+    ) -> Result<Option<CommitEntry>, Refused> {
         let before = self.chain;
         self.chain = entry::chain(before, crc);
         match entry {
@@ -176,7 +189,7 @@ impl Replay {
                 let end =
                     self.ends.get_mut(partition.0 as usize).ok_or("a batch is for an unknown partition")?;
                 if header.base_offset.0 != *end || header.len != batch.len() {
-                    return Err("a batch does not continue its partition");
+                    return Err("a batch does not continue its partition".into());
                 }
                 *end = header.end_offset().0;
                 let entry = IndexEntry {
@@ -191,7 +204,7 @@ impl Replay {
             Entry::Discard { keep } => {
                 let keep = keep as usize;
                 if keep > self.pending.len() {
-                    return Err("a discard keeps more than there is");
+                    return Err("a discard keeps more than there is".into());
                 }
                 for dropped in self.pending.drain(keep..).rev() {
                     self.ends[dropped.partition.0 as usize] = dropped.entry.base;
@@ -200,9 +213,10 @@ impl Replay {
             }
             Entry::Commit(commit) => {
                 if commit.number != self.last.number + 1 || commit.chain != before {
-                    return Err("a commit does not belong to what is before it");
+                    return Err("a commit does not belong to what is before it".into());
                 }
-                self.commit(&commit)?;
+                // Behind this chain nothing but a whole group can stand.
+                self.commit(&commit).map_err(|detail| Refused { detail, impossible: true })?;
                 let place = Place { sequence: segment.sequence, position: at + len as u64 };
                 let loose = !self.pending.is_empty();
                 self.last = LastCommit { number: commit.number, place, chain: self.chain, loose };
@@ -334,7 +348,10 @@ fn read_segment(
                                 if this.first_append == 0 { commit.appended } else { this.first_append };
                         }
                     }
-                    Err(detail) => return Ok(Some((position, detail))),
+                    Err(Refused { detail, impossible: true }) => {
+                        return Err(corrupt(&this.segment.path, position, detail));
+                    }
+                    Err(Refused { detail, .. }) => return Ok(Some((position, detail))),
                 }
             }
         }

@@ -130,7 +130,7 @@ struct State {
     /// Fsyncs until one fails.
     failing_sync: Option<u64>,
     /// Fsyncs do nothing: a disk that lies.
-    pub lying: bool,
+    lying: bool,
 }
 
 impl State {
@@ -235,20 +235,6 @@ impl SimFiles {
         }
         state.durable_names = names.clone();
         state.names = names;
-    }
-
-    /// Changes a file's bytes behind everybody's back.
-    pub fn damage(&self, path: &Path, damage: impl FnOnce(&mut Vec<u8>)) {
-        let mut state = self.state();
-        let inode = state.names[path];
-        let inode = state.inode(inode);
-        damage(&mut inode.live);
-        inode.durable = inode.live.clone();
-    }
-
-    /// Paths of all files.
-    pub fn paths(&self) -> Vec<PathBuf> {
-        self.state().names.keys().cloned().collect()
     }
 }
 

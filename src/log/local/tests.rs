@@ -1,10 +1,13 @@
 //! The local log under the conformance suite, and what is its own: corruption, retention, errors of the disk.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::sim::{Random, SimFiles};
 use super::{LocalLog, LocalReader, LocalWriter, Options};
-use crate::log::conformance::{self, Log};
+use crate::log::conformance::{self, Log, position, put, read_all};
+use crate::log::{LogError, LogReader, LogWriter, Offset};
 
 /// Options that make every mechanism work hard: tiny segments, tiny batches.
 fn small(directory: &Path) -> Options {
@@ -47,4 +50,315 @@ async fn the_contract_holds_on_real_files() {
 async fn the_contract_holds_with_tiny_segments_and_no_cache() {
     conformance::check(|| InDirectory::new(|directory| Options { tail_cache_bytes: 0, ..small(directory) }))
         .await;
+}
+
+/// The contents of a log: what each partition holds, or the first error met.
+async fn contents(options: &Options) -> Result<Vec<Vec<(i64, Vec<u8>)>>, LogError> {
+    let (_writer, reader, topics) = LocalLog::open(options.clone())?;
+    let mut all = Vec::new();
+    for partition in topics.iter().flat_map(|topic| &topic.partitions) {
+        let start = reader.snapshot().range(*partition).unwrap().start;
+        all.push(read_all(&*reader, *partition, start, 1 << 20).await?);
+    }
+    Ok(all)
+}
+
+/// Commits `count` groups of a few records in two partitions.
+async fn fill(writer: &mut LocalWriter, numbers: std::ops::Range<u64>) {
+    let ids = writer.create_topic("t", 2).await.unwrap();
+    for n in numbers {
+        for m in 0..4 {
+            put(writer, ids[m % 2], n as i64, format!("{n}.{m} ").repeat(20).as_bytes());
+        }
+        writer.boundary();
+        writer.commit(position(n)).await.unwrap();
+    }
+}
+
+fn copy_of(directory: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+fn files_in(directory: &Path, suffix: &str) -> Vec<PathBuf> {
+    let mut paths: Vec<_> =
+        std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.to_str().unwrap().ends_with(suffix));
+    paths.sort();
+    paths
+}
+
+fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+    let mut bytes = std::fs::read(path).unwrap();
+    change(&mut bytes);
+    std::fs::write(path, bytes).unwrap();
+}
+
+fn is_corrupt<T>(result: &Result<T, LogError>, path: &Path) -> bool {
+    matches!(result, Err(LogError::Corrupt { path: named, .. }) if Path::new(named) == path)
+}
+
+#[tokio::test]
+async fn a_flipped_byte_anywhere_is_found_or_harmless_and_never_served() {
+    let log = InDirectory::new(small);
+    let (mut writer, _) = log.open();
+    fill(&mut writer, 1..25).await;
+    writer.close().await;
+    let directory = &log.options.directory;
+    let expected = contents(&log.options).await.unwrap();
+    assert!(files_in(directory, ".index").len() >= 2, "there are sealed segments");
+
+    let scratch = tempfile::tempdir().unwrap();
+    let mut found = 0;
+    for path in files_in(directory, "") {
+        let len = std::fs::metadata(&path).unwrap().len() as usize;
+        for at in (0..len).step_by(len / 40 + 1) {
+            let copy = scratch.path().join("copy");
+            copy_of(directory, &copy);
+            change(&copy.join(path.file_name().unwrap()), |bytes| bytes[at] ^= 0x10);
+            match contents(&Options { directory: copy.clone(), ..log.options.clone() }).await {
+                Ok(read) => assert_eq!(read, expected, "byte {at} of {}", path.display()),
+                Err(LogError::Corrupt { .. } | LogError::Version { .. }) => found += 1,
+                Err(error) => panic!("byte {at} of {}: {error}", path.display()),
+            }
+            std::fs::remove_dir_all(copy).unwrap();
+        }
+    }
+    assert!(found > 100, "only {found} were found");
+}
+
+#[tokio::test]
+async fn a_sealed_segment_that_is_shorter_or_missing_is_refused() {
+    let log = InDirectory::new(small);
+    let (mut writer, _) = log.open();
+    fill(&mut writer, 1..15).await;
+    writer.close().await;
+    let sealed = files_in(&log.options.directory, ".segment")[0].clone();
+    let whole = std::fs::read(&sealed).unwrap();
+    change(&sealed, |bytes| bytes.truncate(whole.len() - 1));
+    assert!(is_corrupt(&contents(&log.options).await, &sealed));
+    std::fs::remove_file(&sealed).unwrap();
+    assert!(is_corrupt(&contents(&log.options).await, &sealed));
+    std::fs::write(&sealed, &whole).unwrap();
+    contents(&log.options).await.unwrap();
+
+    let index = files_in(&log.options.directory, ".index")[0].clone();
+    std::fs::remove_file(&index).unwrap();
+    assert!(is_corrupt(&contents(&log.options).await, &index));
+}
+
+#[tokio::test]
+async fn a_missing_checkpoint_is_refused() {
+    let log = InDirectory::new(small);
+    let (mut writer, _) = log.open();
+    fill(&mut writer, 1..3).await;
+    writer.close().await;
+    let checkpoint = log.options.directory.join("checkpoint");
+    std::fs::remove_file(&checkpoint).unwrap();
+    assert!(is_corrupt(&contents(&log.options).await, &checkpoint));
+}
+
+#[tokio::test]
+async fn a_log_that_lost_its_end_after_a_clean_close_is_refused() {
+    let log = InDirectory::new(|directory| Options::new(directory, "test"));
+    let (mut writer, _) = log.open();
+    fill(&mut writer, 1..5).await;
+    writer.close().await;
+    let segment = files_in(&log.options.directory, ".segment")[0].clone();
+    change(&segment, |bytes| bytes.truncate(bytes.len() - 1));
+    assert!(is_corrupt(&contents(&log.options).await, &segment));
+}
+
+#[tokio::test]
+async fn an_unfinished_tail_is_cut_and_a_damaged_middle_is_refused() {
+    let log = InDirectory::new(|directory| Options::new(directory, "test"));
+    let (mut writer, reader) = log.open();
+    let mut lens = Vec::new();
+    let segment = |directory: &Path| files_in(directory, ".segment")[0].clone();
+    for n in 1..6 {
+        fill(&mut writer, n..n + 1).await;
+        lens.push(std::fs::metadata(segment(&log.options.directory)).unwrap().len() as usize);
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    // As after a SIGKILL: copied while the log is open.
+    let damaged = async |name: &str, damage: &dyn Fn(&mut Vec<u8>)| {
+        let directory = scratch.path().join(name);
+        copy_of(&log.options.directory, &directory);
+        change(&segment(&directory), damage);
+        let options = Options { directory: directory.clone(), ..log.options.clone() };
+        (contents(&options).await.map(|all| all[0].len()), segment(&directory))
+    };
+    let (whole, _) = damaged("garbage behind", &|bytes| bytes.extend([0xAB; 1000])).await;
+    assert_eq!(whole.unwrap(), 10);
+    let (zeros, _) = damaged("zeros behind", &|bytes| bytes.extend([0; 5000])).await;
+    assert_eq!(zeros.unwrap(), 10);
+    let (shorter, _) = damaged("shorter", &|bytes| bytes.truncate(lens[4] - 1)).await;
+    assert_eq!(shorter.unwrap(), 8);
+    let (torn, _) = damaged("torn last group", &|bytes| bytes[lens[3] + 30] ^= 1).await;
+    assert_eq!(torn.unwrap(), 8);
+    for group in [1, 2, 3] {
+        let (refused, segment) =
+            damaged(&format!("group {group}"), &|bytes| bytes[lens[group - 1] + 30] ^= 1).await;
+        let Err(LogError::Corrupt { path, offset, detail }) = refused else { panic!("{refused:?}") };
+        assert_eq!((Path::new(&path), offset), (&*segment, lens[group - 1] as u64), "{detail}");
+    }
+    drop((writer, reader));
+}
+
+#[tokio::test]
+async fn files_of_a_newer_version_are_refused() {
+    let log = InDirectory::new(small);
+    let (mut writer, _) = log.open();
+    fill(&mut writer, 1..3).await;
+    writer.close().await;
+    for (name, header) in [("checkpoint", None), (".segment", Some(36))] {
+        let path = files_in(&log.options.directory, name)[0].clone();
+        let whole = std::fs::read(&path).unwrap();
+        change(&path, |bytes| {
+            bytes[8] = 9;
+            let end = header.unwrap_or(bytes.len() - 4);
+            let crc = crc32c::crc32c(&bytes[..end]);
+            bytes[end..end + 4].copy_from_slice(&crc.to_le_bytes());
+        });
+        let refused = contents(&log.options).await;
+        assert!(matches!(refused, Err(LogError::Version { found: 9, supported: 1, .. })), "{refused:?}");
+        std::fs::write(&path, whole).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn retention_by_size_removes_whole_old_segments_and_keeps_the_rest_readable() {
+    let mut log = InDirectory::new(small);
+    log.options.retention.bytes = Some(12_000);
+    let (mut writer, reader) = log.open();
+    fill(&mut writer, 1..2).await;
+    let old = reader.snapshot();
+    fill(&mut writer, 2..60).await;
+    let topics = writer.topics();
+    let a = topics[0].partitions[0];
+    writer.close().await;
+
+    let on_disk: u64 = files_in(&log.options.directory, ".segment")
+        .iter()
+        .map(|path| std::fs::metadata(path).unwrap().len())
+        .sum();
+    assert!((8_000..25_000).contains(&on_disk), "{on_disk} bytes are left");
+    let range = reader.snapshot().range(a).unwrap();
+    assert!(range.start.0 > 0 && range.end.0 == 118, "{range:?}");
+    assert_eq!(read_all(&*reader, a, range.start, 1000).await.unwrap().len() as i64, 118 - range.start.0);
+    let gone = reader.fetch(&old, a, Offset(0), 1000).await;
+    assert!(matches!(gone, Err(LogError::OutOfRange { start, .. }) if start == range.start), "{gone:?}");
+
+    let (_writer, reader) = log.open();
+    assert_eq!(reader.snapshot().range(a), Some(range));
+}
+
+#[tokio::test]
+async fn retention_by_age_removes_what_is_old_even_if_nothing_follows() {
+    let mut log = InDirectory::new(small);
+    log.options.retention.age = Some(Duration::from_millis(20));
+    let (mut writer, reader) = log.open();
+    fill(&mut writer, 1..10).await;
+    let a = writer.topics()[0].partitions[0];
+    let mut commits = 10;
+    while reader.snapshot().range(a).unwrap().start < Offset(18) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        writer.commit(position(commits)).await.unwrap();
+        commits += 1;
+    }
+    assert_eq!(reader.snapshot().range(a).unwrap().end, Offset(18));
+    fill(&mut writer, commits..commits + 1).await;
+    assert_eq!(reader.snapshot().range(a).unwrap().end, Offset(20));
+}
+
+fn simulated() -> (SimFiles, Options) {
+    let files = SimFiles::default();
+    let options = Options { files: Arc::new(files.clone()), ..Options::new("/log", "test") };
+    (files, options)
+}
+
+#[tokio::test]
+async fn a_full_disk_stops_the_log_until_there_is_space_and_loses_nothing_committed() {
+    let (files, options) = simulated();
+    let (mut writer, reader, _) = LocalLog::open(options.clone()).unwrap();
+    fill(&mut writer, 1..4).await;
+    let a = writer.topics()[0].partitions[0];
+    files.set_space(Some(50));
+    put(&mut writer, a, 1, &[1; 500]);
+    writer.boundary();
+    let refused = writer.commit(position(4)).await;
+    assert!(
+        matches!(refused, Err(ref error @ LogError::NoSpace { .. }) if error.is_retryable()),
+        "{refused:?}"
+    );
+    // What is appended before the caller starts over belongs to what was lost.
+    put(&mut writer, a, 1, b"lost");
+    assert_eq!(writer.resume(), Some(position(3)));
+    assert_eq!((writer.has_group(), reader.snapshot().range(a).unwrap().end), (false, Offset(6)));
+    assert!(writer.commit(position(4)).await.is_err(), "there is still no space");
+    assert_eq!(writer.resume(), Some(position(3)));
+    assert_eq!(read_all(&*reader, a, Offset(0), 1 << 20).await.unwrap().len(), 6);
+
+    files.set_space(None);
+    fill(&mut writer, 4..6).await;
+    let expected = read_all(&*reader, a, Offset(0), 1 << 20).await.unwrap();
+    assert_eq!(expected.len(), 10);
+    files.crash(&mut Random(1));
+    drop(writer);
+    assert_eq!(contents(&options).await.unwrap()[0], expected);
+}
+
+#[tokio::test]
+async fn a_failed_fsync_stops_the_writer_for_good_while_durable_data_stays_readable() {
+    let (files, options) = simulated();
+    let (mut writer, reader, _) = LocalLog::open(options.clone()).unwrap();
+    fill(&mut writer, 1..4).await;
+    let a = writer.topics()[0].partitions[0];
+    files.fail_sync_after(0);
+    put(&mut writer, a, 1, b"lost");
+    writer.boundary();
+    let refused = writer.commit(position(4)).await;
+    assert!(matches!(refused, Err(LogError::Io { operation: "fsync", .. })), "{refused:?}");
+    assert_eq!(writer.resume(), Some(position(3)));
+    assert!(!reader.is_writable());
+    put(&mut writer, a, 1, b"refused");
+    writer.boundary();
+    assert!(writer.commit(position(4)).await.is_err());
+    assert_eq!(read_all(&*reader, a, Offset(0), 1 << 20).await.unwrap().len(), 6);
+    drop(writer);
+    assert_eq!(contents(&options).await.unwrap()[0].len(), 6);
+}
+
+#[tokio::test]
+async fn ten_thousand_partitions_share_one_log() {
+    let log = InDirectory::new(|directory| Options::new(directory, "test"));
+    let (mut writer, reader) = log.open();
+    let ids = writer.create_topic("wide", 10_000).await.unwrap();
+    for n in 1..3 {
+        ids.iter().for_each(|id| put(&mut writer, *id, 1, b"value"));
+        writer.boundary();
+        writer.commit(position(n)).await.unwrap();
+    }
+    drop((writer, reader));
+    let (_writer, reader) = log.open();
+    for id in [ids[0], ids[5_000], ids[9_999]] {
+        assert_eq!(read_all(&*reader, id, Offset(0), 1 << 20).await.unwrap().len(), 2);
+    }
+}
+
+#[tokio::test]
+async fn topic_ids_last() {
+    let log = InDirectory::new(|directory| Options::new(directory, "test"));
+    let (mut writer, reader) = log.open();
+    writer.create_topic("a", 1).await.unwrap();
+    writer.create_topic("b", 2).await.unwrap();
+    let topics = writer.topics();
+    assert_ne!(topics[0].id, topics[1].id);
+    assert_eq!(reader.topics(), topics);
+    writer.close().await;
+    let (_writer, _reader, reopened) = LocalLog::open(log.options.clone()).unwrap();
+    assert_eq!(reopened, topics);
 }

@@ -98,11 +98,16 @@ impl LogThread {
         self.look_after_segments();
         loop {
             match inbox.recv_timeout(IDLE) {
-                Ok(message) => self.handle(message),
-                Err(RecvTimeoutError::Timeout) => {}
+                Ok(message) => {
+                    let is_commit = matches!(message.task, Task::Commit { .. });
+                    self.handle(message);
+                    if is_commit {
+                        self.look_after_segments();
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => self.look_after_segments(),
                 Err(RecvTimeoutError::Disconnected) => break,
             }
-            self.look_after_segments();
         }
         self.close();
     }
