@@ -21,12 +21,16 @@ pub mod sqlstate {
     pub const CONFIGURATION_LIMIT_EXCEEDED: &str = "53400";
     /// Lock not free in time.
     pub const LOCK_NOT_AVAILABLE: &str = "55P03";
+    /// Something is too large: a string buffer beyond 1 GiB.
+    pub const PROGRAM_LIMIT_EXCEEDED: &str = "54000";
     /// Slot in use.
     pub const OBJECT_IN_USE: &str = "55006";
     /// The server is not in the state asked for: `wal_level`, a slot that lost its WAL.
     pub const OBJECT_NOT_IN_PREREQUISITE_STATE: &str = "55000";
     /// Slot or publication does not exist.
     pub const UNDEFINED_OBJECT: &str = "42704";
+    /// A function does not exist; a type's output function, for example.
+    pub const UNDEFINED_FUNCTION: &str = "42883";
     /// Slot or publication exists.
     pub const DUPLICATE_OBJECT: &str = "42710";
     /// The server is shutting down.
@@ -97,12 +101,13 @@ impl ServerError {
     /// A text value that is too long for the server to send: it goes in binary form.
     pub fn is_value_too_large_for_text(&self) -> bool {
         self.is(sqlstate::INTERNAL_ERROR) && self.message.starts_with("invalid memory alloc request size")
-            || self.is("54000") && self.message.starts_with("out of memory")
+            || self.is(sqlstate::PROGRAM_LIMIT_EXCEEDED)
     }
 
     /// A value of a type that has no binary form: it goes in text form.
     pub fn is_type_without_binary_form(&self) -> bool {
-        self.is("42883") && self.message.starts_with("no binary output function available")
+        self.is(sqlstate::UNDEFINED_FUNCTION)
+            && self.message.starts_with("no binary output function available")
     }
 }
 

@@ -210,12 +210,10 @@ impl ReplicationStream {
         Ok(std::future::poll_fn(|cx| self.poll_send(cx)).await?)
     }
 
-    /// Sends what is queued as far as the socket takes it at once; [`Self::fill`] sends the rest.
-    pub fn try_flush(&mut self) -> Result<(), ReplicationError> {
-        match self.poll_send(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(Err(error)) => Err(error.into()),
-            Poll::Ready(Ok(())) | Poll::Pending => Ok(()),
-        }
+    /// Sends what is queued as far as the socket takes it at once. [`Self::fill`] sends the rest, and reports what went
+    /// wrong, after what the server said about it.
+    pub fn try_flush(&mut self) {
+        let _ = self.poll_send(&mut Context::from_waker(Waker::noop()));
     }
 
     /// Says whether a backlog is being drained: then bytes are gathered for a few milliseconds, to be read in large
@@ -263,33 +261,29 @@ impl ReplicationStream {
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, ReplicationError>> {
-        if std::mem::take(&mut self.look)
-            && let Some(count) = self.read_what_is_there()?
-        {
-            return Poll::Ready(Ok(count));
-        }
         let limits = self.limits;
-        // Asks for room first, so that a length beyond the limit is told as such.
-        self.buffer.room().map_err(|e| bad_length(e, limits))?;
-        if let Poll::Ready(count) = poll_fill(&mut self.transport, &mut self.buffer, cx)? {
-            self.low_water.received(count, self.transport.socket());
-            return Poll::Ready(Ok(count));
-        }
-        if !self.low_water.is_raised() {
-            return Poll::Pending;
-        }
-        ready!(self.low_water.poll_patience(cx));
-        let found = self.read_what_is_there()?;
-        if self.low_water.looked(found.unwrap_or(0), self.transport.socket()) && found.is_none() {
-            // What came between the read and the lowering of the mark is announced by nobody.
-            return match self.read_what_is_there()? {
-                Some(count) => Poll::Ready(Ok(count)),
-                None => Poll::Pending,
-            };
-        }
-        match found {
-            Some(count) => Poll::Ready(Ok(count)),
-            None => Poll::Pending,
+        loop {
+            if std::mem::take(&mut self.look)
+                && let Some(count) = self.read_what_is_there()?
+            {
+                return Poll::Ready(Ok(count));
+            }
+            // Asks for room first, so that a length beyond the limit is told as such.
+            self.buffer.room().map_err(|e| bad_length(e, limits))?;
+            if let Poll::Ready(count) = poll_fill(&mut self.transport, &mut self.buffer, cx)? {
+                self.low_water.received(count, self.transport.socket());
+                return Poll::Ready(Ok(count));
+            }
+            if !self.low_water.is_raised() {
+                return Poll::Pending;
+            }
+            ready!(self.low_water.poll_patience(cx));
+            let found = self.read_what_is_there()?;
+            // What comes between that read and the lowering of the mark is announced by nobody.
+            self.look = self.low_water.looked(found.unwrap_or(0), self.transport.socket());
+            if let Some(count) = found {
+                return Poll::Ready(Ok(count));
+            }
         }
     }
 
