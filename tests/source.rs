@@ -1,6 +1,7 @@
 //! What Millrace does in a source, against real PostgreSQL servers: publications, slots, checks, heartbeats.
 //!
 //! `MILLRACE_TEST_PG` chooses the server's version.
+#![cfg(test)]
 
 use std::io::Write;
 use std::os::unix::net::UnixStream;
@@ -361,18 +362,22 @@ async fn nobody_waits_while_a_table_or_the_publication_is_locked() {
     ensure(&client).await;
     run(&client, "CREATE TABLE b (id int PRIMARY KEY, v int)").await;
     let other = server.client().await;
+    let mut joined = 0;
     for holding in [
         "LOCK TABLE b IN SHARE UPDATE EXCLUSIVE MODE",
-        "CREATE TABLE c (id int PRIMARY KEY); ALTER PUBLICATION millrace_t ADD TABLE c",
         &format!("SELECT pg_advisory_xact_lock({})", publication::advisory_lock("t")),
+        "CREATE TABLE c (id int PRIMARY KEY); ALTER PUBLICATION millrace_t ADD TABLE c",
     ] {
         run(&other, "BEGIN").await;
         run(&other, holding).await;
         let began = Instant::now();
         let outcome = reconcile(&client).await;
         assert!(began.elapsed() < AT_ONCE, "{holding}: {:?}", began.elapsed());
-        assert_eq!(outcome.busy.len(), 1, "{holding}");
-        assert!(!outcome.is_settled());
+        joined += outcome.added.len();
+        // Version 14 does not lock a publication: there nothing is in the way.
+        let free = server.major() == 14 && holding.contains("ALTER PUBLICATION");
+        assert_eq!(outcome.busy.len(), usize::from(!free), "{holding}");
+        assert_eq!(outcome.is_settled(), free);
         // Users go on meanwhile, in that table too, and the server keeps no lock of ours.
         run(
             &client,
@@ -381,7 +386,8 @@ async fn nobody_waits_while_a_table_or_the_publication_is_locked() {
         .await;
         run(&other, "ROLLBACK").await;
     }
-    assert_eq!(reconcile(&client).await.added.len(), 1);
+    joined += reconcile(&client).await.added.len();
+    assert_eq!(joined, 1);
 }
 
 #[tokio::test]
