@@ -1,7 +1,8 @@
 //! DescribeTopicPartitions, key 75, version 0: topics with their partitions, page by page, for administration tools.
 //!
 //! An answer holds as many partitions as the request's limit, at most 2,000, and a cursor to go on from. As Apache
-//! Kafka; eligible leader replicas are null, as there is no other replica.
+//! Kafka; eligible leader replicas are empty, as there is no other replica (null, which the protocol allows, ends Java's
+//! administration client in a NullPointerException).
 
 use futures_util::future::BoxFuture;
 use kafka_protocol::ResponseError;
@@ -97,8 +98,8 @@ fn describe(topic: &Topic, partitions: std::ops::Range<usize>) -> DescribeTopicP
             .with_leader_epoch(leader_epoch)
             .with_replica_nodes(vec![NODE_ID.into()])
             .with_isr_nodes(vec![NODE_ID.into()])
-            .with_eligible_leader_replicas(None)
-            .with_last_known_elr(None)
+            .with_eligible_leader_replicas(Some(Vec::new()))
+            .with_last_known_elr(Some(Vec::new()))
     });
     DescribeTopicPartitionsResponseTopic::default()
         .with_name(Some(TopicName(text(&topic.name))))
