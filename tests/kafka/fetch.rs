@@ -270,6 +270,30 @@ async fn a_request_for_nothing_is_answered_at_once() {
 }
 
 #[tokio::test]
+async fn a_request_that_names_a_partition_ten_thousand_times_costs_few_reads() {
+    let (server, log) = orders(1).await;
+    log.commit(&[Append { size: 5000, ..one(0) }]);
+    let mut client = server.client().await;
+    client.call(0, &ApiVersionsRequest::default()).await;
+    let many = fetch(12, vec![from(0, 0).with_partition_max_bytes(1); 10_000]);
+    let response = client.call(12, &many).await;
+    assert_eq!(partitions(&response).iter().map(size).sum::<usize>(), 5000);
+    assert!(log.reads.load(Ordering::Relaxed) < 20);
+
+    log.broken.store(true, Ordering::Relaxed);
+    log.reads.store(0, Ordering::Relaxed);
+    client.call(12, &many).await;
+    assert!(log.reads.load(Ordering::Relaxed) < 20);
+
+    // Parked, it still wakes.
+    log.broken.store(false, Ordering::Relaxed);
+    let wide = fetch(12, vec![from(0, 1); 10_000]).with_max_wait_ms(60_000);
+    let id = park(&mut client, &log, &wide).await;
+    log.commit(&[one(0)]);
+    client.answer::<FetchRequest>(12, id).await;
+}
+
+#[tokio::test]
 async fn clients_that_do_not_read_their_answers_do_not_keep_others_from_theirs() {
     let (server, log) = orders(1).await;
     for _ in 0..40 {

@@ -23,7 +23,7 @@ use kafka_protocol::ResponseError;
 use kafka_protocol::messages::fetch_request::FetchPartition;
 use kafka_protocol::messages::{ApiKey, FetchRequest, TopicName};
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use self::answer::{Answer, Partition};
 use super::{from_uuid, storage_error};
@@ -72,8 +72,13 @@ const MAX_ANSWER: usize = 64 * 1024 * 1024;
 const SMALL_ANSWER: usize = 64 * 1024;
 /// Memory for record bytes on their way to clients, in KiB.
 static ANSWERS: Semaphore = Semaphore::const_new(256 * 1024);
-/// How long a request that found less than `min_bytes` waits at least before it reads again.
+/// How long a request waits at least before it looks again, if it found less than `min_bytes` or is wide.
 const LINGER: Duration = Duration::from_millis(5);
+/// A request for more partitions is wide: looking at them at each commit would cost more than it is worth.
+const WIDE: usize = 1_000;
+/// Reads without use in one answer (a batch that does not fit, an error), after which it reads no more. Clients begin
+/// the next request with the partitions of which they got nothing.
+const MAX_MISSES: usize = 16;
 
 fn handle(request: &Request) -> BoxFuture<'_, Result<Reply, RequestError>> {
     Box::pin(answer(request))
@@ -89,7 +94,9 @@ async fn answer(request: &Request) -> Result<Reply, RequestError> {
     let deadline = Instant::now() + Duration::from_millis(asked.max_wait_ms.max(0) as u64);
     let read_committed = asked.isolation_level == 1;
     let mut fetch = Fetch::plan(asked, request, max_bytes, read_committed);
-    let mut expired = min_bytes == 0 || fetch.topics.iter().all(|topic| topic.partitions.is_empty());
+    let partitions = fetch.topics.iter().map(|topic| topic.partitions.len()).sum::<usize>();
+    let mut expired = min_bytes == 0 || partitions == 0;
+    let mut linger = partitions > WIDE;
     loop {
         let ready = fetch.look();
         expired |= Instant::now() >= deadline;
@@ -98,9 +105,10 @@ async fn answer(request: &Request) -> Result<Reply, RequestError> {
             if read.bytes >= min_bytes || read.at_once || expired {
                 return Ok(read.reply);
             }
-            if read.bytes > 0 {
-                sleep(LINGER.min(deadline.saturating_duration_since(Instant::now()))).await;
-            }
+            linger |= read.bytes > 0;
+        }
+        if linger {
+            sleep_until(deadline.min(Instant::now() + LINGER)).await;
         }
         let _ = timeout_at(deadline, fetch.view.changed()).await;
     }
@@ -138,6 +146,22 @@ struct Wanted {
     place: Result<Place, ResponseError>,
     /// The high watermark when it was last looked at.
     seen: Option<Offset>,
+}
+
+/// What an answer has used of its limits so far.
+struct Spent {
+    budget: usize,
+    bytes: usize,
+    misses: usize,
+}
+
+impl Spent {
+    /// What is left for a partition; `None` when nothing more is to be read.
+    fn left(&self, max_bytes: usize) -> Option<usize> {
+        let left = self.budget.saturating_sub(self.bytes);
+        let done = (left == 0 && self.bytes > 0) || self.misses >= MAX_MISSES;
+        (!done).then(|| left.min(max_bytes))
+    }
 }
 
 /// An answer that may be given, or thrown away to wait for more.
@@ -189,34 +213,30 @@ impl Fetch {
     /// Reads what there is, within the limits.
     async fn read(&self) -> Read {
         let mut permit = reserve(self.expected());
-        let budget = if permit.is_some() { self.max_bytes } else { self.max_bytes.min(SMALL_ANSWER) };
         let mut at_once = permit.is_none();
-        let mut bytes = 0;
+        let budget = if permit.is_some() { self.max_bytes } else { self.max_bytes.min(SMALL_ANSWER) };
+        let mut spent = Spent { budget, bytes: 0, misses: 0 };
         let mut answer = Answer::new(self.version, None, self.topics.len());
         for topic in &self.topics {
             answer.topic(&topic.name, topic.id, topic.partitions.len());
             for wanted in &topic.partitions {
-                let mut batches = Fetched::default();
-                let partition = match self.partition(topic, wanted, bytes, budget).await {
-                    Ok((partition, fetched)) => {
-                        batches = fetched;
-                        partition
-                    }
+                let (partition, fetched) = match self.partition(topic, wanted, &mut spent).await {
+                    Ok(read) => read,
                     Err(error) => {
                         at_once = true;
-                        Partition::failed(wanted.index, error)
+                        (Partition::failed(wanted.index, error), Fetched::default())
                     }
                 };
-                bytes += batches.len();
-                answer.partition(&partition, self.read_committed, batches.batches);
+                spent.bytes += fetched.len();
+                answer.partition(&partition, self.read_committed, fetched.batches);
             }
             answer.end_topic();
         }
         if let Some(permit) = &mut permit {
-            let spare = permit.num_permits().saturating_sub(bytes.div_ceil(1024));
+            let spare = permit.num_permits().saturating_sub(spent.bytes.div_ceil(1024));
             drop(permit.split(spare));
         }
-        Read { reply: answer.finish(permit), bytes, at_once }
+        Read { reply: answer.finish(permit), bytes: spent.bytes, at_once }
     }
 
     /// So many bytes can come of a read; more only by a first batch that is over its limit.
@@ -236,8 +256,7 @@ impl Fetch {
         &self,
         topic: &WantedTopic,
         wanted: &Wanted,
-        taken: usize,
-        budget: usize,
+        spent: &mut Spent,
     ) -> Result<(Partition, Fetched), ResponseError> {
         let place = wanted.place?;
         let (log, snapshot) = self.view.at(place);
@@ -247,19 +266,21 @@ impl Fetch {
         }
         let partition =
             Partition { index: wanted.index, error: None, high_watermark: range.end, log_start: range.start };
-        let limit = wanted.max_bytes.min(budget.saturating_sub(taken));
-        if wanted.from == range.end || (limit == 0 && taken > 0) {
+        let Some(limit) = spent.left(wanted.max_bytes).filter(|_| wanted.from < range.end) else {
             return Ok((partition, Fetched::default()));
-        }
+        };
         let fetched = log.fetch(snapshot, place.partition, wanted.from, limit).await.map_err(|error| {
+            spent.misses += 1;
             let name = topic.found.as_deref().map_or("unknown", |topic| &topic.name);
             storage_error(name, &error)
         })?;
         if self.version < 10 && fetched.batches.iter().any(is_zstd) {
+            spent.misses += 1;
             return Err(ResponseError::UnsupportedCompressionType);
         }
         // The log gives one batch however large; only the first of an answer may be.
-        if taken > 0 && fetched.len() > limit {
+        if spent.bytes > 0 && fetched.len() > limit {
+            spent.misses += 1;
             return Ok((partition, Fetched::default()));
         }
         Ok((partition, fetched))
