@@ -37,7 +37,7 @@ finish() {
   stop TERM "$millrace_pid"
   stop INT "$postgres_pid" # a fast shutdown
   rm -rf "$work"
-  if [ -n "${SOURCE:-}" ] && [ -n "$millrace_pid" ]; then
+  if [ -n "${SOURCE:-}" ] && [ -n "${was_ready:-}" ]; then
     cat <<END
 Your database keeps its WAL for slot millrace_$task until \`make run\` goes on from $data_dir, or you drop it:
   SELECT pg_drop_replication_slot('millrace_$task');
@@ -72,6 +72,7 @@ ready() {
   exec 3<>"/dev/tcp/127.0.0.1/$http_port" || return 1
   printf 'GET /health/ready HTTP/1.1\r\nHost: 127.0.0.1:%s\r\nConnection: close\r\n\r\n' "$http_port" >&3
   read -r _ status _ <&3 || true
+  cat <&3 >/dev/null
   exec 3>&-
   [ "${status:-}" = 200 ]
 } 2>/dev/null
@@ -138,25 +139,31 @@ setsid setpriv --pdeathsig TERM "$millrace" up "$SOURCE_URL" --task "$task" --da
   --partitions "${PARTITIONS:-1}" --partition-by "$([ "${PARTITIONS:-1}" = 1 ] && echo none || echo key)" \
   --kafka-listen "127.0.0.1:$kafka_port" --http-listen "127.0.0.1:$http_port" </dev/null &
 millrace_pid=$!
-until_true 60 "$millrace_pid" ready || fail "Millrace did not become ready"
-
-setsid setpriv --pdeathsig TERM kcat -q -u -E -C -b "127.0.0.1:$kafka_port" -t "$task" -o end -f '%k\t%s\n' </dev/null \
-  2>"$work/kcat.log" > >(tee "$work/seen" | show_changes) &
-consumer_pid=$!
+until_true 60 "$millrace_pid" ready || fail "Millrace did not become ready; what it said stands above"
+was_ready=yes
 
 say "Read the changes in another terminal"
+kafka=127.0.0.1:$kafka_port http=http://127.0.0.1:$http_port
 cat <<END
-  kcat -C -b 127.0.0.1:$kafka_port -t $task -o beginning            every change so far, then each new one
-  kcat -b 127.0.0.1:$kafka_port -G my-group $task                   as a member of a group; start a second one to share
-  make console-consumer BOOTSTRAP=127.0.0.1:$kafka_port TOPIC=$task    Java's console consumer (needs a JDK and Maven)
-  kafka-console-consumer.sh --bootstrap-server 127.0.0.1:$kafka_port --topic $task --from-beginning
-                                                               the same, where you have Kafka's tools
-  health and metrics: http://127.0.0.1:$http_port/health/ready  http://127.0.0.1:$http_port/metrics
+  every change so far, then each new one
+    kcat -C -b $kafka -t $task -o beginning
+  as a member of a consumer group; start it twice to share (with PARTITIONS=4)
+    kcat -b $kafka -G my-group $task
+  with Java's console consumer, where you have Kafka's tools, and where you have a JDK and Maven
+    kafka-console-consumer.sh --bootstrap-server $kafka --topic $task --from-beginning
+    make console-consumer BOOTSTRAP=$kafka TOPIC=$task
+  health and metrics
+    $http/health/ready  $http/metrics
 END
 if [ -n "$postgres_pid" ]; then
-  echo "  psql: PGPASSWORD=$PGPASSWORD psql $SOURCE_URL"
+  printf '  make changes of your own\n    %s\n' "PGPASSWORD=$PGPASSWORD psql $SOURCE_URL"
 fi
 say "Changes as they happen (Ctrl-C stops all of it)"
+seen=/dev/null
+[ -z "${DEMO_SECONDS:-}" ] || seen=$work/seen
+setsid setpriv --pdeathsig TERM kcat -q -u -E -C -b "$kafka" -t "$task" -o end -f '%k\t%s\n' </dev/null \
+  2>"$work/kcat.log" > >(tee "$seen" | show_changes) &
+consumer_pid=$!
 
 if [ -n "$postgres_pid" ]; then
   setsid setpriv --pdeathsig TERM "${pgbench[@]}" >"$work/pgbench.log" 2>&1 </dev/null &
@@ -172,6 +179,6 @@ while [ "$SECONDS" -lt "$deadline" ]; do
   sleep 1 &
   wait $!
 done
-[ -s "$work/seen" ] || fail "no change was seen in $DEMO_SECONDS seconds"
+[ -s "$seen" ] || fail "no change was seen in $DEMO_SECONDS seconds"
 echo
-echo "$(grep -c '"op":' "$work/seen") changes in $DEMO_SECONDS seconds"
+echo "$(grep -c '"op":' "$seen") changes in $DEMO_SECONDS seconds"
