@@ -1,0 +1,149 @@
+//! The least that a reader of a slot can do: take the frames in, look at the first byte of each message, acknowledge.
+//!
+//! It uses the same replication connection as Millrace, so what it leaves out is exactly what Millrace adds: decoding,
+//! encoding, compressing, writing, syncing, serving.
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+use super::BenchError;
+use crate::change::Lsn;
+use crate::postgres::pgoutput;
+use crate::postgres::replication::{
+    Frame, ReplicationConnection, ReplicationStream, StartOptions, Status, StreamLimits,
+};
+use crate::postgres::source::SourceConfig;
+
+const ACKNOWLEDGE_EVERY: Duration = Duration::from_secs(1);
+
+/// `millrace bench bare-reader`
+#[derive(Debug, Args)]
+pub(super) struct BareReader {
+    /// The database
+    source: String,
+    /// The slot to read
+    #[arg(long)]
+    slot: String,
+    /// A publication whose changes are wanted
+    #[arg(long = "publication")]
+    publications: Vec<String>,
+    /// How many rows to read
+    #[arg(long)]
+    rows: u64,
+}
+
+/// What a bare reader has read; printed as a line of JSON at the end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct BareRead {
+    /// Inserts, updates and deletes.
+    pub(super) rows: u64,
+    /// Transactions.
+    pub(super) transactions: u64,
+    /// Bytes of pgoutput messages.
+    pub(super) bytes: u64,
+}
+
+impl BareReader {
+    /// Reads until the rows are there and committed, says so, and stays connected until it is ended.
+    pub(super) async fn run(self) -> Result<(), BenchError> {
+        let source = SourceConfig::parse(&self.source)?;
+        let connection = ReplicationConnection::connect(&source).await?;
+        let options = StartOptions {
+            protocol: pgoutput::protocol_for(connection.server_version()),
+            publications: self.publications.clone(),
+            streaming: true,
+            messages: true,
+            binary: false,
+            limits: StreamLimits::default(),
+        };
+        let mut stream = connection.start(&self.slot, Lsn::ZERO, &options).await?;
+        stream.set_draining(true);
+        let mut read = BareRead::default();
+        let mut committed = Lsn::ZERO;
+        let mut acknowledged = Instant::now();
+        let mut told = false;
+        loop {
+            let mut asked = false;
+            while let Some(frame) = stream.next_frame()? {
+                match frame {
+                    Frame::Data { body, .. } => read.take(body, &mut committed),
+                    Frame::Keepalive { reply_requested, .. } => asked |= reply_requested,
+                }
+            }
+            let complete = !told && read.rows >= self.rows && committed != Lsn::ZERO;
+            if complete || asked || acknowledged.elapsed() >= ACKNOWLEDGE_EVERY {
+                acknowledged = Instant::now();
+                acknowledge(&mut stream, committed).await?;
+            }
+            if complete {
+                told = true;
+                stream.set_draining(false);
+                tell(&read)?;
+            }
+            stream.fill().await?;
+        }
+    }
+}
+
+impl BareRead {
+    /// Counts a message, and notes where its transaction ends if it is a commit.
+    fn take(&mut self, body: &[u8], committed: &mut Lsn) {
+        self.bytes += body.len() as u64;
+        // Commit: flags, commit LSN, end LSN. Stream Commit has the transaction's number in front.
+        let end_at = match body.first() {
+            Some(b'I' | b'U' | b'D') => {
+                self.rows += 1;
+                return;
+            }
+            Some(b'C') => 1 + 1 + 8,
+            Some(b'c') => 1 + 4 + 1 + 8,
+            _ => return,
+        };
+        self.transactions += 1;
+        if let Some(end) = body.get(end_at..).and_then(<[u8]>::first_chunk) {
+            *committed = Lsn(u64::from_be_bytes(*end));
+        }
+    }
+}
+
+async fn acknowledge(stream: &mut ReplicationStream, committed: Lsn) -> Result<(), BenchError> {
+    stream.queue_status(Status { written: committed, flushed: committed, applied: committed, reply: false });
+    Ok(stream.flush().await?)
+}
+
+fn tell(read: &BareRead) -> Result<(), BenchError> {
+    let line = serde_json::to_string(read).map_err(std::io::Error::from);
+    line.and_then(|line| writeln!(std::io::stdout(), "{line}")).map_err(BenchError::io("say what was read"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_and_commits_are_told_by_their_first_byte() {
+        let mut commit = b"C\0".to_vec();
+        commit.extend([7u64, 8, 9].map(u64::to_be_bytes).concat());
+        let mut stream_commit = b"c\0\0\0\x05\0".to_vec();
+        stream_commit.extend([17u64, 18, 19].map(u64::to_be_bytes).concat());
+        let (mut read, mut committed) = (BareRead::default(), Lsn::ZERO);
+        for (message, end) in [
+            (&b"B"[..], 0),
+            (b"R...", 0),
+            (b"I...", 0),
+            (b"U...", 0),
+            (b"D...", 0),
+            (&commit, 8),
+            (b"", 8),
+            (b"C", 8),
+            (&stream_commit, 18),
+        ] {
+            read.take(message, &mut committed);
+            assert_eq!(committed, Lsn(end));
+        }
+        assert_eq!((read.rows, read.transactions), (3, 3));
+    }
+}

@@ -1,0 +1,282 @@
+//! `millrace bench ingest`: how close Millrace comes to the walsender's own speed.
+//!
+//! The same changes are read (a) by a bare reader that looks at the first byte of each message and acknowledges, and (b)
+//! by `millrace up`, fsync on, with a librdkafka consumer attached; in turn, through the same transport, each time from
+//! a fresh copy of the same slot and into a fresh data directory. The ratio of a round is rate (b) ÷ rate (a); the
+//! result is the median over the rounds. One drain by the bare reader before the first round warms the source's caches
+//! and is not counted.
+//!
+//! - **The clock starts** when the walsender begins to serve the slot (`pg_replication_slots.active_pid`), so neither
+//!   side's start counts. It **ends** when the last row has arrived, with the bare reader or in the hands of the
+//!   consumer, and the source's slot has been acknowledged beyond it, whichever is later.
+//! - **Workload `big`** is one transaction that is written while it is read: the clock starts with its first statement,
+//!   and the time to the first byte is from there until the task's directory (spool and log) has grown by 4 KiB.
+//! - **CPU time** is that of the walsender, of the process that reads it from its start on, and of the consumer (all of
+//!   the measuring process). **Memory** is resident memory; the peak is the highest of all rounds, and the idle value is
+//!   taken in a process that has a task and a consumer and nothing to do.
+//! - A round counts only if the partition holds exactly the rows that were written.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::{Args, ValueEnum};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::BenchError;
+use super::postgres_server::PostgresServer;
+use super::process::Usage;
+use super::report::{Drain, Report};
+use super::side::{Side, Way};
+use super::site::Site;
+use super::work_dir::WorkDir;
+use super::workload::Workload;
+use crate::change::Lsn;
+use crate::postgres::source::{Host, SourceConfig};
+
+/// Between starting to read and the first statement, where the source is written to meanwhile.
+const SETTLE: Duration = Duration::from_secs(1);
+/// How long an idle process is watched.
+const IDLE: Duration = Duration::from_secs(5);
+/// A drain that is slower than this has stalled, in rows a second, after the first two minutes.
+const SLOWEST: u64 = 1_000;
+
+/// `millrace bench ingest`
+#[derive(Debug, Args)]
+pub(super) struct Ingest {
+    /// What is written at the source
+    #[arg(long, value_enum, default_value = "orders")]
+    workload: Workload,
+    /// How many rows; 2,000,000, or 500,000 updates
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    rows: Option<u64>,
+    /// How many times each side drains
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// How the server that is started for this is reached
+    #[arg(long, value_enum, default_value = "tcp", conflicts_with = "source")]
+    transport: Transport,
+    /// An empty database to use, instead of a server that is started for this
+    #[arg(long, value_name = "POSTGRES-URL")]
+    source: Option<String>,
+    /// Where the programs of the PostgreSQL to start are; the newest installed when absent
+    #[arg(long, value_name = "DIR", conflicts_with = "source")]
+    postgres_bin: Option<PathBuf>,
+    /// Where to write, on the disk that is to be measured; the directory for temporary files when absent
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Keep the directory with data and logs
+    #[arg(long)]
+    keep: bool,
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+/// How a server on this machine is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Transport {
+    /// TCP over loopback, without TLS
+    Tcp,
+    /// A unix socket
+    Unix,
+}
+
+impl Ingest {
+    /// Measures and prints. Ends early, and cleans up, at Ctrl-C or SIGTERM.
+    pub(super) async fn run(self) -> Result<(), BenchError> {
+        let listen = |kind| signal(kind).map_err(BenchError::io("listen for signals"));
+        let (mut interrupt, mut terminate) =
+            (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+        let interrupted = async {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        };
+        tokio::pin!(interrupted);
+        let site = tokio::select! {
+            site = self.open() => site?,
+            () = &mut interrupted => return Err(BenchError::Interrupted),
+        };
+        let outcome = tokio::select! {
+            outcome = self.measure(&site) => outcome,
+            () = &mut interrupted => Err(BenchError::Interrupted),
+        };
+        site.close().await;
+        let report = outcome?;
+        if self.json {
+            println!("{}", report.json())
+        } else {
+            println!("{report}")
+        }
+        Ok(())
+    }
+
+    async fn open(&self) -> Result<Site, BenchError> {
+        let parent = self.dir.clone().unwrap_or_else(std::env::temp_dir);
+        let work = WorkDir::make(&parent, self.keep)?;
+        let (server, source) = match &self.source {
+            Some(url) => (None, SourceConfig::parse(url)?),
+            None => {
+                eprintln!("starting a PostgreSQL server in {}", work.path().display());
+                let server = PostgresServer::start(work.path(), self.postgres_bin.as_deref()).await?;
+                let source = server.source(self.transport)?;
+                (Some(server), source)
+            }
+        };
+        Site::open(work, server, source, self.workload).await
+    }
+
+    async fn measure(&self, site: &Site) -> Result<Report, BenchError> {
+        let rows = self.rows();
+        let mut backlog = None;
+        if !self.workload.is_live() {
+            let started = Instant::now();
+            eprintln!("writing {rows} rows in {} transactions", self.workload.transactions(rows));
+            let inside_last = self.workload.write(site.control(), rows).await?;
+            checkpoint(site).await?;
+            eprintln!(
+                "written in {:.1} s; reading them once without counting",
+                started.elapsed().as_secs_f64()
+            );
+            backlog = Some(inside_last);
+            self.drain(site, Way::Bare, backlog).await?;
+        }
+        let mut report = Report {
+            workload: self.workload,
+            transport: self.transport_used(site),
+            server_version: site.control().server_version(),
+            rows,
+            transactions: self.workload.transactions(rows),
+            rounds: Vec::new(),
+            idle_memory: 0,
+        };
+        for round in 1..=self.rounds {
+            // Each side goes first as often as the other, so that a drift of the machine favours none.
+            let (bare, ours) = if round % 2 == 1 {
+                let bare = self.drain(site, Way::Bare, backlog).await?;
+                (bare, self.drain(site, Way::Millrace, backlog).await?)
+            } else {
+                let ours = self.drain(site, Way::Millrace, backlog).await?;
+                (self.drain(site, Way::Bare, backlog).await?, ours)
+            };
+            eprintln!(
+                "round {round}: bare {:.0} rows/s, millrace {:.0} rows/s, ratio {:.3}",
+                bare.rows_per_s(rows),
+                ours.rows_per_s(rows),
+                bare.seconds / ours.seconds
+            );
+            report.rounds.push((bare, ours));
+        }
+        report.idle_memory = self.idle(site).await?;
+        Ok(report)
+    }
+
+    /// One side drains the backlog, or what is written now when there is none.
+    async fn drain(&self, site: &Site, way: Way, backlog: Option<Lsn>) -> Result<Drain, BenchError> {
+        let (rows, slot) = (self.rows(), way.slot());
+        match backlog {
+            Some(_) => site.copy_backlog(slot).await?,
+            None => {
+                self.workload.clear(site.control()).await?;
+                site.create_slot(slot).await?;
+            }
+        }
+        let directory = site.directory().join("data");
+        let our_cpu = our_cpu()?;
+        let mut side = Side::start(way, site, rows, directory.clone())?;
+        let walsender = side.alive(site.until_read(slot)).await?;
+        let mut started = Instant::now();
+        let within = Duration::from_secs(120 + rows / SLOWEST);
+        let (inside_last, arrived, grown_at) = match backlog {
+            Some(inside_last) => (inside_last, side.all_rows(within).await?, None),
+            None => {
+                side.alive(async { Ok(tokio::time::sleep(SETTLE).await) }).await?;
+                let watch = side.watch_disk();
+                started = Instant::now();
+                let written = self.workload.write(site.control(), rows);
+                let (inside_last, arrived) = tokio::try_join!(written, side.all_rows(within))?;
+                (inside_last, arrived, watch.grown_at().await)
+            }
+        };
+        let walsender_at_end = side.alive(site.until_confirmed(slot, inside_last)).await?;
+        let ended = arrived.at.max(Instant::now());
+        if walsender_at_end != Some(walsender) {
+            let process = side.process();
+            return Err(BenchError::Reconnected { name: process.name(), log: process.log().to_owned() });
+        }
+        if arrived.rows != rows {
+            return Err(BenchError::WrongCount {
+                name: side.process().name(),
+                expected: rows,
+                found: arrived.rows,
+            });
+        }
+        let usage = side.process().usage()?;
+        let walsender = site.walsender_usage(walsender)?;
+        let consumer_cpu = self::our_cpu()?.saturating_sub(our_cpu);
+        drop(side);
+        site.drop_slot(slot).await?;
+        remove(&directory).await?;
+        Ok(Drain {
+            seconds: ended.duration_since(started).as_secs_f64(),
+            bytes: arrived.read.map(|read| read.bytes),
+            cpu: usage.cpu,
+            walsender_cpu: walsender.map(|usage| usage.cpu),
+            consumer_cpu: (way == Way::Millrace).then_some(consumer_cpu),
+            peak_memory: usage.peak_memory,
+            first_byte: grown_at
+                .map(|at| at.saturating_duration_since(started))
+                .filter(|_| way == Way::Millrace),
+        })
+    }
+
+    /// Resident memory of a process with a task and a consumer, and nothing to do.
+    async fn idle(&self, site: &Site) -> Result<u64, BenchError> {
+        let (slot, directory) = (Way::Millrace.slot(), site.directory().join("data"));
+        site.create_slot(slot).await?;
+        let mut side = Side::start(Way::Millrace, site, u64::MAX, directory.clone())?;
+        side.alive(site.until_read(slot)).await?;
+        side.alive(async { Ok(tokio::time::sleep(IDLE).await) }).await?;
+        let memory = side.process().usage()?.memory;
+        drop(side);
+        site.drop_slot(slot).await?;
+        remove(&directory).await?;
+        Ok(memory)
+    }
+
+    fn rows(&self) -> u64 {
+        self.rows.unwrap_or(self.workload.default_rows())
+    }
+
+    fn transport_used(&self, site: &Site) -> Transport {
+        match site.host() {
+            Host::Tcp(_) => Transport::Tcp,
+            Host::Unix(_) => Transport::Unix,
+        }
+    }
+}
+
+/// Writes out what the backlog has dirtied, so that it does not happen while somebody is measured.
+async fn checkpoint(site: &Site) -> Result<(), BenchError> {
+    if site.server_is_ours() {
+        site.control().batch_execute("CHECKPOINT").await.map_err(BenchError::query("make a checkpoint"))?;
+    }
+    Ok(())
+}
+
+/// CPU time of this process, which is the consumer's.
+fn our_cpu() -> Result<Duration, BenchError> {
+    Usage::of(std::process::id())
+        .map(|usage| usage.cpu)
+        .map_err(BenchError::io("read what this process has used"))
+}
+
+async fn remove(directory: &std::path::Path) -> Result<(), BenchError> {
+    match tokio::fs::remove_dir_all(directory).await {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(BenchError::io(format!("remove {}", directory.display()))(error))
+        }
+        _ => Ok(()),
+    }
+}
