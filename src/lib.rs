@@ -1,5 +1,7 @@
 //! Millrace: a change broker for PostgreSQL that speaks Kafka. The map of the house, from the source to the consumer.
 
+#[cfg(feature = "bench")]
+pub mod bench;
 pub mod broker;
 pub mod capture;
 pub mod change;

@@ -629,7 +629,7 @@ impl<W: LogWriter> Session<'_, W> {
         if behind || now >= self.last_status + KEEPALIVE_INTERVAL {
             self.acknowledge(stream)?;
         }
-        stream.try_flush()?;
+        stream.try_flush();
         Ok(())
     }
 
@@ -643,7 +643,7 @@ impl<W: LogWriter> Session<'_, W> {
         }
         let written = self.received.max(durable);
         stream.queue_status(Status { written, flushed: durable, applied: durable, reply: false });
-        stream.try_flush()?;
+        stream.try_flush();
         Ok(())
     }
 }

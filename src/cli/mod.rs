@@ -73,7 +73,11 @@ enum Command {
     Serve(serve::Serve),
     /// Check whether a database can be captured, and say what to mend
     Precheck(precheck::Precheck),
+    /// Measure Millrace on this machine
+    #[cfg(feature = "bench")]
+    Bench(crate::bench::Bench),
     /// Measure Millrace on this machine (this binary was built without it)
+    #[cfg(not(feature = "bench"))]
     #[command(disable_help_flag = true)]
     Bench {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
@@ -100,6 +104,9 @@ pub fn main() -> ExitCode {
             Command::Up(up) => up.run().await,
             Command::Serve(serve) => serve.run().await,
             Command::Precheck(precheck) => precheck.run().await,
+            #[cfg(feature = "bench")]
+            Command::Bench(bench) => bench.run().await.map_err(Failure::failed),
+            #[cfg(not(feature = "bench"))]
             Command::Bench { .. } => Err(Failure::new(
                 Exit::Usage,
                 "this binary was built without benchmarks; build it with `cargo build --release --features bench`",
