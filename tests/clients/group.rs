@@ -80,7 +80,13 @@ impl Group {
             .unwrap();
         let mut partitions = TopicPartitionList::new();
         partitions.add_partition_range(TOPIC, 0, PARTITIONS as i32 - 1);
-        let committed = consumer.committed_offsets(partitions, Duration::from_secs(30)).unwrap();
+        // A coordinator may ask to be tried again; what it may not do is to answer with less than it has answered.
+        let committed = (0..20)
+            .find_map(|_| {
+                let answer = consumer.committed_offsets(partitions.clone(), Duration::from_secs(10));
+                answer.inspect_err(|_| std::thread::sleep(Duration::from_millis(500))).ok()
+            })
+            .unwrap_or_else(|| panic!("the broker does not tell the committed offsets"));
         committed
             .elements()
             .iter()
