@@ -45,9 +45,10 @@ async fn write(postgres: Arc<Postgres>, seed: u64, ids: Arc<AtomicI64>, stop: Ar
     let mut random = Random(seed);
     let mut client = postgres.client().await;
     while !stop.load(Relaxed) {
+        settle(Duration::from_millis(random.below(20))).await;
         let tx = ids.fetch_add(1, Relaxed);
         let Ok(transaction) = client.transaction().await else { return };
-        let rows = if random.below(60) == 0 { large } else { 1 + random.below(20) };
+        let rows = if random.below(200) == 0 { large } else { 1 + random.below(10) };
         let first = ids.fetch_add(rows as i64, Relaxed);
         let insert = format!(
             "INSERT INTO ledger SELECT g, {tx}, repeat('x', (g % 50)::int) FROM generate_series({first}, {}) g",
@@ -169,11 +170,11 @@ async fn sigkill_at_any_moment_neither_loses_nor_repeats_a_change() {
     for round in 0..rounds {
         settle(Duration::from_millis(random.below(400))).await;
         if round % 3 == 2 {
-            let (first, postgres) = (ids.fetch_add(20_000, Relaxed), postgres.clone());
+            let (first, postgres) = (ids.fetch_add(10_000, Relaxed), postgres.clone());
             let large = tokio::spawn(async move {
                 let insert = format!(
                     "INSERT INTO ledger SELECT g, 0, 'large' FROM generate_series({first}, {}) g",
-                    first + 19_999
+                    first + 9_999
                 );
                 postgres.client().await.batch_execute(&insert).await.unwrap();
             });
