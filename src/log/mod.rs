@@ -112,6 +112,9 @@ pub struct Committed {
 /// [`LogError::is_retryable`] the same writer may be used again, otherwise the log must be reopened by a restart.
 pub trait LogWriter: Send + 'static {
     /// The position of the last durable commit; `None` for a log that never had one.
+    ///
+    /// After an error from a ticket this is where the caller starts over: whatever was appended before this call is
+    /// dropped, also what was appended after the error and before its ticket was read.
     fn resume(&self) -> Option<SourcePosition>;
 
     /// Makes a topic with its partitions, durably, or gives the partitions of the one that there is.

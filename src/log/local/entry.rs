@@ -168,3 +168,41 @@ pub fn may_be_commit_after(bytes: &[u8], number: u64) -> bool {
     let head = (fields.u32(), fields.u32(), fields.u8(), fields.u64());
     matches!(head, (Some(_), Some(_), Some(COMMIT), Some(found)) if found > number)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::conformance::position;
+    use proptest::prelude::*;
+
+    fn commit(ends: Vec<(u32, i64)>) -> CommitEntry {
+        let ends = ends.into_iter().map(|(partition, end)| (PartitionId(partition), Offset(end))).collect();
+        CommitEntry { number: 7, chain: 9, covered: 3, appended: 11, position: position(5), ends }
+    }
+
+    proptest! {
+        #[test]
+        fn a_commit_is_read_as_it_was_written(ends in proptest::collection::vec(any::<(u32, i64)>(), 0..20), at in any::<u64>()) {
+            let (seal, commit) = (Seal::new(1, 2), commit(ends));
+            let mut out = vec![1, 2, 3];
+            let start = put_commit(&mut out, &commit);
+            let crc = finish(&mut out, start, seal, at);
+            prop_assert_eq!(whole_len(&out[start..]), Some(out.len() - start));
+            prop_assert!(may_be_commit_after(&out[start..], 6) && !may_be_commit_after(&out[start..], 7));
+            prop_assert_eq!(read(&out[start..], seal, at), Some((crc, Entry::Commit(commit))));
+            // Elsewhere, or in another segment or log, it is nothing.
+            prop_assert_eq!(read(&out[start..], seal, at.wrapping_add(1)), None);
+            prop_assert_eq!(read(&out[start..], Seal::new(1, 3), at), None);
+            prop_assert_eq!(read(&out[start..], Seal::new(2, 2), at), None);
+        }
+
+        #[test]
+        fn garbage_is_no_entry(mut bytes in proptest::collection::vec(any::<u8>(), 0..200), kind in 0..5u8) {
+            // With a right checksum, so that the content is looked at.
+            bytes.splice(0..0, [0; PREFIX].into_iter().chain([kind]));
+            finish(&mut bytes, 0, Seal::new(1, 2), 3);
+            let _ = read(&bytes, Seal::new(1, 2), 3);
+            let _ = read(&bytes[..bytes.len() / 2], Seal::new(1, 2), 3);
+        }
+    }
+}

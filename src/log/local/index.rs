@@ -109,10 +109,10 @@ pub fn read(files: &dyn Files, segment: &Segment, segment_len: u64) -> Result<Ve
     }
     match fields.u32() {
         Some(VERSION) => {}
-        found => {
-            let path = path.display().to_string();
-            return Err(LogError::Version { path, found: found.unwrap_or(0), supported: VERSION });
+        Some(found) if found > VERSION => {
+            return Err(LogError::Version { path: path.display().to_string(), found, supported: VERSION });
         }
+        _ => return Err(bad("the index has no version that was ever written")),
     }
     if (fields.u64(), fields.u64()) != (Some(segment.sequence), Some(segment_len)) {
         return Err(bad("the index belongs to another segment"));

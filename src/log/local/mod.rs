@@ -10,8 +10,8 @@
 //! ```
 //!
 //! The directory holds `checkpoint`, numbered `.segment` files, and an `.index` file for each sealed segment. A segment
-//! that is not sealed is read whole at start; see [`recovery`]. Which entries there are, and why old bytes cannot pass
-//! for new ones, is told in [`entry`].
+//! that is not sealed is read whole at start; see `recovery.rs`. Which entries there are, and why old bytes cannot pass
+//! for new ones, is told in `entry.rs`.
 //!
 //! One thread a log does everything that touches files for writing: it compresses, writes, fsyncs, seals, and removes
 //! what retention no longer wants. After a failed write or fsync it cuts the log to the last commit whose fsync returned,

@@ -16,7 +16,7 @@ use super::segment::corrupt;
 use super::shared::Shared;
 use super::views::{Loaded, Lookup, Place, Views, Want};
 use super::{BATCH_LIMIT, TopicInfo};
-use crate::log::record_batch::BatchHeader;
+use crate::log::record_batch::{BatchError, BatchHeader};
 use crate::log::{Fetched, LogError, LogReader, Offset, PartitionId, PartitionRange, Snapshot};
 
 /// Batches of a partition with at most this much of others between them are read at once.
@@ -129,8 +129,9 @@ impl LocalReader {
                 views.places(partition, range.start, range.end, want, loaded)
             })
             .await?;
-        let Some(batch) = self.read(places, range.start).await?.pop() else { return Ok(None) };
-        blocking(move || first_record_at(&batch, timestamp)).await
+        let Some(place) = places.first().cloned() else { return Ok(None) };
+        let batch = self.read(places, range.start).await?.pop().unwrap_or_default();
+        blocking(move || first_record_at(&place, &batch, timestamp)).await
     }
 }
 
@@ -260,12 +261,10 @@ fn check(place: &Place, bytes: Bytes) -> Result<Bytes, LogError> {
     }
 }
 
-fn first_record_at(batch: &[u8], timestamp: i64) -> Result<Option<(Offset, i64)>, LogError> {
-    let bad = |error: crate::log::record_batch::BatchError| LogError::Corrupt {
-        path: "a record batch of the log".to_owned(),
-        offset: 0,
-        detail: error.to_string(),
-    };
+/// The first record of a batch at or after a time.
+fn first_record_at(place: &Place, batch: &[u8], timestamp: i64) -> Result<Option<(Offset, i64)>, LogError> {
+    let bad =
+        |error: BatchError| corrupt(&place.segment.path, place.entry.position.into(), error.to_string());
     let header = BatchHeader::parse(batch).map_err(bad)?;
     let mut records = header.records(batch, BATCH_LIMIT).map_err(bad)?;
     while let Some(record) = records.next_record().map_err(bad)? {

@@ -51,7 +51,7 @@ pub fn recover(options: &Options) -> Result<Recovered, LogError> {
     let mut views = Views::default();
     for sealed in &found.sealed {
         let segment = Arc::new(Segment::new(&options.files, directory, found.log_id, sealed.sequence));
-        check_sealed_len(&segment, sealed.len)?;
+        check_sealed_len(options, &segment, sealed.len)?;
         views.push_sealed(&segment, &index::read(files, &segment, sealed.len)?);
     }
 
@@ -123,8 +123,9 @@ fn create(options: &Options, names: &[String]) -> Result<Checkpoint, LogError> {
     Ok(made)
 }
 
-fn check_sealed_len(segment: &Segment, expected: u64) -> Result<(), LogError> {
-    match segment.file().and_then(|file| file.size()) {
+fn check_sealed_len(options: &Options, segment: &Segment, expected: u64) -> Result<(), LogError> {
+    // Not through the segment, which would keep the file open from now on.
+    match options.files.open(&segment.path, Open::Read).and_then(|file| file.size()) {
         Ok(len) if len == expected => Ok(()),
         Ok(len) => {
             let detail = format!("a sealed segment has {len} bytes instead of {expected}");

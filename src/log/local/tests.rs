@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::sim::{Random, SimFiles};
 use super::{LocalLog, LocalReader, LocalWriter, Options};
 use crate::log::conformance::{self, Log, position, put, read_all};
-use crate::log::{LogError, LogReader, LogWriter, Offset};
+use crate::log::record_batch::BatchHeader;
+use crate::log::{LogError, LogReader, LogWriter, Offset, PartitionId};
 
 /// Options that make every mechanism work hard: tiny segments, tiny batches.
 fn small(directory: &Path) -> Options {
@@ -208,6 +209,41 @@ async fn an_unfinished_tail_is_cut_and_a_damaged_middle_is_refused() {
     drop((writer, reader));
 }
 
+/// Two attempts at the same group leave pages of the same length; a crash may mix them.
+#[tokio::test]
+async fn pages_of_two_attempts_at_a_group_do_not_make_a_group() {
+    let log = InDirectory::new(|directory| Options::new(directory, "test"));
+    let (mut writer, _) = log.open();
+    fill(&mut writer, 1..2).await;
+    writer.close().await;
+    let start = std::fs::read(&files_in(&log.options.directory, ".segment")[0]).unwrap().len();
+    let scratch = tempfile::tempdir().unwrap();
+    let attempt = async |first: &[u8]| {
+        let directory = scratch.path().join(std::str::from_utf8(first).unwrap());
+        copy_of(&log.options.directory, &directory);
+        let (mut writer, _, topics) =
+            LocalLog::open(Options { directory: directory.clone(), ..log.options.clone() }).unwrap();
+        put(&mut writer, topics[0].partitions[0], 1, first);
+        put(&mut writer, topics[0].partitions[1], 1, b"second");
+        writer.boundary();
+        writer.commit(position(2)).await.unwrap();
+        std::fs::read(&files_in(&directory, ".segment")[0]).unwrap()
+    };
+    let (one, two) = (attempt(b"first").await, attempt(b"other").await);
+    assert_eq!(one.len(), two.len());
+    let length = u32::from_le_bytes(one[start..start + 4].try_into().unwrap()) as usize;
+    let second = start + 8 + length;
+    let mixed = [&one[..second], &two[second..]].concat();
+    for (bytes, records) in [(&one, 3), (&two, 3), (&mixed, 2)] {
+        std::fs::write(&files_in(&log.options.directory, ".segment")[0], bytes).unwrap();
+        let copy = scratch.path().join("copy");
+        copy_of(&log.options.directory, &copy);
+        let all = contents(&Options { directory: copy.clone(), ..log.options.clone() }).await.unwrap();
+        assert_eq!(all.iter().map(Vec::len).collect::<Vec<_>>(), [records, records]);
+        std::fs::remove_dir_all(copy).unwrap();
+    }
+}
+
 #[tokio::test]
 async fn files_of_a_newer_version_are_refused() {
     let log = InDirectory::new(small);
@@ -361,4 +397,54 @@ async fn topic_ids_last() {
     writer.close().await;
     let (_writer, _reader, reopened) = LocalLog::open(log.options.clone()).unwrap();
     assert_eq!(reopened, topics);
+}
+
+/// Every transaction puts one record into each partition, so all ends must always be equal.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn readers_beside_a_busy_writer_see_whole_transactions_only() {
+    const TRANSACTIONS: i64 = 900;
+    let mut log = InDirectory::new(small);
+    log.options.retention.bytes = Some(40_000);
+    let (mut writer, reader) = log.open();
+    let ids = writer.create_topic("t", 3).await.unwrap();
+    let follow = |partition: PartitionId| {
+        let (reader, ids) = (reader.clone(), ids.clone());
+        async move {
+            let (mut next, mut watch) = (Offset(0), reader.watch());
+            while next.0 < TRANSACTIONS {
+                let snapshot = watch.borrow_and_update().clone();
+                let ends: Vec<_> = ids.iter().map(|id| snapshot.range(*id).unwrap().end).collect();
+                assert!(ends.iter().all(|end| *end == ends[0]), "{ends:?}");
+                match reader.fetch(&snapshot, partition, next, 3_000).await {
+                    Ok(fetched) if fetched.is_empty() => watch.changed().await.unwrap(),
+                    Ok(fetched) => {
+                        for batch in &fetched.batches {
+                            let header = BatchHeader::check(batch).unwrap();
+                            let mut records = header.records(batch, 1 << 20).unwrap();
+                            while let Some(record) = records.next_record().unwrap() {
+                                let value: i64 =
+                                    std::str::from_utf8(record.value.unwrap()).unwrap().parse().unwrap();
+                                assert_eq!(value, record.offset.0);
+                            }
+                            next = header.end_offset();
+                        }
+                    }
+                    // Retention was faster than this reader.
+                    Err(LogError::OutOfRange { start, .. }) if start > next => next = start,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        }
+    };
+    let readers: Vec<_> = ids.iter().map(|partition| tokio::spawn(follow(*partition))).collect();
+    for n in 0..TRANSACTIONS {
+        ids.iter().for_each(|id| put(&mut writer, *id, n, n.to_string().as_bytes()));
+        writer.boundary();
+        if n % 3 == 0 || n == TRANSACTIONS - 1 {
+            writer.commit(position(n as u64 + 1)).await.unwrap();
+        }
+    }
+    for reader in readers {
+        reader.await.unwrap();
+    }
 }
