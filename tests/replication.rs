@@ -74,7 +74,7 @@ impl Server {
         std::fs::write(data.join("postgresql.auto.conf"), settings).unwrap();
         std::fs::write(
             data.join("pg_hba.conf"),
-            "local all postgres trust\nlocal all scram scram-sha-256\nhost all postgres 127.0.0.1/32 trust\n\
+            "local all postgres trust\nlocal all scram scram-sha-256\nlocal all reader trust\nhost all postgres 127.0.0.1/32 trust\n\
              host all scram 127.0.0.1/32 scram-sha-256\nhost all md5 127.0.0.1/32 md5\n\
              host all clear 127.0.0.1/32 password\nhostssl all only_tls 127.0.0.1/32 scram-sha-256\n\
              hostnossl all only_plain 127.0.0.1/32 scram-sha-256\nhostssl all cert 127.0.0.1/32 cert\n",
@@ -97,6 +97,7 @@ impl Server {
             "CREATE ROLE scram LOGIN REPLICATION PASSWORD 'p@ss/w:rd %';
              CREATE ROLE clear LOGIN REPLICATION PASSWORD 'pw'; CREATE ROLE only_tls LOGIN REPLICATION PASSWORD 'pw';
              CREATE ROLE only_plain LOGIN REPLICATION PASSWORD 'pw'; CREATE ROLE cert LOGIN REPLICATION;
+             CREATE ROLE reader LOGIN;
              SET password_encryption = md5; CREATE ROLE md5 LOGIN REPLICATION PASSWORD 'pw';",
         );
         server
@@ -320,6 +321,10 @@ async fn every_refusal_says_what_is_wrong_and_shows_no_password() {
             assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
         }
     }
+    let reader = server.unix("reader", "postgres");
+    connect(&reader).await.unwrap();
+    let error = ReplicationConnection::connect(&reader).await.map(drop).unwrap_err();
+    assert!(matches!(error, ConnectError::NoReplication { .. }) && !error.is_retryable(), "{error:?}");
 }
 
 #[tokio::test]

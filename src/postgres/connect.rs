@@ -119,15 +119,23 @@ pub enum ConnectError {
     },
     /// `pg_hba.conf` or the role forbids it.
     #[error(
-        "the server does not let user '{user}' in: {server}; add a line for it to pg_hba.conf and reload, and check that the role exists and may log in{replication}"
+        "the server does not let user '{user}' in: {server}; add a line for it to pg_hba.conf and reload, and check that the role exists and may log in"
     )]
     NotAllowed {
         /// The role.
         user: String,
         /// What it said.
         server: Box<ServerError>,
-        /// What to check as well on a replication connection.
-        replication: &'static str,
+    },
+    /// The role may not replicate.
+    #[error(
+        "user '{user}' may not replicate: {server}; run ALTER ROLE \"{user}\" REPLICATION (on managed services, grant the provider's replication role)"
+    )]
+    NoReplication {
+        /// The role.
+        user: String,
+        /// What the server said.
+        server: Box<ServerError>,
     },
     /// No free connection.
     #[error(
@@ -155,7 +163,7 @@ impl ConnectError {
         match server.code.as_str() {
             sqlstate::INVALID_PASSWORD => ConnectError::WrongPassword { user, server },
             sqlstate::INVALID_CATALOG_NAME => ConnectError::UnknownDatabase { dbname: config.dbname.clone() },
-            sqlstate::INVALID_AUTHORIZATION => ConnectError::NotAllowed { user, server, replication: "" },
+            sqlstate::INVALID_AUTHORIZATION => ConnectError::NotAllowed { user, server },
             sqlstate::TOO_MANY_CONNECTIONS => ConnectError::TooManyConnections(server),
             sqlstate::CANNOT_CONNECT_NOW | sqlstate::ADMIN_SHUTDOWN | sqlstate::CRASH_SHUTDOWN => {
                 ConnectError::NotReady(server)
@@ -205,6 +213,7 @@ impl ConnectError {
             | ConnectError::Authentication(_)
             | ConnectError::UnknownDatabase { .. }
             | ConnectError::NotAllowed { .. }
+            | ConnectError::NoReplication { .. }
             | ConnectError::Protocol(_) => false,
         }
     }

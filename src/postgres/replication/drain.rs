@@ -4,8 +4,12 @@
 //! wake-up and one read for a few hundred bytes. `SO_RCVLOWAT` lets the kernel wake it only once much has come.
 //!
 //! Liveness: fewer bytes than the mark at rest would never wake anybody. So while the mark is raised a wait lasts
-//! [`PATIENCE`] at most, after which whatever is there is read without asking for readiness; if that was little, the
-//! backlog's flow is thin and the mark goes down to one byte, where it stays until much comes again within a short time.
+//! [`PATIENCE`] at most, after which whatever is there is read without asking for readiness; if that was little several
+//! times in a row, the flow is thin and the mark goes down to one byte, where it stays until much comes again within a
+//! short time.
+//!
+//! Unix sockets have nothing of the kind to gain: there each message is a buffer of its own, and taking it up costs the
+//! kernel the same however many a read brings (measured).
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -15,12 +19,15 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 
-/// Bytes that wake the reader while draining.
-const MARK: usize = 96 * 1024;
+/// Bytes that wake the reader while draining: half of what a socket's buffer holds at first, so that the server goes on
+/// writing while we come.
+const MARK: usize = 64 * 1024;
 /// Longest wait with the mark raised.
 const PATIENCE: Duration = Duration::from_millis(5);
-/// A wait of [`PATIENCE`] that brought less lowers the mark.
-const LITTLE: usize = 24 * 1024;
+/// A wait of [`PATIENCE`] that brought less was in vain.
+const LITTLE: usize = 16 * 1024;
+/// As many waits in vain, one after the other, lower the mark. One alone is only a walsender that lost its processor.
+const IN_VAIN: u32 = 4;
 /// As many bytes as this within [`PATIENCE`] raise it again.
 const MUCH: usize = 64 * 1024;
 
@@ -31,6 +38,7 @@ pub(super) struct LowWater {
     /// Ends the present wait; lives through cancelled calls, so that being cancelled often prolongs nothing.
     patience: Pin<Box<Sleep>>,
     waiting: bool,
+    in_vain: u32,
     /// With the mark down: bytes since when.
     window: (Instant, usize),
 }
@@ -43,6 +51,7 @@ impl LowWater {
             raised: false,
             patience: Box::pin(tokio::time::sleep(PATIENCE)),
             waiting: false,
+            in_vain: 0,
             window: (now, 0),
         }
     }
@@ -67,6 +76,7 @@ impl LowWater {
     /// Notes a read that readiness had announced.
     pub(super) fn received(&mut self, count: usize, socket: BorrowedFd<'_>) {
         self.waiting = false;
+        self.in_vain = 0;
         if !self.draining || self.raised {
             return;
         }
@@ -91,7 +101,8 @@ impl LowWater {
     /// Notes what a read without readiness found. True if the mark went down, as in [`Self::set_draining`].
     pub(super) fn looked(&mut self, count: usize, socket: BorrowedFd<'_>) -> bool {
         self.waiting = false;
-        if count >= LITTLE {
+        self.in_vain = if count < LITTLE { self.in_vain + 1 } else { 0 };
+        if self.in_vain < IN_VAIN {
             return false;
         }
         self.window = (Instant::now(), 0);
@@ -105,7 +116,7 @@ impl LowWater {
         if set_receive_low_water(socket, mark).is_ok() {
             self.raised = raised;
         }
-        self.waiting = false;
+        (self.waiting, self.in_vain) = (false, 0);
     }
 }
 

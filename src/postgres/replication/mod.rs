@@ -22,7 +22,7 @@ pub use self::stream::{Frame, ReplicationStream, Status, StreamLimits};
 use self::wire::Wire;
 use super::connect::{ConnectError, SESSION, newer_settings, reach, server_version_num};
 use super::password;
-use super::server_error::ServerError;
+use super::server_error::{ServerError, sqlstate};
 use super::source::{Secret, SourceConfig};
 use super::timeline::{HistoryError, IdentifySystem, TimelineHistory};
 use super::transport::Transport;
@@ -152,11 +152,9 @@ impl ReplicationConnection {
         let password = password::find(config).await?;
         let login = |transport| start_session(transport, config, password.clone()).boxed();
         reach(config, login).await.map_err(|error| match error {
-            ConnectError::NotAllowed { user, server, .. } => ConnectError::NotAllowed {
-                user,
-                server,
-                replication: ", with REPLICATION (ALTER ROLE … REPLICATION)",
-            },
+            ConnectError::Server(server) if server.is(sqlstate::INSUFFICIENT_PRIVILEGE) => {
+                ConnectError::NoReplication { user: config.user.clone(), server }
+            }
             other => other,
         })
     }
