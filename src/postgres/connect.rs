@@ -1,6 +1,6 @@
 //! The SQL connection to a source (catalog, precheck, slots, publications), and why a connection cannot be made.
 //!
-//! tokio-postgres speaks the protocol; the socket and its encryption are ours ([`super::transport`]), so that SQL and
+//! tokio-postgres speaks the protocol; the socket and its encryption are ours (`transport`), so that SQL and
 //! replication connections reach the server in exactly the same way and fail with the same errors.
 
 use std::future::{Ready, ready};
@@ -14,6 +14,7 @@ use futures_util::future::BoxFuture;
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 
+use super::guard::{self, Guarded};
 use super::password::{self, PasswordError};
 use super::server_error::{ServerError, sqlstate};
 use super::source::{ChannelBinding, SourceConfig};
@@ -180,6 +181,9 @@ impl ConnectError {
         let mut cause = std::error::Error::source(error);
         while let Some(inner) = cause {
             if let Some(io) = inner.downcast_ref::<io::Error>() {
+                if io.kind() == io::ErrorKind::PermissionDenied {
+                    return ConnectError::Authentication(guard::REFUSED.to_owned());
+                }
                 return ConnectError::Io(io::Error::new(io.kind(), io.to_string()));
             }
             if inner.to_string() == "password missing" && !password_known {
@@ -334,7 +338,8 @@ async fn login(
         }
     }
     let failed = |error| ConnectError::from_client(&error, config, has_password);
-    let (client, connection) = settings.connect_raw(transport, Encrypted).await.map_err(failed)?;
+    let (client, connection) =
+        settings.connect_raw(Guarded::new(transport), Encrypted).await.map_err(failed)?;
     let server_version = connection.parameter("server_version").map_or(0, server_version_num);
     let driver = tokio::spawn(async move {
         // An error also reaches every query in flight, which says it to somebody.
@@ -350,12 +355,12 @@ async fn login(
 /// Hands tokio-postgres a stream that is encrypted already.
 struct Encrypted;
 
-impl tokio_postgres::tls::TlsConnect<Transport> for Encrypted {
-    type Stream = Transport;
+impl tokio_postgres::tls::TlsConnect<Guarded> for Encrypted {
+    type Stream = Guarded;
     type Error = io::Error;
-    type Future = Ready<io::Result<Transport>>;
+    type Future = Ready<io::Result<Guarded>>;
 
-    fn connect(self, stream: Transport) -> Self::Future {
+    fn connect(self, stream: Guarded) -> Self::Future {
         ready(Ok(stream))
     }
 }

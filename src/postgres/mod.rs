@@ -1,12 +1,13 @@
 //! All that talks to a source database.
 //!
-//! [`source`] says which database and how; [`transport`] opens the socket and encrypts it ([`tls`]); on it stand the
+//! [`source`] says which database and how; `transport` opens the socket and encrypts it ([`tls`]); on it stand the
 //! SQL connection ([`connect`]) and the [`replication`] connection, whose frames [`pgoutput`] reads. Over SQL go
 //! [`catalog`], [`publication`], [`slot`], [`heartbeat`] and the [`precheck`].
 
 pub mod catalog;
 pub mod connect;
-pub mod dsn;
+mod dsn;
+mod guard;
 pub mod heartbeat;
 pub mod password;
 pub mod pgoutput;
@@ -19,4 +20,4 @@ pub mod source;
 pub mod sql;
 pub mod timeline;
 pub mod tls;
-pub mod transport;
+mod transport;

@@ -212,13 +212,3 @@ impl AsyncWrite for Transport {
         }
     }
 }
-
-/// For tokio-postgres, whose sign that a stream is encrypted this trait is.
-impl tokio_postgres::tls::TlsStream for Transport {
-    fn channel_binding(&self) -> tokio_postgres::tls::ChannelBinding {
-        match self.server_end_point() {
-            Some(hash) => tokio_postgres::tls::ChannelBinding::tls_server_end_point(hash),
-            None => tokio_postgres::tls::ChannelBinding::none(),
-        }
-    }
-}

@@ -11,6 +11,7 @@ use tokio_postgres::fallible_iterator::FallibleIterator;
 
 use super::wire::Wire;
 use crate::postgres::connect::ConnectError;
+use crate::postgres::guard::REFUSED;
 use crate::postgres::server_error::ServerError;
 use crate::postgres::source::{ChannelBinding, Secret, SourceConfig};
 
@@ -29,10 +30,7 @@ pub(super) async fn log_in(
         Message::AuthenticationCleartextPassword => {
             unbound_is_allowed(config)?;
             if !wire.transport().is_private() {
-                return Err(ConnectError::Authentication(
-                    "the server asks for the password in clear over an unencrypted connection; use sslmode=require or stronger, or scram-sha-256 in pg_hba.conf"
-                        .to_owned(),
-                ));
+                return Err(ConnectError::Authentication(REFUSED.to_owned()));
             }
             password_bytes()?.to_vec()
         }

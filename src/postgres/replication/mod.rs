@@ -1,6 +1,6 @@
 //! The replication connection: a walsender's commands, and then its stream.
 //!
-//! tokio-postgres has no replication mode, so this is our own, thin: login ([`auth`]), a handful of simple queries here,
+//! tokio-postgres has no replication mode, so this is our own, thin: login (`auth`), a handful of simple queries here,
 //! and [`ReplicationStream`] once START_REPLICATION has turned the connection into a stream in both directions.
 
 mod auth;
