@@ -1,8 +1,8 @@
 //! The heartbeat: now and then a logical message in a transaction of its own, so that a slot advances past WAL that
 //! other databases write while its own is idle.
 //!
-//! It needs no table and no privilege on one. A non-transactional message would not do: some servers acknowledge
-//! nothing before a transaction ends. On a standby nothing can be written; there it is off.
+//! It needs no table and no privilege on one. It is transactional, so that the slot sees a commit, up to which it can be
+//! acknowledged like any other. On a standby nothing can be written; there it is off.
 
 use tokio_postgres::Client;
 use tokio_postgres::types::PgLsn;

@@ -16,6 +16,9 @@ use crate::free_port;
 /// Password of the superuser `postgres`, who owns everything at first. Needed over TCP, not over the unix socket.
 pub const PASSWORD: &str = "millrace-test";
 
+/// Start of the name of each server's directory; the test process's id follows.
+const HOME_PREFIX: &str = "millrace-pg-";
+
 /// How to start a server.
 #[derive(Debug, Clone)]
 pub struct PostgresOptions {
@@ -80,8 +83,10 @@ impl Postgres {
     pub async fn start(options: PostgresOptions) -> Postgres {
         let programs = programs(options.major);
         let template = template(options.major, &programs);
-        let home =
-            tempfile::Builder::new().prefix("millrace-pg-").tempdir().expect("make a temporary directory");
+        static SWEEP: std::sync::Once = std::sync::Once::new();
+        SWEEP.call_once(remove_what_killed_tests_left);
+        let prefix = format!("{HOME_PREFIX}{}-", std::process::id());
+        let home = tempfile::Builder::new().prefix(&prefix).tempdir().expect("make a temporary directory");
         give_to_server(home.path(), 0o755);
         copy(&template, &home.path().join("data"));
         let mut server = Postgres { child: None, major: options.major, port: 0, programs, home };
@@ -270,6 +275,20 @@ impl Drop for Postgres {
     fn drop(&mut self) {
         if let Some(child) = &mut self.child {
             child::end(child, libc::SIGQUIT);
+        }
+    }
+}
+
+/// A test process that was killed had no time to remove its servers' directories.
+fn remove_what_killed_tests_left() {
+    for entry in fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let pid = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(HOME_PREFIX)?.split_once('-')?.0.parse::<u32>().ok());
+        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            // Another test process may be at it too.
+            let _ = fs::remove_dir_all(entry.path());
         }
     }
 }

@@ -1,0 +1,497 @@
+//! Which tables stand in which of a task's publications, and how they get there. The publications themselves, and
+//! the rules that hold for both, are above in [`publication`](super).
+
+use std::collections::{HashMap, HashSet};
+
+use postgres_protocol::escape::escape_literal;
+use tokio_postgres::types::PgLsn;
+use tokio_postgres::{Client, Row};
+
+use super::{PublicationError, full_name, insert_only_name, missing};
+use crate::change::Lsn;
+use crate::postgres::catalog::TrackedTable;
+use crate::postgres::sql::{SqlError, qualified, quoted};
+
+/// How long a statement of ours waits for a lock, in milliseconds.
+const LOCK_TIMEOUT_MS: u32 = 20;
+
+/// Tables of one statement. Bounds the locks that one transaction takes.
+const BATCH: usize = 200;
+
+/// A table's changes are captured from now on.
+#[derive(Debug, Clone)]
+pub struct Joined {
+    /// The table.
+    pub table: TrackedTable,
+    /// The table is captured insert-only, for want of a usable replica identity.
+    pub insert_only: bool,
+    /// Transactions that began after the join have their commit at or past this LSN, and are complete. So are all
+    /// others that commit past it, if `open_until` is absent.
+    pub complete_from: Lsn,
+    /// Transactions that write to the table were open across the join: what they wrote before it is missed, whenever
+    /// they commit. [`settled`] with this number tells when all of them have ended.
+    pub open_until: Option<u64>,
+}
+
+/// A table is not captured, or less than it could be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotCaptured {
+    /// The table.
+    pub table: TrackedTable,
+    /// Why.
+    pub reason: String,
+    /// What to run so that the next poll can capture it.
+    pub sql: String,
+}
+
+/// A table by what names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableName {
+    /// `pg_class.oid`.
+    pub oid: u32,
+    /// Schema name.
+    pub schema: String,
+    /// Table name.
+    pub name: String,
+}
+
+/// What [`reconcile`] did.
+#[derive(Debug, Clone, Default)]
+pub struct Reconciled {
+    /// Tables that were in neither publication and joined one.
+    pub added: Vec<Joined>,
+    /// Tables that are no longer wanted. (A dropped table leaves by itself and is not listed.)
+    pub removed: Vec<TableName>,
+    /// Tables that lost their replica identity. No insert is missed; updates and deletes are no longer sent.
+    pub moved_to_insert_only: Vec<TrackedTable>,
+    /// Tables that gained a replica identity: updates and deletes are sent from here on, inserts always were.
+    pub moved_to_full: Vec<Joined>,
+    /// Tables that need something done by hand.
+    pub not_captured: Vec<NotCaptured>,
+    /// Tables that someone else had locked: the next poll tries again.
+    pub busy: Vec<TableName>,
+}
+
+impl Reconciled {
+    /// Whether all is as wanted, so that nothing needs to be looked at before the fingerprint changes. Otherwise look
+    /// again at the next poll while tables are `busy`; now and then while some are `not_captured`, because what is
+    /// granted to our role does not show in the fingerprint.
+    pub fn is_settled(&self) -> bool {
+        self.not_captured.is_empty() && self.busy.is_empty()
+    }
+}
+
+/// One of the two publications.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Full,
+    InsertOnly,
+}
+
+impl Place {
+    fn of(table: &TrackedTable) -> Place {
+        if table.usable_identity && !table.partitioned { Place::Full } else { Place::InsertOnly }
+    }
+
+    fn other(self) -> Place {
+        match self {
+            Place::Full => Place::InsertOnly,
+            Place::InsertOnly => Place::Full,
+        }
+    }
+
+    fn name(self, task: &str) -> String {
+        match self {
+            Place::Full => full_name(task),
+            Place::InsertOnly => insert_only_name(task),
+        }
+    }
+}
+
+/// A table that a publication lists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Member {
+    table: TableName,
+    full: bool,
+    insert_only: bool,
+}
+
+impl Member {
+    fn is_in(&self, place: Place) -> bool {
+        match place {
+            Place::Full => self.full,
+            Place::InsertOnly => self.insert_only,
+        }
+    }
+}
+
+/// What must be done about one table: leave one publication, join another, or both at once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Step<'a> {
+    /// The table's present names.
+    name: TableName,
+    /// The table as it is wanted; `None` when it is not.
+    table: Option<&'a TrackedTable>,
+    join: Option<Place>,
+    leave: Vec<Place>,
+}
+
+impl Step<'_> {
+    fn is_owned(&self) -> bool {
+        self.table.is_some_and(|table| table.owned_by_us)
+    }
+
+    /// Steps of one kind are done together.
+    fn kind(&self) -> (Option<Place>, &[Place]) {
+        (self.join, &self.leave)
+    }
+}
+
+/// The steps from what is listed to what is wanted. First those that keep users' statements from failing.
+fn plan<'a>(wanted: &'a [TrackedTable], members: &[Member]) -> Vec<Step<'a>> {
+    let listed: HashMap<u32, &Member> = members.iter().map(|m| (m.table.oid, m)).collect();
+    let mut steps = Vec::new();
+    for table in wanted {
+        let place = Place::of(table);
+        let is_in = |place| listed.get(&table.oid).is_some_and(|member| member.is_in(place));
+        let join = (!is_in(place)).then_some(place);
+        let leave: Vec<Place> = is_in(place.other()).then_some(place.other()).into_iter().collect();
+        if join.is_some() || !leave.is_empty() {
+            let name = TableName { oid: table.oid, schema: table.schema.clone(), name: table.name.clone() };
+            steps.push(Step { name, table: Some(table), join, leave });
+        }
+    }
+    let wanted: HashSet<u32> = wanted.iter().map(|table| table.oid).collect();
+    for member in members.iter().filter(|member| !wanted.contains(&member.table.oid)) {
+        let leave =
+            [Place::Full, Place::InsertOnly].into_iter().filter(|&place| member.is_in(place)).collect();
+        steps.push(Step { name: member.table.clone(), table: None, join: None, leave });
+    }
+    steps.sort_by_key(|step| {
+        let urgency = match (step.leave.contains(&Place::Full), step.join) {
+            (true, _) => 0,
+            (false, Some(Place::InsertOnly)) => 1,
+            (false, None) => 2,
+            (false, Some(Place::Full)) => 3 + u8::from(!step.leave.is_empty()),
+        };
+        // What can be done together stands together.
+        (urgency, !step.is_owned())
+    });
+    steps
+}
+
+/// Puts exactly the tables `wanted` into the task's publications, each into the one it belongs in.
+///
+/// Goes on past tables that cannot be had, and reports them. On a standby nothing can be changed; differences are
+/// reported with the SQL to run on its primary.
+///
+/// After an error, or a crash of ours, some tables may have joined without being reported: so the caller keeps which
+/// tables it knows to be captured, and compares with [`listed`] when it starts again.
+pub async fn reconcile(
+    client: &Client,
+    task: &str,
+    wanted: &[TrackedTable],
+) -> Result<Reconciled, PublicationError> {
+    if let Some(name) = missing(client, task).await?.into_iter().next() {
+        return Err(PublicationError::Missing(name));
+    }
+    let user = current_user(client).await?;
+    let members = members(client, task).await?;
+    let steps = plan(wanted, &members);
+    let mut work = Work { client, task, user, outcome: Reconciled::default(), joined: Vec::new() };
+    let alike = |a: &Step<'_>, b: &Step<'_>| a.kind() == b.kind() && a.is_owned() && b.is_owned();
+    for batch in steps.chunk_by(alike).flat_map(|steps| steps.chunks(BATCH)) {
+        work.take(batch).await?;
+    }
+    Ok(work.finish().await?)
+}
+
+/// A reconciliation under way.
+struct Work<'a> {
+    client: &'a Client,
+    task: &'a str,
+    user: String,
+    outcome: Reconciled,
+    /// Steps by which a table joined a publication, about which more is to be asked at the end.
+    joined: Vec<Step<'a>>,
+}
+
+impl<'a> Work<'a> {
+    /// Does steps of one kind. All or nothing, and most often all; what stands in the way of one must not hold up the
+    /// others.
+    async fn take(&mut self, batch: &[Step<'a>]) -> Result<(), SqlError> {
+        if batch.len() > 1 {
+            match self.client.batch_execute(&statements(self.task, batch, true)).await {
+                Ok(()) => {
+                    batch.iter().for_each(|step| self.done(step));
+                    return Ok(());
+                }
+                Err(error) if error.as_db_error().is_some() => {}
+                Err(error) => return Err(SqlError::new("change the task's publications", error)),
+            }
+        }
+        for step in batch {
+            self.take_one(step).await?;
+        }
+        Ok(())
+    }
+
+    async fn take_one(&mut self, step: &Step<'a>) -> Result<(), SqlError> {
+        match (step.table, step.join) {
+            (Some(table), Some(place)) if !table.owned_by_us => {
+                self.outcome.not_captured.push(self.not_owned(table, place, step));
+                // Without the right to add it to the other publication, it leaves this one all the same where users'
+                // updates would fail (I7).
+                match step.leave.contains(&Place::Full) {
+                    true => self.run(&Step { join: None, ..step.clone() }).await,
+                    false => Ok(()),
+                }
+            }
+            _ => self.run(step).await,
+        }
+    }
+
+    fn not_owned(&self, table: &TrackedTable, place: Place, step: &Step<'_>) -> NotCaptured {
+        let captured = match step.leave.contains(&Place::InsertOnly) {
+            true => "; until then only its inserts are captured",
+            false => "",
+        };
+        let (owner, publication) = (&table.owner, place.name(self.task));
+        let reason = format!(
+            "only its owner '{owner}' or a superuser may add it to publication {publication}{captured}"
+        );
+        let sql = format!("GRANT {} TO {};", quoted(owner), quoted(&self.user));
+        NotCaptured { table: table.clone(), reason, sql }
+    }
+
+    async fn run(&mut self, step: &Step<'a>) -> Result<(), SqlError> {
+        let sql = statements(self.task, std::slice::from_ref(step), false);
+        let Err(error) = self.client.batch_execute(&sql).await else {
+            self.done(step);
+            return Ok(());
+        };
+        let error = SqlError::new(format!("change the publications for table {}", only(&step.name)), error);
+        let Some(code) = error.sqlstate.as_ref().map(|state| state.code()) else { return Err(error) };
+        match (code, step.table) {
+            // The session ends.
+            ("57P01" | "57P02" | "57P03", _) => return Err(error),
+            // Locked by somebody; or dropped, renamed or altered by another session since the catalog was read.
+            ("55P03" | "40P01" | "40001" | "57014" | "42P01" | "3F000" | "42710" | "42704", _)
+            | (_, None) => {
+                self.outcome.busy.push(step.name.clone());
+            }
+            (_, Some(table)) => {
+                let sql = statements_by_hand(self.task, step);
+                self.outcome.not_captured.push(NotCaptured {
+                    table: table.clone(),
+                    reason: error.reason,
+                    sql,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Files a step that the server has committed.
+    fn done(&mut self, step: &Step<'a>) {
+        let left_full = step.leave.contains(&Place::Full);
+        match (step.table, step.join) {
+            (None, _) => self.outcome.removed.push(step.name.clone()),
+            // One that we do not own has been filed as not captured.
+            (Some(table), _) if left_full && table.owned_by_us => {
+                self.outcome.moved_to_insert_only.push(table.clone());
+            }
+            (Some(_), Some(_)) => self.joined.push(step.clone()),
+            (Some(_), None) => {}
+        }
+    }
+
+    /// Finds out from where on the tables that joined are complete.
+    ///
+    /// In this order: first who writes to them, then the LSN. A transaction that was open across the join is either
+    /// still seen by the first question, or has committed before the answer to the second.
+    async fn finish(mut self) -> Result<Reconciled, SqlError> {
+        const WRITERS: &str = "
+            SELECT ARRAY(SELECT l.relation FROM pg_locks l
+                         WHERE l.locktype = 'relation' AND l.granted AND l.relation = ANY($1)
+                           AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+                           AND l.mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock',
+                                          'AccessExclusiveLock')),
+                   pg_snapshot_xmax(pg_current_snapshot())::text";
+        if self.joined.is_empty() {
+            return Ok(self.outcome);
+        }
+        let failed = |error| SqlError::new("read from where on new tables are complete", error);
+        let oids: Vec<u32> = self.joined.iter().map(|step| step.name.oid).collect();
+        let row = self.client.query_one(WRITERS, &[&oids]).await.map_err(failed)?;
+        let written: HashSet<u32> = row.try_get::<_, Vec<u32>>(0).map_err(failed)?.into_iter().collect();
+        let next_transaction: String = row.try_get(1).map_err(failed)?;
+        let row = self.client.query_one("SELECT pg_current_wal_insert_lsn()", &[]).await.map_err(failed)?;
+        let complete_from = Lsn(row.try_get::<_, PgLsn>(0).map_err(failed)?.into());
+        for step in self.joined {
+            let Some(table) = step.table else { continue };
+            let open_until = written.contains(&table.oid).then(|| next_transaction.parse().ok()).flatten();
+            let insert_only = step.join == Some(Place::InsertOnly);
+            let join = Joined { table: table.clone(), insert_only, complete_from, open_until };
+            match step.leave.is_empty() {
+                true => self.outcome.added.push(join),
+                false => self.outcome.moved_to_full.push(join),
+            }
+        }
+        Ok(self.outcome)
+    }
+}
+
+/// OIDs of the tables that the publications list now.
+pub async fn listed(client: &Client, task: &str) -> Result<HashSet<u32>, SqlError> {
+    Ok(members(client, task).await?.into_iter().map(|member| member.table.oid).collect())
+}
+
+async fn members(client: &Client, task: &str) -> Result<Vec<Member>, SqlError> {
+    const SQL: &str = "
+        SELECT c.oid, n.nspname::text, c.relname::text, bool_or(p.pubname = $1), bool_or(p.pubname = $2)
+        FROM pg_publication p
+        JOIN pg_publication_rel r ON r.prpubid = p.oid
+        JOIN pg_class c ON c.oid = r.prrelid
+        JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE p.pubname IN ($1, $2)
+        GROUP BY 1, 2, 3";
+    let failed = |error| SqlError::new("read the tables of the task's publications", error);
+    let read = |row: &Row| {
+        Ok(Member {
+            table: TableName { oid: row.try_get(0)?, schema: row.try_get(1)?, name: row.try_get(2)? },
+            full: row.try_get(3)?,
+            insert_only: row.try_get(4)?,
+        })
+    };
+    let rows = client.query(SQL, &[&full_name(task), &insert_only_name(task)]).await.map_err(failed)?;
+    rows.iter().map(read).collect::<Result<_, _>>().map_err(failed)
+}
+
+/// Steps of one kind as one message, which the server runs as one transaction.
+///
+/// Several tables are locked first with NOWAIT, so that no table's lock is held while waiting for another's.
+fn statements(task: &str, steps: &[Step<'_>], lock: bool) -> String {
+    let tables = steps.iter().map(|step| only(&step.name)).collect::<Vec<_>>().join(", ");
+    let mut sql = format!(
+        "SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}; \
+         DO $$ BEGIN \
+           IF NOT pg_try_advisory_xact_lock({}) THEN \
+             RAISE lock_not_available USING MESSAGE = 'another session alters the publications of this task'; \
+           END IF; \
+         END $$;",
+        advisory_lock(task)
+    );
+    if lock {
+        sql.push_str(&format!(" LOCK TABLE {tables} IN SHARE UPDATE EXCLUSIVE MODE NOWAIT;"));
+    }
+    if let Some(step) = steps.first() {
+        if let Some(place) = step.join {
+            sql.push_str(&format!(" ALTER PUBLICATION {} ADD TABLE {tables};", quoted(&place.name(task))));
+        }
+        for place in &step.leave {
+            sql.push_str(&format!(" ALTER PUBLICATION {} DROP TABLE {tables};", quoted(&place.name(task))));
+        }
+    }
+    sql
+}
+
+/// Without ONLY the children of an inheritance parent would come along.
+fn only(table: &TableName) -> String {
+    format!("ONLY {}", qualified(&table.schema, &table.name))
+}
+
+/// The arguments of the advisory lock that everyone takes who alters this task's publications.
+pub fn advisory_lock(task: &str) -> String {
+    // The first number is "mill": it keeps us apart from an application's own advisory locks.
+    format!("{}, hashtext({})", 0x6D69_6C6C, escape_literal(&full_name(task)))
+}
+
+/// The step as a person would run it.
+fn statements_by_hand(task: &str, step: &Step<'_>) -> String {
+    let table = only(&step.name);
+    let join =
+        step.join.map(|place| format!("ALTER PUBLICATION {} ADD TABLE {table};", quoted(&place.name(task))));
+    let leave = step.leave.iter();
+    let leave =
+        leave.map(|place| format!("ALTER PUBLICATION {} DROP TABLE {table};", quoted(&place.name(task))));
+    join.into_iter().chain(leave).collect::<Vec<_>>().join(" ")
+}
+
+async fn current_user(client: &Client) -> Result<String, SqlError> {
+    let failed = |error| SqlError::new("read the name of our role", error);
+    client.query_one("SELECT current_user::text", &[]).await.and_then(|row| row.try_get(0)).map_err(failed)
+}
+
+/// Whether all transactions that [`Joined::open_until`] warned of have ended; then, an LSN past their commits: what
+/// commits beyond it is complete.
+pub async fn settled(client: &Client, open_until: u64) -> Result<Option<Lsn>, SqlError> {
+    // The snapshot is taken before the LSN is read: what it sees as ended has committed below that LSN.
+    const SQL: &str = "
+        SELECT CASE WHEN pg_snapshot_xmin(pg_current_snapshot()) >= $1::text::xid8
+                    THEN pg_current_wal_insert_lsn() END";
+    let failed = |error| SqlError::new("see whether older transactions have ended", error);
+    let row = client.query_one(SQL, &[&open_until.to_string()]).await.map_err(failed)?;
+    Ok(row.try_get::<_, Option<PgLsn>>(0).map_err(failed)?.map(|lsn| Lsn(lsn.into())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn wanted() -> impl Strategy<Value = Vec<TrackedTable>> {
+        let table = |(oid, usable_identity, partitioned, owned_by_us)| TrackedTable {
+            oid,
+            schema: "s".to_owned(),
+            name: format!("t{oid}"),
+            partitioned,
+            usable_identity,
+            deferrable_key: false,
+            owned_by_us,
+            owner: "o".to_owned(),
+        };
+        let tables = prop::collection::vec((0u32..12, any::<bool>(), any::<bool>(), any::<bool>()), 0..12);
+        tables.prop_map(move |tables| {
+            let mut tables: Vec<TrackedTable> = tables.into_iter().map(table).collect();
+            tables.sort_by_key(|table| table.oid);
+            tables.dedup_by_key(|table| table.oid);
+            tables
+        })
+    }
+
+    fn members() -> impl Strategy<Value = Vec<Member>> {
+        let member = |(oid, (full, insert_only))| Member {
+            table: TableName { oid, schema: "s".to_owned(), name: format!("t{oid}") },
+            full,
+            insert_only,
+        };
+        let places = prop_oneof![Just((true, false)), Just((false, true)), Just((true, true))];
+        prop::collection::btree_map(0u32..12, places, 0..12)
+            .prop_map(move |all| all.into_iter().map(member).collect())
+    }
+
+    proptest! {
+        #[test]
+        fn the_steps_lead_to_what_is_wanted_and_those_that_users_need_come_first(
+            wanted in wanted(), members in members()
+        ) {
+            let mut listed: HashSet<(u32, bool)> = HashSet::new();
+            listed.extend(members.iter().filter(|m| m.full).map(|m| (m.table.oid, true)));
+            listed.extend(members.iter().filter(|m| m.insert_only).map(|m| (m.table.oid, false)));
+            let steps = plan(&wanted, &members);
+            for step in &steps {
+                for place in &step.leave {
+                    prop_assert!(listed.remove(&(step.name.oid, *place == Place::Full)), "leaves where it is not");
+                }
+                if let Some(place) = step.join {
+                    prop_assert!(listed.insert((step.name.oid, place == Place::Full)), "joins where it is");
+                }
+            }
+            let goal: HashSet<(u32, bool)> =
+                wanted.iter().map(|table| (table.oid, table.usable_identity && !table.partitioned)).collect();
+            prop_assert_eq!(listed, goal);
+            prop_assert!(steps.is_sorted_by_key(|step| !step.leave.contains(&Place::Full)));
+        }
+    }
+}
