@@ -155,7 +155,7 @@ async fn less_than_min_bytes_is_waited_for() {
     assert_eq!(size(&partitions(&client.call(12, &most).await)[0]), 100);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn a_transaction_over_three_partitions_is_seen_whole_or_not_at_all() {
     // I1
     let (server, log) = orders(3).await;
