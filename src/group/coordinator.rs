@@ -11,6 +11,8 @@
 //! [`Coordinator::shutdown`] or when the coordinator is dropped.
 
 mod offsets;
+#[cfg(test)]
+mod tests;
 mod timer;
 
 use std::collections::{BTreeSet, HashMap};

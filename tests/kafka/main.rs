@@ -4,6 +4,7 @@
 
 mod apis;
 mod fetch;
+mod groups;
 mod hostile;
 mod librdkafka;
 mod memory_log;

@@ -12,6 +12,7 @@ use millrace::kafka::Broker;
 use millrace::kafka::connection::{Limits, serve};
 use millrace::log::topics::Topics;
 use millrace::state::{DataDir, OffsetStore};
+use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -26,27 +27,38 @@ pub struct Server {
     pub address: SocketAddr,
     pub shutdown: CancellationToken,
     pub served: JoinHandle<()>,
-    _data_dir: (DataDir, tempfile::TempDir),
+    pub groups: Arc<Coordinator>,
+    /// Where its committed offsets are, if nobody else keeps them.
+    _data: Option<TempDir>,
 }
 
 impl Server {
-    /// Serves `topics` at a free port.
+    /// Serves `topics` at a free port, with groups of its own.
     pub async fn start(topics: Topics, limits: Limits) -> Server {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let data = TempDir::new().unwrap();
+        let groups = coordinator(&DataDir::open(data.path()).unwrap(), &topics);
+        Server::start_at("127.0.0.1:0", topics, limits, groups).await.keeping(data)
+    }
+
+    /// Serves `topics` and `groups` at `address`.
+    pub async fn start_at(address: &str, topics: Topics, limits: Limits, groups: Arc<Coordinator>) -> Server {
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let directory = tempfile::tempdir().unwrap();
-        let data_dir = DataDir::open(directory.path()).unwrap();
-        let offsets = OffsetStore::open(&data_dir, 1_000, 0).unwrap();
         let broker = Broker {
             cluster_id: "test-cluster".into(),
             advertised_host: address.ip().to_string(),
             advertised_port: address.port(),
-            groups: Coordinator::open(Options::default(), offsets, topics.clone()),
             topics,
+            groups: groups.clone(),
         };
         let shutdown = CancellationToken::new();
         let served = tokio::spawn(serve(listener, Arc::new(broker), limits, shutdown.clone()));
-        Server { address, shutdown, served, _data_dir: (data_dir, directory) }
+        Server { address, shutdown, served, groups, _data: None }
+    }
+
+    fn keeping(mut self, data: TempDir) -> Server {
+        self._data = Some(data);
+        self
     }
 
     pub async fn client(&self) -> Client {
@@ -58,6 +70,16 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.shutdown.cancel();
     }
+}
+
+/// Groups that do not wait for members that might come, and notice soon that one has died.
+pub fn coordinator(data: &DataDir, topics: &Topics) -> Arc<Coordinator> {
+    let options = Options {
+        initial_rebalance_delay: Duration::ZERO,
+        min_session_timeout: Duration::from_millis(100),
+        ..Options::default()
+    };
+    Coordinator::open(options, OffsetStore::open(data, 10_000, 0).unwrap(), topics.clone())
 }
 
 /// A client that speaks Kafka's frames and nothing more.

@@ -1,0 +1,226 @@
+//! The coordinator with a real offset store, a real log and a real clock.
+
+use std::future::Future;
+use std::task::Poll;
+
+use bytes::Bytes;
+use tempfile::TempDir;
+
+use super::*;
+use crate::group::member::Protocol;
+use crate::log::local::{LocalLog, LocalWriter};
+use crate::log::topics::{Topic, TopicId};
+use crate::log::{LogReader, LogWriter};
+use crate::state::DataDir;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct House {
+    groups: Arc<Coordinator>,
+    topics: Topics,
+    _writer: LocalWriter,
+    _data: DataDir,
+    _directory: TempDir,
+}
+
+/// Groups over a topic `orders` with two partitions.
+async fn house(options: Options) -> House {
+    let directory = TempDir::new().unwrap();
+    let data = DataDir::open(directory.path()).unwrap();
+    let log = crate::log::local::Options::new(directory.path().join("log"), "test");
+    let (mut writer, reader, _) = tokio::task::spawn_blocking(|| LocalLog::open(log)).await.unwrap().unwrap();
+    let partitions = writer.create_topic("orders", 2).await.unwrap();
+    let topics = Topics::default();
+    let log = reader as Arc<dyn LogReader>;
+    topics.insert(Topic { name: "orders".into(), id: TopicId(1), partitions, log });
+    let groups = Coordinator::open(options, OffsetStore::open(&data, 100, 0).unwrap(), topics.clone());
+    House { groups, topics, _writer: writer, _data: data, _directory: directory }
+}
+
+fn quick() -> Options {
+    Options {
+        initial_rebalance_delay: Duration::ZERO,
+        min_session_timeout: Duration::from_millis(50),
+        ..Options::default()
+    }
+}
+
+fn join(client: &str) -> Join {
+    Join {
+        member_id: "".into(),
+        new_member_id: "".into(),
+        instance_id: None,
+        client_id: client.into(),
+        client_host: "/127.0.0.1".into(),
+        session_timeout: Duration::from_secs(10),
+        rebalance_timeout: Duration::from_secs(10),
+        protocol_type: "consumer".into(),
+        protocols: vec![Protocol {
+            name: "range".into(),
+            metadata: Bytes::from_static(b"\0\x00\0\0\0\x01\0\x06orders\0\0\0\0"),
+        }],
+        requires_known_id: false,
+        can_skip_assignment: false,
+    }
+}
+
+fn sync(joined: &Joined, part: &'static str) -> Sync {
+    Sync {
+        member_id: joined.member_id.clone(),
+        instance_id: None,
+        generation: joined.generation,
+        protocol_type: None,
+        protocol: None,
+        assignments: vec![(joined.member_id.clone(), Bytes::from_static(part.as_bytes()))],
+    }
+}
+
+fn commit(topic: &str, partition: i32, offset: i64) -> CommitEntry {
+    CommitEntry { topic: topic.into(), partition, offset, leader_epoch: 3, metadata: "m".into() }
+}
+
+const NOBODY: Identity<'_> = Identity { member_id: "", instance_id: None };
+
+/// Looks once at a future, so that what it does at first is done.
+async fn started<F: Future + Unpin>(future: &mut F) {
+    let polled =
+        std::future::poll_fn(|cx| Poll::Ready(std::pin::Pin::new(&mut *future).poll(cx).is_ready())).await;
+    assert!(!polled, "it should wait");
+}
+
+#[tokio::test]
+async fn a_member_joins_syncs_and_leaves() {
+    let house = house(quick()).await;
+    let joined = house.groups.join("g", join("one")).await.unwrap();
+    assert!(joined.member_id.starts_with("one-") && joined.member_id.len() == "one-".len() + 36);
+    let synced = house.groups.sync("g", sync(&joined, "everything")).await.unwrap();
+    assert_eq!(&synced.assignment[..], b"everything");
+    let who = identity(&joined.member_id, None);
+    house.groups.heartbeat("g", who, 1).unwrap();
+    assert_eq!(house.groups.list()[0].state, State::Stable);
+    assert_eq!(house.groups.leave("g", &[who]), Ok(vec![Ok(())]));
+    assert_eq!(house.groups.heartbeat("g", who, 1), Err(ResponseError::UnknownMemberId));
+    assert_eq!(house.groups.lock().bytes, 0);
+    house.groups.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_request_that_is_dropped_leaves_no_trace() {
+    let house = house(Options::default()).await;
+    let mut waiting = Box::pin(house.groups.join("g", join("one")));
+    started(&mut waiting).await;
+    assert_eq!(house.groups.lock().waiting.len(), 1);
+    drop(waiting);
+    let groups = house.groups.lock();
+    assert!(groups.waiting.is_empty());
+    assert_eq!(
+        (groups.by_id.values().map(|entry| entry.group.member_count()).sum::<usize>(), groups.bytes),
+        (0, 0)
+    );
+}
+
+#[tokio::test]
+async fn the_clock_ends_delays_and_sessions_without_being_asked() {
+    let house = house(Options { initial_rebalance_delay: Duration::from_millis(30), ..quick() }).await;
+    let silent = Join { session_timeout: Duration::from_millis(60), ..join("silent") };
+    let (one, silent) = tokio::join!(house.groups.join("g", join("one")), house.groups.join("g", silent));
+    let (one, silent) = (one.unwrap(), silent.unwrap());
+    assert_eq!((one.generation, silent.generation), (1, 1));
+    // It is not heard of again; the other, once the first has been missed, is alone.
+    let alone = async {
+        while house.groups.heartbeat("g", identity(&silent.member_id, None), 0)
+            != Err(ResponseError::UnknownMemberId)
+        {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        house.groups.join("g", Join { member_id: one.member_id.clone(), ..join("one") }).await
+    };
+    let alone = tokio::time::timeout(PATIENCE, alone).await.unwrap().unwrap();
+    assert_eq!(alone.members.len(), 1);
+}
+
+#[tokio::test]
+async fn a_stopping_broker_tells_those_who_wait_to_look_elsewhere() {
+    let house = house(Options::default()).await;
+    let mut waiting = Box::pin(house.groups.join("g", join("one")));
+    started(&mut waiting).await;
+    house.groups.shutdown().await;
+    assert_eq!(waiting.await.unwrap_err().error, ResponseError::CoordinatorNotAvailable);
+    let late = house.groups.join("g", join("two")).await.unwrap_err();
+    assert_eq!(late.error, ResponseError::CoordinatorNotAvailable);
+    let late = house.groups.heartbeat("g", NOBODY, 1);
+    assert_eq!(late, Err(ResponseError::CoordinatorNotAvailable));
+    let late = house.groups.commit("g", NOBODY, -1, vec![commit("orders", 0, 1)]).await;
+    assert_eq!(late, Err(ResponseError::CoordinatorNotAvailable));
+}
+
+#[tokio::test]
+async fn each_partition_of_a_commit_has_its_own_answer() {
+    let house = house(quick()).await;
+    let big = CommitEntry { metadata: "x".repeat(4097).into(), ..commit("orders", 1, 1) };
+    let entries = vec![commit("orders", 0, 5), commit("orders", 2, 1), commit("none", 0, 1), big];
+    let answers = house.groups.commit("g", NOBODY, -1, entries).await.unwrap();
+    let unknown = Err(ResponseError::UnknownTopicOrPartition);
+    assert_eq!(answers, [Ok(()), unknown, unknown, Err(ResponseError::OffsetMetadataTooLarge)]);
+    let kept = house.groups.committed("g", "orders", 0).unwrap();
+    assert_eq!((kept.offset, kept.leader_epoch, &*kept.metadata), (5, 3, "m"));
+    assert_eq!(house.groups.all_committed("g").len(), 1);
+    assert_eq!(house.groups.describe("g").unwrap().state, State::Empty);
+    let lags = house.groups.lags();
+    assert_eq!((lags.len(), lags[0].committed, lags[0].high_watermark, lags[0].lag), (1, 5, 0, 0));
+}
+
+#[tokio::test]
+async fn only_members_commit_for_a_group_that_has_some() {
+    let house = house(quick()).await;
+    let joined = house.groups.join("g", join("one")).await.unwrap();
+    house.groups.sync("g", sync(&joined, "")).await.unwrap();
+    let entries = || vec![commit("orders", 0, 1)];
+    let stranger = house.groups.commit("g", NOBODY, -1, entries()).await;
+    assert_eq!(stranger, Err(ResponseError::UnknownMemberId));
+    let who = identity(&joined.member_id, None);
+    assert_eq!(house.groups.commit("g", who, 7, entries()).await, Err(ResponseError::IllegalGeneration));
+    assert_eq!(house.groups.commit("other", who, 1, entries()).await, Err(ResponseError::IllegalGeneration));
+    assert_eq!(house.groups.commit("g", who, 1, entries()).await, Ok(vec![Ok(())]));
+    assert_eq!(house.groups.delete("g").await, Err(ResponseError::NonEmptyGroup));
+    let partitions = vec![("orders".into(), 0), ("old".into(), 0)];
+    let deleted = house.groups.delete_offsets("g", partitions).await;
+    assert_eq!(deleted, Ok(vec![Err(ResponseError::GroupSubscribedToTopic), Ok(())]));
+    house.groups.leave("g", &[who]).unwrap();
+    assert_eq!(house.groups.delete("g").await, Ok(()));
+    assert_eq!(house.groups.delete("g").await, Err(ResponseError::GroupIdNotFound));
+    assert!(house.groups.describe("g").is_none());
+}
+
+#[tokio::test]
+async fn offsets_of_a_topic_mean_nothing_for_one_made_anew_under_its_name() {
+    let house = house(quick()).await;
+    house.groups.commit("g", NOBODY, -1, vec![commit("orders", 0, 5)]).await.unwrap();
+    let old = house.topics.by_name("orders").unwrap();
+    house.topics.insert(Topic { id: TopicId(2), ..Topic::clone(&old) });
+    assert_eq!(house.groups.committed("g", "orders", 0), None);
+    assert!(house.groups.all_committed("g").is_empty() && house.groups.lags().is_empty());
+}
+
+#[tokio::test]
+async fn sizes_and_numbers_are_bounded() {
+    let options = Options { max_groups: 2, max_member_bytes: 100, max_bytes: 200, ..quick() };
+    let house = house(options).await;
+    let refused = async |group: &str, join| house.groups.join(group, join).await.unwrap_err().error;
+    assert_eq!(refused("", join("one")).await, ResponseError::InvalidGroupId);
+    assert_eq!(refused(&"g".repeat(256), join("one")).await, ResponseError::InvalidGroupId);
+    let short = Join { session_timeout: Duration::from_millis(1), ..join("one") };
+    assert_eq!(refused("g", short).await, ResponseError::InvalidSessionTimeout);
+    let sized = |size: usize| {
+        let metadata = Bytes::from(vec![0; size]);
+        Join { protocols: vec![Protocol { name: "range".into(), metadata }], ..join("one") }
+    };
+    assert_eq!(refused("g", sized(96)).await, ResponseError::InvalidRequest);
+    // What was refused has left no groups behind.
+    assert!(house.groups.list().is_empty());
+    let long = house.groups.join("g", join(&"é".repeat(200))).await.unwrap();
+    assert!(long.member_id.len() <= MAX_ID);
+    house.groups.join("h", sized(90)).await.unwrap();
+    assert_eq!(refused("i", sized(1)).await, ResponseError::PolicyViolation);
+    assert_eq!(refused("h", sized(90)).await, ResponseError::GroupMaxSizeReached);
+}
