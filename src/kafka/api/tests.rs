@@ -45,6 +45,7 @@ fn decode(key: ApiKey, body: Bytes, version: i16) -> Result<Bytes, String> {
         ApiKey::OffsetForLeaderEpoch => decode_as::<OffsetForLeaderEpochRequest>(body, version),
         ApiKey::DescribeConfigs => decode_as::<DescribeConfigsRequest>(body, version),
         ApiKey::DeleteGroups => decode_as::<DeleteGroupsRequest>(body, version),
+        ApiKey::OffsetDelete => decode_as::<OffsetDeleteRequest>(body, version),
         ApiKey::DescribeCluster => decode_as::<DescribeClusterRequest>(body, version),
         ApiKey::DescribeTopicPartitions => decode_as::<DescribeTopicPartitionsRequest>(body, version),
         other => panic!("no example of {other:?} here yet; add it to `decode` and `examples`"),
@@ -269,6 +270,16 @@ fn examples(key: ApiKey, v: i16) -> [Bytes; 2] {
         ApiKey::DeleteGroups => {
             let full = DeleteGroupsRequest::default().with_groups_names(vec![group(), group()]);
             [encode(&DeleteGroupsRequest::default(), v), encode(&full, v)]
+        }
+        ApiKey::OffsetDelete => {
+            use offset_delete_request::{OffsetDeleteRequestPartition, OffsetDeleteRequestTopic};
+            let partition = OffsetDeleteRequestPartition::default().with_partition_index(7);
+            let topic = OffsetDeleteRequestTopic::default()
+                .with_name(topic())
+                .with_partitions(vec![partition.clone(), partition]);
+            let full =
+                OffsetDeleteRequest::default().with_group_id(group()).with_topics(vec![topic.clone(), topic]);
+            [encode(&OffsetDeleteRequest::default(), v), encode(&full, v)]
         }
         ApiKey::DescribeCluster => {
             let full = DescribeClusterRequest::default().with_include_cluster_authorized_operations(true);
