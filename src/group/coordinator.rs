@@ -61,6 +61,13 @@ impl fmt::Debug for Coordinator {
     }
 }
 
+impl Drop for Coordinator {
+    fn drop(&mut self) {
+        // The timer task finds nobody to keep time for, and ends.
+        self.wake.notify_one();
+    }
+}
+
 #[derive(Default)]
 struct Groups {
     by_id: HashMap<Arc<str>, Entry>,

@@ -5,11 +5,14 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::StateError;
 
 /// Version of the directory's layout.
 const VERSION: i64 = 1;
+/// How long to wait for somebody else's lock.
+const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 /// Our own small files are not larger; a larger one is not ours.
 const MAX_FILE: u64 = 4096;
 
@@ -84,15 +87,22 @@ fn lock(directory: &Path) -> Result<File, StateError> {
         .mode(0o600)
         .open(&path)
         .map_err(|error| StateError::io("open", &path, error))?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut pid = String::new();
-            // Only for the message: an unreadable process id is left out.
-            let _ = (&mut file).take(MAX_FILE).read_to_string(&mut pid);
-            return Err(StateError::InUse { path: directory.into(), pid: pid.trim().parse().ok() });
+    let started = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => break,
+            // A broker that is just ending has it for a moment more; so has a child between its fork and its exec.
+            Err(TryLockError::WouldBlock) if started.elapsed() < LOCK_PATIENCE => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Err(TryLockError::WouldBlock) => {
+                let mut pid = String::new();
+                // Only for the message: an unreadable process id is left out.
+                let _ = (&mut file).take(MAX_FILE).read_to_string(&mut pid);
+                return Err(StateError::InUse { path: directory.into(), pid: pid.trim().parse().ok() });
+            }
+            Err(TryLockError::Error(error)) => return Err(StateError::io("lock", &path, error)),
         }
-        Err(TryLockError::Error(error)) => return Err(StateError::io("lock", &path, error)),
     }
     let write = |file: &mut File| {
         file.set_len(0)?;

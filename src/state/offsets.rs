@@ -20,7 +20,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, RwLock};
 use std::task::{Context, Poll};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, TransactionBehavior, params};
 use tokio::sync::{mpsc, oneshot};
@@ -50,6 +50,11 @@ const MIGRATIONS: &[&str] = &["
 const QUEUE: usize = 1024;
 /// Partition commits that one transaction gathers at most, so that the first is not kept waiting for long.
 const GATHERED: usize = 20_000;
+
+/// Committed offsets of all groups together.
+const MAX_ENTRIES: usize = 1_000_000;
+/// Bytes of what consumers want to remember with all of them.
+const MAX_METADATA_BYTES: usize = 64 << 20;
 
 /// A committed offset.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,6 +123,7 @@ impl fmt::Debug for OffsetStore {
 struct Memory {
     groups: HashMap<Arc<str>, GroupOffsets>,
     entries: usize,
+    metadata_bytes: usize,
 }
 
 #[derive(Debug, Default)]
@@ -205,13 +211,17 @@ impl OffsetPermit<'_> {
 }
 
 impl OffsetStore {
-    /// Opens the offsets of a data directory, or makes them. At most `max_entries` are kept.
-    ///
-    /// No group has members when a broker starts: the retention of those that had begins at `now`.
+    /// Opens the offsets of a data directory, or makes them.
     ///
     /// # Errors
     /// [`StateError::NewerVersion`], [`StateError::NotWritable`], [`StateError::Damaged`]; database errors.
-    pub fn open(directory: &DataDir, max_entries: usize, now: i64) -> Result<OffsetStore, StateError> {
+    pub fn open(directory: &DataDir) -> Result<OffsetStore, StateError> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        OffsetStore::open_at(directory, MAX_ENTRIES, i64::try_from(now.as_millis()).unwrap_or(i64::MAX))
+    }
+
+    /// No group has members when a broker starts: the retention of those that had begins at `now`.
+    fn open_at(directory: &DataDir, max_entries: usize, now: i64) -> Result<OffsetStore, StateError> {
         let path = directory.join("offsets.db");
         let db = sqlite::open(&path, MIGRATIONS)?;
         data_dir::sync_directory(directory.path())?;
@@ -241,11 +251,12 @@ impl OffsetStore {
         self.jobs.as_ref()?.try_reserve().ok().map(OffsetPermit)
     }
 
-    /// Whether a commit for this partition is within the limit on all offsets.
-    pub fn has_room_for(&self, group: &str, topic: &str, partition: i32) -> bool {
+    /// Whether a commit for this partition, with so many bytes of metadata, is within what all groups may have.
+    pub fn has_room_for(&self, group: &str, topic: &str, partition: i32, metadata: usize) -> bool {
         self.read(|memory| {
-            memory.entries < self.max_entries
-                || memory.groups.get(group).and_then(|group| group.get(topic, partition)).is_some()
+            let known = || memory.groups.get(group).and_then(|group| group.get(topic, partition)).is_some();
+            (metadata == 0 || memory.metadata_bytes + metadata <= MAX_METADATA_BYTES)
+                && (memory.entries < self.max_entries || known())
         })
     }
 
@@ -329,22 +340,27 @@ impl Memory {
             Some(partitions) => partitions,
             None => group.topics.entry(entry.topic.clone()).or_default(),
         };
-        if partitions.insert(entry.partition, entry.committed.clone()).is_none() {
-            self.entries += 1;
+        self.metadata_bytes += entry.committed.metadata.len();
+        match partitions.insert(entry.partition, entry.committed.clone()) {
+            Some(old) => self.metadata_bytes -= old.metadata.len(),
+            None => self.entries += 1,
         }
     }
 
     fn delete_group(&mut self, group: &str) {
-        if let Some(group) = self.groups.remove(group) {
-            self.entries -= group.topics.values().map(BTreeMap::len).sum::<usize>();
+        let removed = self.groups.remove(group);
+        for old in removed.iter().flat_map(|group| group.topics.values()).flat_map(BTreeMap::values) {
+            self.entries -= 1;
+            self.metadata_bytes -= old.metadata.len();
         }
     }
 
     fn delete(&mut self, name: &str, topic: &str, partition: i32) {
         let Some(group) = self.groups.get_mut(name) else { return };
         let Some(partitions) = group.topics.get_mut(topic) else { return };
-        if partitions.remove(&partition).is_some() {
+        if let Some(old) = partitions.remove(&partition) {
             self.entries -= 1;
+            self.metadata_bytes -= old.metadata.len();
         }
         if partitions.is_empty() {
             group.topics.remove(topic);
@@ -549,7 +565,10 @@ fn write_gathered(db: &Connection, gathered: &mut Gathered<'_>) -> rusqlite::Res
     let mut commit = db
         .prepare_cached("INSERT OR REPLACE INTO committed_offsets VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?;
     let mut known: HashSet<&str> = HashSet::new();
-    for ((group, topic, partition), (has_members, committed)) in gathered.drain() {
+    let mut in_order: Vec<_> = gathered.drain().collect();
+    // In the order of the table, so that a page is found once for all its rows.
+    in_order.sort_unstable_by_key(|(key, _)| *key);
+    for ((group, topic, partition), (has_members, committed)) in in_order {
         if known.insert(group) {
             let empty_since = (!has_members).then_some(committed.commit_time);
             add_group.execute(params![group, empty_since])?;

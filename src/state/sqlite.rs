@@ -62,6 +62,14 @@ mod tests {
     }
 
     #[test]
+    fn what_is_committed_is_synced_and_not_only_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = open(&dir.path().join("state.db"), &[]).unwrap();
+        let synchronous: i64 = db.pragma_query_value(None, "synchronous", |row| row.get(0)).unwrap();
+        assert_eq!(synchronous, 2, "FULL: every commit is fsynced (I6)");
+    }
+
+    #[test]
     fn only_missing_migrations_run() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state.db");

@@ -79,7 +79,7 @@ pub fn coordinator(data: &DataDir, topics: &Topics) -> Arc<Coordinator> {
         min_session_timeout: Duration::from_millis(100),
         ..Options::default()
     };
-    Coordinator::open(options, OffsetStore::open(data, 10_000, 0).unwrap(), topics.clone())
+    Coordinator::open(options, OffsetStore::open(data).unwrap(), topics.clone())
 }
 
 /// A client that speaks Kafka's frames and nothing more.

@@ -126,7 +126,7 @@ impl Coordinator {
         if entry.offset < 0 {
             return Err(ResponseError::InvalidRequest);
         }
-        if !self.offsets.has_room_for(group, &entry.topic, entry.partition) {
+        if !self.offsets.has_room_for(group, &entry.topic, entry.partition, entry.metadata.len()) {
             tracing::warn!(
                 group,
                 "a commit was refused: there are as many committed offsets as there may be"

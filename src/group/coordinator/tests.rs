@@ -33,7 +33,7 @@ async fn house(options: Options) -> House {
     let topics = Topics::default();
     let log = reader as Arc<dyn LogReader>;
     topics.insert(Topic { name: "orders".into(), id: TopicId(1), partitions, log });
-    let groups = Coordinator::open(options, OffsetStore::open(&data, 100, 0).unwrap(), topics.clone());
+    let groups = Coordinator::open(options, OffsetStore::open(&data).unwrap(), topics.clone());
     House { groups, topics, _writer: writer, _data: data, _directory: directory }
 }
 
@@ -223,4 +223,36 @@ async fn sizes_and_numbers_are_bounded() {
     house.groups.join("h", sized(90)).await.unwrap();
     assert_eq!(refused("i", sized(1)).await, ResponseError::PolicyViolation);
     assert_eq!(refused("h", sized(90)).await, ResponseError::GroupMaxSizeReached);
+}
+
+#[tokio::test]
+async fn offsets_of_a_group_without_members_expire_and_those_of_others_do_not() {
+    let retention = Duration::from_millis(1);
+    let options =
+        Options { offset_retention: retention, retention_check: Duration::from_millis(5), ..quick() };
+    let house = house(options).await;
+    let mut members = Vec::new();
+    for group in ["stays", "goes"] {
+        let joined = house.groups.join(group, join("one")).await.unwrap();
+        house.groups.sync(group, sync(&joined, "")).await.unwrap();
+        let who = identity(&joined.member_id, None);
+        house.groups.commit(group, who, 1, vec![commit("orders", 0, 1)]).await.unwrap();
+        members.push(joined.member_id);
+    }
+    house.groups.leave("goes", &[identity(&members[1], None)]).unwrap();
+    let expired = async {
+        while house.groups.committed("goes", "orders", 0).is_some() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, expired).await.unwrap();
+    assert!(house.groups.committed("stays", "orders", 0).is_some());
+}
+
+#[tokio::test]
+async fn a_coordinator_that_is_dropped_takes_its_timer_along() {
+    let house = house(quick()).await;
+    let timer = house.groups.timer.lock().unwrap().take().unwrap();
+    drop(house.groups);
+    tokio::time::timeout(PATIENCE, timer).await.unwrap().unwrap();
 }

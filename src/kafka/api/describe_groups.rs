@@ -3,6 +3,8 @@
 //! * 1: throttle time. 2: as 1. 3: authorized operations. 4: `group.instance.id`. 5: flexible. 6: error message, and
 //!   `GROUP_ID_NOT_FOUND` for a group that there is not (before: state `Dead`).
 
+use std::collections::HashSet;
+
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::describe_groups_response::{DescribedGroup, DescribedGroupMember};
 use kafka_protocol::messages::{ApiKey, DescribeGroupsRequest, DescribeGroupsResponse, GroupId};
@@ -29,8 +31,11 @@ const OPERATIONS_NOT_ASKED: i32 = i32::MIN;
 fn handle(request: &Request) -> Result<Reply, RequestError> {
     let asked: DescribeGroupsRequest = request.decode()?;
     let operations = if asked.include_authorized_operations { ALL_OPERATIONS } else { OPERATIONS_NOT_ASKED };
+    // Each group once: a short request must not ask for a big one a thousand times.
+    let mut seen = HashSet::new();
+    let groups: Vec<GroupId> = asked.groups.into_iter().filter(|group| seen.insert(group.clone())).collect();
     let each = |group: GroupId| describe(request, group).with_authorized_operations(operations);
-    let answer = DescribeGroupsResponse::default().with_groups(asked.groups.into_iter().map(each).collect());
+    let answer = DescribeGroupsResponse::default().with_groups(groups.into_iter().map(each).collect());
     Reply::encode(&answer, request.version)
 }
 

@@ -6,7 +6,7 @@
 //! Where nothing is committed the offset is -1 and there is no error. `require_stable` makes no difference, as there
 //! are no transactions that could commit offsets. Version 10, with topic ids, is not served yet.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use kafka_protocol::messages::offset_fetch_response::{
     OffsetFetchResponseGroup, OffsetFetchResponsePartition, OffsetFetchResponsePartitions,
@@ -56,7 +56,9 @@ fn handle(request: &Request) -> Result<Reply, RequestError> {
         let found = find(groups, &asked.group_id.0, topics);
         answer.topics = found.into_iter().map(|topic| old_topic(topic, request.version)).collect();
     } else {
-        for group in asked.groups {
+        // Each group once, and in it each partition: what a short request asks for is bounded by what there is.
+        let mut seen = HashSet::new();
+        for group in asked.groups.into_iter().filter(|group| seen.insert(group.group_id.clone())) {
             let topics = group
                 .topics
                 .map(|topics| topics.into_iter().map(|t| (t.name, t.partition_indexes)).collect());
@@ -74,7 +76,9 @@ fn handle(request: &Request) -> Result<Reply, RequestError> {
 /// What a group has committed in the partitions asked for, or everywhere.
 fn find(groups: &Coordinator, group: &str, asked: Option<Vec<(TopicName, Vec<i32>)>>) -> Vec<Found> {
     if let Some(asked) = asked {
-        let each = |(name, partitions): (TopicName, Vec<i32>)| {
+        let mut seen = HashSet::new();
+        let each = |(name, mut partitions): (TopicName, Vec<i32>)| {
+            partitions.retain(|number| seen.insert((name.clone(), *number)));
             let found =
                 partitions.into_iter().map(|number| (number, groups.committed(group, &name.0, number)));
             let found = found.collect();

@@ -27,7 +27,7 @@ async fn commit(store: &OffsetStore, group: &str, entries: Vec<OffsetEntry>) -> 
 
 fn open(dir: &Path) -> (DataDir, OffsetStore) {
     let data = DataDir::open(dir).unwrap();
-    let store = OffsetStore::open(&data, 1_000_000, 0).unwrap();
+    let store = OffsetStore::open_at(&data, 1_000_000, 0).unwrap();
     (data, store)
 }
 
@@ -123,7 +123,7 @@ async fn offsets_expire_only_when_their_group_has_been_empty_for_long() {
     // A restart takes all members away.
     drop((store, data));
     let data = DataDir::open(dir.path()).unwrap();
-    let store = OffsetStore::open(&data, 10, 20 * DAY).unwrap();
+    let store = OffsetStore::open_at(&data, 10, 20 * DAY).unwrap();
     expire(&store, 26 * DAY).await;
     assert!(store.has_group("busy"));
     expire(&store, 27 * DAY).await;
@@ -165,14 +165,18 @@ async fn a_full_disk_is_said_to_be_one() {
 }
 
 #[tokio::test]
-async fn a_limit_holds_for_new_partitions_only() {
+async fn what_all_groups_may_have_committed_is_bounded() {
     let dir = tempfile::tempdir().unwrap();
     let data = DataDir::open(dir.path()).unwrap();
-    let store = OffsetStore::open(&data, 1, 0).unwrap();
-    assert!(store.has_room_for("g", "a", 0));
+    let store = OffsetStore::open_at(&data, 1, 0).unwrap();
+    assert!(store.has_room_for("g", "a", 0, 100));
     commit(&store, "g", vec![entry("a", 0, 1, 1)]).await.unwrap();
-    assert!(store.has_room_for("g", "a", 0));
-    assert!(!store.has_room_for("g", "a", 1));
+    assert!(store.has_room_for("g", "a", 0, 100));
+    assert!(!store.has_room_for("g", "a", 1, 0));
+    assert!(!store.has_room_for("g", "a", 0, MAX_METADATA_BYTES));
+    assert_eq!(store.read(|memory| memory.metadata_bytes), "wherever".len());
+    store.permit().await.unwrap().delete_group("g").await.unwrap();
+    assert_eq!(store.read(|memory| (memory.entries, memory.metadata_bytes)), (0, 0));
 }
 
 #[tokio::test]
