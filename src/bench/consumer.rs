@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -22,16 +22,7 @@ const ASK_WITHIN: Duration = Duration::from_secs(10);
 pub(super) struct Consumer {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
-    done: Option<oneshot::Receiver<Result<Consumed, BenchError>>>,
-}
-
-/// Everything has been consumed.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Consumed {
-    /// When the last record came.
-    pub(super) at: Instant,
-    /// How many records the partition has.
-    pub(super) records: u64,
+    done: Option<oneshot::Receiver<Result<u64, BenchError>>>,
 }
 
 impl Consumer {
@@ -62,8 +53,8 @@ impl Consumer {
         Ok(Consumer { stop, thread: Some(thread), done: Some(done) })
     }
 
-    /// Returns when all records have come.
-    pub(super) async fn all(&mut self) -> Result<Consumed, BenchError> {
+    /// Returns when all records have come, with how many the partition has.
+    pub(super) async fn all(&mut self) -> Result<u64, BenchError> {
         match self.done.take() {
             Some(done) => done.await.unwrap_or(Err(BenchError::Interrupted)),
             None => Err(BenchError::Interrupted),
@@ -81,13 +72,13 @@ impl Drop for Consumer {
     }
 }
 
-/// Counts until there were `records`; `None` when stopped before.
+/// Counts until there were `records`, and gives how many the partition has; `None` when stopped before.
 fn consume(
     consumer: &BaseConsumer,
     topic: &str,
     records: u64,
     stop: &AtomicBool,
-) -> Result<Option<Consumed>, BenchError> {
+) -> Result<Option<u64>, BenchError> {
     let mut seen = 0;
     while seen < records {
         match consumer.poll(POLL) {
@@ -100,9 +91,8 @@ fn consume(
             return Ok(None);
         }
     }
-    let at = Instant::now();
     let (first, next) = consumer.fetch_watermarks(topic, PARTITION, ASK_WITHIN)?;
-    Ok(Some(Consumed { at, records: u64::try_from(next - first).unwrap_or_default() }))
+    Ok(Some(u64::try_from(next - first).unwrap_or_default()))
 }
 
 /// Whether it may be that the broker has not started yet.

@@ -16,7 +16,7 @@
 //!   taken in a process that has a task and a consumer and nothing to do.
 //! - A round counts only if the partition holds exactly the rows that were written.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
@@ -191,7 +191,7 @@ impl Ingest {
         let (inside_last, arrived, grown_at) = match backlog {
             Some(inside_last) => (inside_last, side.all_rows(within).await?, None),
             None => {
-                side.alive(async { Ok(tokio::time::sleep(SETTLE).await) }).await?;
+                side.alive(pause(SETTLE)).await?;
                 let watch = side.watch_disk();
                 started = Instant::now();
                 let written = self.workload.write(site.control(), rows);
@@ -200,7 +200,7 @@ impl Ingest {
             }
         };
         let walsender_at_end = side.alive(site.until_confirmed(slot, inside_last)).await?;
-        let ended = arrived.at.max(Instant::now());
+        let seconds = started.elapsed().as_secs_f64();
         if walsender_at_end != Some(walsender) {
             let process = side.process();
             return Err(BenchError::Reconnected { name: process.name(), log: process.log().to_owned() });
@@ -219,7 +219,7 @@ impl Ingest {
         site.drop_slot(slot).await?;
         remove(&directory).await?;
         Ok(Drain {
-            seconds: ended.duration_since(started).as_secs_f64(),
+            seconds,
             bytes: arrived.read.map(|read| read.bytes),
             cpu: usage.cpu,
             walsender_cpu: walsender.map(|usage| usage.cpu),
@@ -237,7 +237,7 @@ impl Ingest {
         site.create_slot(slot).await?;
         let mut side = Side::start(Way::Millrace, site, u64::MAX, directory.clone())?;
         side.alive(site.until_read(slot)).await?;
-        side.alive(async { Ok(tokio::time::sleep(IDLE).await) }).await?;
+        side.alive(pause(IDLE)).await?;
         let memory = side.process().usage()?.memory;
         drop(side);
         site.drop_slot(slot).await?;
@@ -260,7 +260,7 @@ impl Ingest {
 /// Writes out what the backlog has dirtied, so that it does not happen while somebody is measured.
 async fn checkpoint(site: &Site) -> Result<(), BenchError> {
     if site.server_is_ours() {
-        site.control().batch_execute("CHECKPOINT").await.map_err(BenchError::query("make a checkpoint"))?;
+        site.control().batch_execute("CHECKPOINT").await.map_err(BenchError::sql("make a checkpoint"))?;
     }
     Ok(())
 }
@@ -272,7 +272,12 @@ fn our_cpu() -> Result<Duration, BenchError> {
         .map_err(BenchError::io("read what this process has used"))
 }
 
-async fn remove(directory: &std::path::Path) -> Result<(), BenchError> {
+async fn pause(time: Duration) -> Result<(), BenchError> {
+    tokio::time::sleep(time).await;
+    Ok(())
+}
+
+async fn remove(directory: &Path) -> Result<(), BenchError> {
     match tokio::fs::remove_dir_all(directory).await {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(BenchError::io(format!("remove {}", directory.display()))(error))

@@ -22,8 +22,10 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 
 use crate::postgres::connect::ConnectError;
+use crate::postgres::publication::PublicationError;
 use crate::postgres::replication::ReplicationError;
 use crate::postgres::source::SourceError;
+use crate::postgres::sql::SqlError;
 
 /// `millrace bench`
 #[derive(Debug, Args)]
@@ -89,14 +91,11 @@ pub enum BenchError {
     #[error(transparent)]
     Replication(#[from] ReplicationError),
     /// The source refused a statement.
-    #[error("cannot {what}: {source}")]
-    Query {
-        /// What it was for.
-        what: &'static str,
-        /// What the server said.
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
+    #[error(transparent)]
+    Sql(#[from] SqlError),
+    /// The publications could not be made.
+    #[error(transparent)]
+    Publication(#[from] PublicationError),
     /// The source holds something already.
     #[error("the database has {found} already; give --source a database that was made for this and is empty")]
     NotEmpty {
@@ -163,9 +162,7 @@ impl BenchError {
         move |source| BenchError::Io { what, source }
     }
 
-    fn query<E: std::error::Error + Send + Sync + 'static>(
-        what: &'static str,
-    ) -> impl FnOnce(E) -> BenchError {
-        move |source| BenchError::Query { what, source: Box::new(source) }
+    fn sql(doing: &'static str) -> impl FnOnce(tokio_postgres::Error) -> BenchError {
+        move |source| SqlError::new(doing, source).into()
     }
 }

@@ -56,8 +56,6 @@ enum Arrival {
 /// All rows have arrived.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Arrived {
-    /// When the last one did.
-    pub(super) at: Instant,
     /// How many there are.
     pub(super) rows: u64,
     /// What the bare reader has counted besides.
@@ -114,10 +112,7 @@ impl Side {
         let arrival = async {
             match &mut self.arrival {
                 Arrival::Told(lines) => told(lines).await,
-                Arrival::Consumed(consumer) => {
-                    let consumed = consumer.all().await?;
-                    Ok(Arrived { at: consumed.at, rows: consumed.records, read: None })
-                }
+                Arrival::Consumed(consumer) => Ok(Arrived { rows: consumer.all().await?, read: None }),
             }
         };
         tokio::select! {
@@ -142,10 +137,9 @@ impl Side {
 async fn told(lines: &mut Lines<BufReader<ChildStdout>>) -> Result<Arrived, BenchError> {
     let name = "bare reader";
     let line = lines.next_line().await.map_err(BenchError::io("hear from the bare reader"))?;
-    let at = Instant::now();
     let said = line.unwrap_or_default();
     match serde_json::from_str::<BareRead>(&said) {
-        Ok(read) => Ok(Arrived { at, rows: read.rows, read: Some(read) }),
+        Ok(read) => Ok(Arrived { rows: read.rows, read: Some(read) }),
         Err(_) => Err(BenchError::Unreadable { name, said }),
     }
 }

@@ -54,9 +54,7 @@ impl Site {
         }
         workload.prepare(control).await?;
         let tables = site.tables().await?;
-        publication::ensure(control, TASK, &tables)
-            .await
-            .map_err(BenchError::query("make the publications"))?;
+        publication::ensure(control, TASK, &tables).await?;
         site.create_slot(BACKLOG_SLOT).await?;
         Ok(site)
     }
@@ -76,12 +74,12 @@ impl Site {
         for slot in slots {
             self.drop_slot(slot).await?;
         }
-        publication::drop(&self.control, TASK).await.map_err(BenchError::query("drop the publications"))?;
+        publication::drop(&self.control, TASK).await?;
         Workload::remove(&self.control).await
     }
 
     async fn tables(&self) -> Result<Vec<catalog::TrackedTable>, BenchError> {
-        catalog::tracked_tables(&self.control).await.map_err(BenchError::query("list the tables"))
+        Ok(catalog::tracked_tables(&self.control).await?)
     }
 
     /// The session for everything that is not measured.
@@ -166,7 +164,7 @@ impl Site {
             .execute(sql, &[&slot])
             .await
             .map(drop)
-            .map_err(BenchError::query("make a replication slot"))
+            .map_err(BenchError::sql("make a replication slot"))
     }
 
     /// A copy of the backlog's slot: the same changes, once more.
@@ -176,7 +174,7 @@ impl Site {
             .execute(sql, &[&BACKLOG_SLOT, &slot])
             .await
             .map(drop)
-            .map_err(BenchError::query("copy the replication slot"))
+            .map_err(BenchError::sql("copy the replication slot"))
     }
 
     /// Drops a slot, if it is there, as soon as nobody uses it.
@@ -187,7 +185,7 @@ impl Site {
             .execute(sql, &[&slot])
             .await
             .map(drop)
-            .map_err(BenchError::query("drop a replication slot"))
+            .map_err(BenchError::sql("drop a replication slot"))
     }
 
     /// Returns when somebody reads from the slot, with the walsender that serves it.
@@ -212,11 +210,11 @@ impl Site {
     ) -> Result<SlotState, BenchError> {
         let sql = "SELECT active_pid, coalesce(confirmed_flush_lsn, '0/0')::text FROM pg_replication_slots WHERE slot_name = $1::text::name";
         let statement =
-            self.control.prepare(sql).await.map_err(BenchError::query("look at a replication slot"))?;
+            self.control.prepare(sql).await.map_err(BenchError::sql("look at a replication slot"))?;
         let looking = async {
             loop {
                 let row = self.control.query_opt(&statement, &[&slot]).await;
-                let state = match row.map_err(BenchError::query("look at a replication slot"))? {
+                let state = match row.map_err(BenchError::sql("look at a replication slot"))? {
                     None => SlotState::default(),
                     Some(row) => SlotState {
                         pid: row.get::<_, Option<i32>>(0).map(i32::cast_unsigned),

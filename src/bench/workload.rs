@@ -65,11 +65,12 @@ BEGIN
     END LOOP;
 END $$;
 
-CREATE PROCEDURE public.change_orders(changes bigint, orders bigint, INOUT inside_last pg_lsn)
+CREATE PROCEDURE public.change_orders(changes bigint, order_count bigint, INOUT inside_last pg_lsn)
 LANGUAGE plpgsql AS $$
 BEGIN
     FOR n IN 1 .. changes LOOP
-        UPDATE public.orders SET total = total + 1, changed_at = clock_timestamp() WHERE order_id = n * 7919 % orders;
+        UPDATE public.orders SET total = total + 1, changed_at = clock_timestamp()
+        WHERE order_id = n::bigint * 7919 % order_count;
         inside_last := pg_current_wal_insert_lsn();
         COMMIT;
     END LOOP;
@@ -105,11 +106,11 @@ impl Workload {
 
     /// Makes the table, with what has to be there before the slot is.
     pub(super) async fn prepare(self, control: &Control) -> Result<(), BenchError> {
-        control.batch_execute(SCHEMA).await.map_err(BenchError::query("make the table"))?;
+        control.batch_execute(SCHEMA).await.map_err(BenchError::sql("make the table"))?;
         control
             .batch_execute("SET synchronous_commit = off")
             .await
-            .map_err(BenchError::query("prepare the session"))?;
+            .map_err(BenchError::sql("prepare the session"))?;
         if self == Workload::Updates {
             let sql = format!("CALL public.place_orders(0, {UPDATED_ORDERS}, {UPDATED_ORDERS}, NULL)");
             call(control, &sql).await?;
@@ -131,17 +132,17 @@ impl Workload {
 
     /// Makes room for writing it again.
     pub(super) async fn clear(self, control: &Control) -> Result<(), BenchError> {
-        control.batch_execute("TRUNCATE public.orders").await.map_err(BenchError::query("empty the table"))
+        control.batch_execute("TRUNCATE public.orders").await.map_err(BenchError::sql("empty the table"))
     }
 
     /// Removes everything that [`Self::prepare`] made.
     pub(super) async fn remove(control: &Control) -> Result<(), BenchError> {
-        control.batch_execute(REMOVE).await.map_err(BenchError::query("drop the table"))
+        control.batch_execute(REMOVE).await.map_err(BenchError::sql("drop the table"))
     }
 }
 
 async fn call(control: &Control, sql: &str) -> Result<Lsn, BenchError> {
-    let answer = control.simple_query(sql).await.map_err(BenchError::query("write to the table"))?;
+    let answer = control.simple_query(sql).await.map_err(BenchError::sql("write to the table"))?;
     let place = answer.iter().find_map(|message| match message {
         SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok(),
         _ => None,
