@@ -27,7 +27,9 @@ use tokio::time::Instant;
 
 use super::Options;
 use super::classic::{Description, Group, Settings, State};
-use super::member::{Answer, Identity, Join, JoinRefused, Joined, Sync, Synced, Token};
+use super::member::{
+    Answer, Identity, Join, JoinRefused, Joined, MEMBER_SIZE, Protocol, Sync, Synced, Token,
+};
 use crate::log::topics::Topics;
 use crate::state::OffsetStore;
 
@@ -174,7 +176,7 @@ impl Coordinator {
             return Err(ResponseError::CoordinatorNotAvailable);
         }
         if groups.bytes.saturating_add(bytes) > self.options.max_bytes {
-            tracing::warn!(group, "the subscriptions of all groups together have reached their limit");
+            tracing::warn!(group, "the members of all groups together have reached their limit on memory");
             return Err(ResponseError::GroupMaxSizeReached);
         }
         let now = self.now();
@@ -196,7 +198,7 @@ impl Coordinator {
         Ok(Waiting { coordinator: self, group: group.into(), token, answer })
     }
 
-    /// Whether the request is within bounds, and the bytes of its subscriptions.
+    /// Whether the request is within bounds, and the memory that the member will take, about.
     fn check_join(&self, group: &str, join: &Join) -> Result<usize, ResponseError> {
         check_group_id(group)?;
         check_member(identity(&join.member_id, join.instance_id.as_deref()))?;
@@ -204,13 +206,13 @@ impl Coordinator {
         if !bounds.contains(&join.session_timeout) {
             return Err(ResponseError::InvalidSessionTimeout);
         }
-        let bytes = join.protocols.iter().map(|own| own.name.len() + own.metadata.len()).sum();
+        let bytes: usize = join.protocols.iter().map(Protocol::size).sum();
         let named_well =
             join.protocol_type.len() <= MAX_ID && join.protocols.iter().all(|own| own.name.len() <= MAX_ID);
         if bytes > self.options.max_member_bytes || join.protocols.len() > MAX_PROTOCOLS || !named_well {
             return Err(ResponseError::InvalidRequest);
         }
-        Ok(bytes)
+        Ok(MEMBER_SIZE + join.client_id.len() + bytes)
     }
 
     /// SyncGroup. Waits until the leader has shared out the partitions. Dropped, it takes the request back.
@@ -226,7 +228,10 @@ impl Coordinator {
             let mut groups = self.lock();
             let bytes: usize = sync.assignments.iter().map(|(_, part)| part.len()).sum();
             if groups.bytes.saturating_add(bytes) > self.options.max_bytes {
-                tracing::warn!(group, "the assignments of all groups together have reached their limit");
+                tracing::warn!(
+                    group,
+                    "the members of all groups together have reached their limit on memory"
+                );
                 return Err(ResponseError::InvalidRequest);
             }
             let now = self.now();

@@ -7,6 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use kafka_protocol::ResponseError;
 
+/// Memory that a member takes besides what its client decides on: its ids and its places in maps.
+pub(super) const MEMBER_SIZE: usize = 512;
+
 /// Names a waiting request, so that its answer finds it. Never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Token(pub u64);
@@ -18,6 +21,13 @@ pub struct Protocol {
     pub name: Arc<str>,
     /// The member's subscription; opaque to the broker.
     pub metadata: Bytes,
+}
+
+impl Protocol {
+    /// Memory that it takes, about.
+    pub(super) fn size(&self) -> usize {
+        self.name.len() + self.metadata.len()
+    }
 }
 
 impl fmt::Debug for Protocol {
@@ -208,9 +218,9 @@ impl Member {
         own.map(|own| own.metadata.clone()).unwrap_or_default()
     }
 
-    /// Memory that clients decide on.
+    /// Memory that it takes, about.
     pub(super) fn size(&self) -> usize {
-        self.protocols.iter().map(|own| own.name.len() + own.metadata.len()).sum::<usize>()
-            + self.assignment.len()
+        let protocols: usize = self.protocols.iter().map(Protocol::size).sum();
+        MEMBER_SIZE + self.client_id.len() + protocols + self.assignment.len()
     }
 }

@@ -7,8 +7,9 @@
 //!                   └──────► state::OffsetStore       committed offsets, durable before they are answered (I6)
 //! ```
 //!
-//! Members live in memory: after a restart their next heartbeat or commit is refused and they join again, which takes
-//! them a moment. Committed offsets survive, so nobody reads anything twice that it had committed.
+//! Members live in memory: after a restart their next heartbeat is refused with `UNKNOWN_MEMBER_ID`, or their next
+//! commit with `ILLEGAL_GENERATION`, and they join again, which takes them a moment (Apache Kafka keeps its members over
+//! a restart). Committed offsets survive, so nobody reads anything twice that it had committed, or skips anything.
 
 pub mod classic;
 mod coordinator;
@@ -34,7 +35,7 @@ pub struct Options {
     pub max_groups: usize,
     /// Bytes of subscriptions or of one assignment that a member may have.
     pub max_member_bytes: usize,
-    /// Bytes of subscriptions and assignments of all members of all groups.
+    /// Memory for all members of all groups, above all their subscriptions and assignments.
     pub max_bytes: usize,
     /// Bytes of the string that a consumer may commit with an offset.
     pub max_offset_metadata: usize,

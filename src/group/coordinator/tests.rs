@@ -204,7 +204,7 @@ async fn offsets_of_a_topic_mean_nothing_for_one_made_anew_under_its_name() {
 
 #[tokio::test]
 async fn sizes_and_numbers_are_bounded() {
-    let options = Options { max_groups: 2, max_member_bytes: 100, max_bytes: 200, ..quick() };
+    let options = Options { max_groups: 2, max_member_bytes: 100, max_bytes: 2_100, ..quick() };
     let house = house(options).await;
     let refused = async |group: &str, join| house.groups.join(group, join).await.unwrap_err().error;
     assert_eq!(refused("", join("one")).await, ResponseError::InvalidGroupId);
