@@ -19,7 +19,6 @@ use tracing::{error, info};
 use crate::capture::pipeline::{Pipeline, Routes};
 use crate::capture::session::{Capture, CaptureOptions};
 use crate::capture::spool::Spools;
-use crate::change::Timestamp;
 use crate::format::debezium_json::{DebeziumJson, DebeziumOptions};
 use crate::format::partitioner::PartitionBy;
 use crate::group::{self, Coordinator};
@@ -32,9 +31,6 @@ use crate::log::{LogError, LogWriter};
 use crate::state::{DataDir, OffsetStore, StateError, Store};
 use crate::task::TaskDefinition;
 use crate::task::supervisor::{RetryTimes, Supervisor, Task};
-
-/// Committed offsets that are kept, over all groups; bounds their memory.
-const MAX_OFFSETS: usize = 1_000_000;
 
 /// How the broker serves and keeps.
 #[derive(Debug, Clone)]
@@ -186,7 +182,7 @@ impl Broker {
             tasks.push(task);
         }
 
-        let offsets = OffsetStore::open(&data_dir, MAX_OFFSETS, Timestamp::now().millis())?;
+        let offsets = OffsetStore::open(&data_dir)?;
         let options = group::Options {
             initial_rebalance_delay: settings.group_initial_delay,
             ..group::Options::default()
