@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -298,6 +299,31 @@ async fn a_consumer_that_assigns_its_partitions_itself_commits_with_a_note() {
     })
     .await;
     broker.server.groups.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kcat_reads_in_a_group_and_reads_nothing_twice() {
+    let mut broker = Broker::start().await;
+    broker.write(10).await;
+    assert_eq!(kcat_in_group(&broker).await, 40);
+    assert_eq!(kcat_in_group(&broker).await, 0);
+    broker.write(1).await;
+    assert_eq!(kcat_in_group(&broker).await, 4);
+    broker.server.groups.shutdown().await;
+}
+
+/// Has kcat read to the end as a member of a group, and counts what it has read.
+async fn kcat_in_group(broker: &Broker) -> usize {
+    let address = broker.server.address.to_string();
+    let run = move || {
+        // Cargo's library path would give it the librdkafka of the tests above instead of its own.
+        let mut command = Command::new("kcat");
+        command.env_remove("LD_LIBRARY_PATH").args(["-b", &address, "-X", "auto.offset.reset=earliest"]);
+        command.args(["-e", "-q", "-f", "%p/%o\n", "-G", "kcat", "orders"]).output()
+    };
+    let output = blocking(run).await.expect("kcat is installed (apt-get install kcat)");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().lines().count()
 }
 
 // -- Every version ----------------------------------------------------------------------------------------------------
