@@ -167,15 +167,26 @@ impl<W: LogWriter> Capture<W> {
             gap_answers: Vec::new(),
         };
         let ended = session.pump(&mut stream, &mut inbox, stop).await;
-        if ended.is_ok() {
-            session.settle().await?;
-            session.acknowledge(&mut stream)?;
-            if timeout(Duration::from_secs(2), stream.stop()).await.is_err() {
-                debug!("the source did not answer the end of the stream in time");
+        watcher.stop().await;
+        match ended {
+            Ok(()) => {
+                session.settle().await?;
+                session.acknowledge(&mut stream)?;
+                if timeout(Duration::from_secs(2), stream.stop()).await.is_err() {
+                    debug!("the source did not answer the end of the stream in time");
+                }
+                Ok(())
+            }
+            // The log has dropped what it had not committed; the next session begins with its `resume`.
+            Err(CaptureError::Log(error)) => Err(error.into()),
+            // Whole transactions that have arrived are kept, and no commit may be on its way when the next session asks
+            // where to go on: both would otherwise be sent and written a second time.
+            Err(error) => {
+                drop(stream);
+                session.settle().await?;
+                Err(error)
             }
         }
-        watcher.stop().await;
-        ended
     }
 
     /// Drops what is not in the log, and makes sure that the log can be written before the source is asked for more.
@@ -488,7 +499,6 @@ impl<W: LogWriter> Session<'_, W> {
     }
 
     fn landed(&mut self, landed: Landed, stream: &mut ReplicationStream) -> Result<(), CaptureError> {
-        self.flight = None;
         let Landed::Commit(committed, carries) = landed else { return Ok(()) };
         self.committed(&committed, carries);
         let due = self.last_status + STATUS_INTERVAL;
@@ -584,9 +594,7 @@ impl<W: LogWriter> Session<'_, W> {
             if self.flight.is_none() {
                 self.commit_group();
             }
-            let landed = land(&mut self.flight).await?;
-            self.flight = None;
-            if let Landed::Commit(committed, carries) = landed {
+            if let Landed::Commit(committed, carries) = land(&mut self.flight).await? {
                 self.committed(&committed, carries);
             }
         }
@@ -653,16 +661,17 @@ enum Landed {
     Flush,
 }
 
-/// Waits for the log's answer; for ever when it has no work.
+/// Waits for the log's answer, and takes the flight when it has come; for ever when there is none.
 async fn land(flight: &mut Option<Flight>) -> Result<Landed, LogError> {
-    match flight {
+    let landed = match flight {
         None => std::future::pending().await,
         Some(Flight::Commit { ticket, carries, .. }) => {
-            let committed = ticket.await?;
-            Ok(Landed::Commit(committed, std::mem::take(carries)))
+            ticket.await.map(|committed| Landed::Commit(committed, std::mem::take(carries)))
         }
         Some(Flight::Flush { ticket, .. }) => ticket.await.map(|()| Landed::Flush),
-    }
+    };
+    *flight = None;
+    landed
 }
 
 /// An error of a query, with what it was for.
