@@ -80,6 +80,8 @@ pub struct Capture<W> {
     store: Arc<Store>,
     progress: Arc<Progress>,
     running: watch::Sender<bool>,
+    /// Outlives a session whose log has stalled: the next one begins with its end.
+    flight: Option<Flight>,
 }
 
 /// What the log is working on.
@@ -99,7 +101,6 @@ struct Carries {
 struct Session<'a, W> {
     capture: &'a mut Capture<W>,
     control: Control,
-    flight: Option<Flight>,
     /// Start of the group being built.
     group_since: Option<Instant>,
     draining: bool,
@@ -125,7 +126,7 @@ impl<W: LogWriter> Capture<W> {
         progress: Arc<Progress>,
     ) -> (Self, watch::Receiver<bool>) {
         let (running, receiver) = watch::channel(false);
-        (Capture { options, pipeline, store, progress, running }, receiver)
+        (Capture { options, pipeline, store, progress, running, flight: None }, receiver)
     }
 
     /// Runs one session until it is told to stop, or until an error.
@@ -154,7 +155,6 @@ impl<W: LogWriter> Capture<W> {
         let mut session = Session {
             capture: self,
             control,
-            flight: None,
             group_since: None,
             draining: false,
             received: durable.acked_through,
@@ -177,8 +177,8 @@ impl<W: LogWriter> Capture<W> {
                 }
                 Ok(())
             }
-            // The log has dropped what it had not committed; the next session begins with its `resume`.
-            Err(CaptureError::Log(error)) => Err(error.into()),
+            // The log has dropped what it had not committed, or is still at work; the next session begins with that.
+            Err(error @ (CaptureError::Log(_) | CaptureError::LogStalled)) => Err(error),
             // Whole transactions that have arrived are kept, and no commit may be on its way when the next session asks
             // where to go on: both would otherwise be sent and written a second time.
             Err(error) => {
@@ -189,14 +189,34 @@ impl<W: LogWriter> Capture<W> {
         }
     }
 
-    /// Drops what is not in the log, and makes sure that the log can be written before the source is asked for more.
+    /// Brings the pipeline in line with the log, and makes sure that the log can be written before the source is asked
+    /// for more.
     async fn restart_from_log(&mut self) -> Result<(), CaptureError> {
-        if let Some(position) = self.pipeline.writer().resume() {
+        if self.flight.is_some() {
+            self.land().await?;
+        }
+        let durable = self.pipeline.writer().resume();
+        // After a failed write there is no group; otherwise it was decoded while the log was stalled, and is whole.
+        let group = self.pipeline.writer().has_group().then(|| self.pipeline.position());
+        if let Some(position) = group.or(durable) {
             self.pipeline.restart(position);
+            self.commit(position).await?;
             self.progress.durable(position.acked_through, None);
-            self.pipeline.writer().commit(position).await?;
         }
         Ok(())
+    }
+
+    /// Makes everything up to the last boundary durable together with `position`.
+    async fn commit(&mut self, position: SourcePosition) -> Result<(), CaptureError> {
+        let ticket = self.pipeline.writer().commit(position);
+        self.flight = Some(Flight::Commit { ticket, carries: Carries::default(), since: Instant::now() });
+        self.land().await.map(drop)
+    }
+
+    /// Waits for the log, which may not take longer than [`LOG_STALL`].
+    async fn land(&mut self) -> Result<Landed, CaptureError> {
+        let landed = timeout(LOG_STALL, land(&mut self.flight)).await;
+        landed.map_err(|_| CaptureError::LogStalled)?.map_err(CaptureError::Log)
     }
 
     /// Finds the place to go on from and starts the stream there, making publications and slot where there are none.
@@ -334,7 +354,7 @@ impl<W: LogWriter> Capture<W> {
             system_identifier: system.system_identifier,
             slot_generation,
         };
-        self.pipeline.writer().commit(position).await?;
+        self.commit(position).await?;
         self.store_call(|store, task| store.clear_intent(task)).await?;
         Ok(position)
     }
@@ -378,7 +398,7 @@ impl<W: LogWriter> Capture<W> {
             timeline,
             ..position
         };
-        self.pipeline.writer().commit(position).await?;
+        self.commit(position).await?;
         Ok(position)
     }
 
@@ -397,7 +417,7 @@ impl<W: LogWriter> Capture<W> {
         if let Some(position) = position.filter(|_| known.as_deref() != Some(&text)) {
             self.pipeline.restart(position);
             self.pipeline.gap(gap)?;
-            self.pipeline.writer().commit(position).await?;
+            self.commit(position).await?;
             self.store_call(move |store, task| store.set_fact(task, LAST_GAP, &text)).await?;
         }
         Ok(())
@@ -426,12 +446,13 @@ impl<W: LogWriter> Session<'_, W> {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.start_flight()?;
-            let room = self.flight.is_none() || self.capture.pipeline.writer().buffered() < GROUP_LIMIT;
+            let room =
+                self.capture.flight.is_none() || self.capture.pipeline.writer().buffered() < GROUP_LIMIT;
             let close_group = self.group_since.map(|since| since + DRAIN_AGE);
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
-                landed = land(&mut self.flight) => self.landed(landed?, stream)?,
+                landed = land(&mut self.capture.flight) => self.landed(landed?, stream)?,
                 filled = stream.fill(), if room => {
                     filled?;
                     self.drain(stream).await?;
@@ -439,14 +460,14 @@ impl<W: LogWriter> Session<'_, W> {
                 Some(report) = inbox.recv() => self.take_report(report, stream),
                 _ = ticks.tick() => self.tick(stream)?,
                 () = sleep_until(close_group.unwrap_or_else(Instant::now)),
-                    if self.flight.is_none() && close_group.is_some() => {}
+                    if self.capture.flight.is_none() && close_group.is_some() => {}
             }
         }
     }
 
     /// Gives the log its next work, when it has none and there is some.
     fn start_flight(&mut self) -> Result<(), CaptureError> {
-        if self.flight.is_some() {
+        if self.capture.flight.is_some() {
             return Ok(());
         }
         let now = Instant::now();
@@ -466,14 +487,14 @@ impl<W: LogWriter> Session<'_, W> {
             self.commit_group();
         } else if buffered >= GROUP_LIMIT {
             // A transaction that did not fit: its first pieces go beyond the high watermark.
-            self.flight = Some(Flight::Flush { ticket: pipeline.writer().flush(), since: now });
+            self.capture.flight = Some(Flight::Flush { ticket: pipeline.writer().flush(), since: now });
         } else if let Some(position) = pipeline.idle_position()
             && (self.reply_wanted || now >= self.last_idle_commit + IDLE_COMMIT_INTERVAL)
         {
             self.last_idle_commit = now;
             pipeline.set_position(position);
             let ticket = pipeline.writer().commit(position);
-            self.flight = Some(Flight::Commit { ticket, carries: Carries::default(), since: now });
+            self.capture.flight = Some(Flight::Commit { ticket, carries: Carries::default(), since: now });
         }
         Ok(())
     }
@@ -485,7 +506,7 @@ impl<W: LogWriter> Session<'_, W> {
             if self.gaps.is_empty() { std::mem::take(&mut self.gap_answers) } else { Vec::new() };
         let ticket = pipeline.writer().commit(position);
         let carries = Carries { commit_time, gap_answers };
-        self.flight = Some(Flight::Commit { ticket, carries, since: Instant::now() });
+        self.capture.flight = Some(Flight::Commit { ticket, carries, since: Instant::now() });
     }
 
     /// A commit is durable: everybody hears of it.
@@ -590,11 +611,11 @@ impl<W: LogWriter> Session<'_, W> {
 
     /// Makes everything up to the last boundary durable, and waits for it.
     async fn settle(&mut self) -> Result<(), CaptureError> {
-        while self.flight.is_some() || self.capture.pipeline.writer().has_group() {
-            if self.flight.is_none() {
+        while self.capture.flight.is_some() || self.capture.pipeline.writer().has_group() {
+            if self.capture.flight.is_none() {
                 self.commit_group();
             }
-            if let Landed::Commit(committed, carries) = land(&mut self.flight).await? {
+            if let Landed::Commit(committed, carries) = self.capture.land().await? {
                 self.committed(&committed, carries);
             }
         }
@@ -628,7 +649,7 @@ impl<W: LogWriter> Session<'_, W> {
 
     fn tick(&mut self, stream: &mut ReplicationStream) -> Result<(), CaptureError> {
         let now = Instant::now();
-        if let Some(Flight::Commit { since, .. } | Flight::Flush { since, .. }) = &self.flight
+        if let Some(Flight::Commit { since, .. } | Flight::Flush { since, .. }) = &self.capture.flight
             && now >= *since + LOG_STALL
         {
             return Err(CaptureError::LogStalled);
