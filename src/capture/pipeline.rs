@@ -266,11 +266,6 @@ impl<W: LogWriter> Pipeline<W> {
         });
     }
 
-    /// Whether the transaction being taken is in the log already, so that its content can be left unread.
-    pub fn is_duplicate(&self) -> bool {
-        self.rows.open.as_ref().is_some_and(|open| open.duplicate)
-    }
-
     /// Ends the open transaction: it is whole, and belongs to the next group.
     ///
     /// # Errors

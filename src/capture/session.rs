@@ -44,6 +44,8 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const IDLE_COMMIT_INTERVAL: Duration = Duration::from_secs(10);
 /// A log that takes longer than this for one group has stalled: the connection is given up, the slot keeps the WAL.
 const LOG_STALL: Duration = Duration::from_secs(10);
+/// How long the source's catalog may take to tell a table's shape: meanwhile nothing else happens in the session.
+const CATALOG_WAIT: Duration = Duration::from_secs(20);
 /// The saved fact that holds the last gap reported, so that each is written once.
 const LAST_GAP: &str = "last_gap";
 /// A source further ahead than this is a backlog, in bytes of WAL.
@@ -100,6 +102,7 @@ struct Carries {
 /// A session's own state.
 struct Session<'a, W> {
     capture: &'a mut Capture<W>,
+    stop: &'a CancellationToken,
     control: Control,
     /// Start of the group being built.
     group_since: Option<Instant>,
@@ -154,6 +157,7 @@ impl<W: LogWriter> Capture<W> {
         let now = Instant::now();
         let mut session = Session {
             capture: self,
+            stop,
             control,
             group_since: None,
             draining: false,
@@ -166,12 +170,12 @@ impl<W: LogWriter> Capture<W> {
             gaps: Vec::new(),
             gap_answers: Vec::new(),
         };
-        let ended = session.pump(&mut stream, &mut inbox, stop).await;
+        let ended = session.pump(&mut stream, &mut inbox).await;
         watcher.stop().await;
         match ended {
             Ok(()) => {
                 session.settle().await?;
-                session.acknowledge(&mut stream)?;
+                session.acknowledge(&mut stream);
                 if timeout(Duration::from_secs(2), stream.stop()).await.is_err() {
                     debug!("the source did not answer the end of the stream in time");
                 }
@@ -210,6 +214,13 @@ impl<W: LogWriter> Capture<W> {
     async fn commit(&mut self, position: SourcePosition) -> Result<(), CaptureError> {
         let ticket = self.pipeline.writer().commit(position);
         self.flight = Some(Flight::Commit { ticket, carries: Carries::default(), since: Instant::now() });
+        self.land().await.map(drop)
+    }
+
+    /// Writes what is buffered of a large transaction.
+    async fn flush(&mut self) -> Result<(), CaptureError> {
+        let ticket = self.pipeline.writer().flush();
+        self.flight = Some(Flight::Flush { ticket, since: Instant::now() });
         self.land().await.map(drop)
     }
 
@@ -440,7 +451,6 @@ impl<W: LogWriter> Session<'_, W> {
         &mut self,
         stream: &mut ReplicationStream,
         inbox: &mut mpsc::Receiver<Report>,
-        stop: &CancellationToken,
     ) -> Result<(), CaptureError> {
         let mut ticks = interval(STATUS_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -449,16 +459,20 @@ impl<W: LogWriter> Session<'_, W> {
             let room =
                 self.capture.flight.is_none() || self.capture.pipeline.writer().buffered() < GROUP_LIMIT;
             let close_group = self.group_since.map(|since| since + DRAIN_AGE);
+            // What comes seldom first: a backlog keeps the stream ready all the time.
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return Ok(()),
-                landed = land(&mut self.capture.flight) => self.landed(landed?, stream)?,
+                () = self.stop.cancelled() => return Ok(()),
+                landed = land(&mut self.capture.flight) => self.landed(landed?, stream),
+                _ = ticks.tick() => {
+                    self.look_at_log()?;
+                    self.tick(stream);
+                }
+                Some(report) = inbox.recv() => self.take_report(report, stream),
                 filled = stream.fill(), if room => {
                     filled?;
                     self.drain(stream).await?;
                 }
-                Some(report) = inbox.recv() => self.take_report(report, stream),
-                _ = ticks.tick() => self.tick(stream)?,
                 () = sleep_until(close_group.unwrap_or_else(Instant::now)),
                     if self.capture.flight.is_none() && close_group.is_some() => {}
             }
@@ -519,21 +533,20 @@ impl<W: LogWriter> Session<'_, W> {
         }
     }
 
-    fn landed(&mut self, landed: Landed, stream: &mut ReplicationStream) -> Result<(), CaptureError> {
-        let Landed::Commit(committed, carries) = landed else { return Ok(()) };
+    fn landed(&mut self, landed: Landed, stream: &mut ReplicationStream) {
+        let Landed::Commit(committed, carries) = landed else { return };
         self.committed(&committed, carries);
         let due = self.last_status + STATUS_INTERVAL;
         if self.reply_wanted || !self.draining || Instant::now() >= due {
-            self.acknowledge(stream)?;
+            self.acknowledge(stream);
         }
-        Ok(())
     }
 
-    /// Takes all frames that have arrived, as far as there is room.
+    /// Takes all frames that have arrived, as far as there is room and until told to stop.
     async fn drain(&mut self, stream: &mut ReplicationStream) -> Result<(), CaptureError> {
         let mut bytes = 0;
         loop {
-            if self.capture.pipeline.writer().buffered() >= GROUP_LIMIT {
+            if self.capture.pipeline.writer().buffered() >= GROUP_LIMIT || self.stop.is_cancelled() {
                 break;
             }
             let step = match stream.next_frame()? {
@@ -548,7 +561,7 @@ impl<W: LogWriter> Session<'_, W> {
                     self.capture.pipeline.keepalive(end);
                     if reply_requested {
                         self.reply_wanted = true;
-                        self.acknowledge(stream)?;
+                        self.acknowledge(stream);
                     }
                     Step::Done
                 }
@@ -565,46 +578,52 @@ impl<W: LogWriter> Session<'_, W> {
     }
 
     async fn shape(&mut self, relation: Relation) -> Result<(), CaptureError> {
-        let shape = relation.resolve(&self.control).await.map_err(query("read a table's columns"))?;
+        let shape = timeout(CATALOG_WAIT, relation.resolve(&self.control))
+            .await
+            .map_err(query("read a table's columns in time"))?
+            .map_err(query("read a table's columns"))?;
         debug!(table = format!("{}.{}", shape.schema, shape.name), "shape");
         self.capture.pipeline.set_shape(Arc::new(shape));
         Ok(())
     }
 
-    /// Takes a streamed transaction from its spool. A large one is a group of its own, appended in pieces.
+    /// Takes a streamed transaction from its spool. A large one is a group of its own, appended in pieces. One that the
+    /// log has already is read too: the server will not send again the shapes that it told there.
     async fn replay(
         &mut self,
         stream: &mut ReplicationStream,
         spool: Spool,
         end_lsn: Lsn,
     ) -> Result<(), CaptureError> {
-        if !self.capture.pipeline.is_duplicate() {
-            let large = !spool.is_in_memory();
-            if large {
-                self.settle().await?;
-            }
-            let mut reader = spool.into_reader().await?;
-            let mut recycled = Vec::new();
-            loop {
-                let (next, chunk) = reader.chunk(recycled).await?;
-                let Some(chunk) = chunk else { break };
-                for (lsn, body) in messages(&chunk) {
-                    match self.capture.pipeline.replayed(lsn, body, next.spool())? {
-                        Step::Shape(relation) => self.shape(relation).await?,
-                        Step::Done => {}
-                        other => {
-                            return Err(CaptureError::Protocol(format!(
-                                "{other:?} inside a streamed transaction"
-                            )));
-                        }
+        let large = !spool.is_in_memory();
+        if large {
+            self.settle().await?;
+        }
+        let mut reader = spool.into_reader().await?;
+        let mut recycled = Vec::new();
+        loop {
+            let (next, chunk) = reader.chunk(recycled).await?;
+            let Some(chunk) = chunk else { break };
+            for (lsn, body) in messages(&chunk) {
+                match self.capture.pipeline.replayed(lsn, body, next.spool())? {
+                    Step::Shape(relation) => self.shape(relation).await?,
+                    Step::Done => {}
+                    other => {
+                        return Err(CaptureError::Protocol(format!(
+                            "{other:?} inside a streamed transaction"
+                        )));
                     }
                 }
-                if large && self.capture.pipeline.writer().buffered() >= GROUP_LIMIT {
-                    self.capture.pipeline.writer().flush().await?;
-                }
-                self.tick(stream)?;
-                (reader, recycled) = (next, chunk);
             }
+            if large && self.capture.pipeline.writer().buffered() >= GROUP_LIMIT {
+                self.capture.flush().await?;
+            }
+            self.tick(stream);
+            if self.stop.is_cancelled() {
+                // It stays open, and so out of the log; the server sends it again.
+                return Ok(());
+            }
+            (reader, recycled) = (next, chunk);
         }
         self.capture.pipeline.commit(end_lsn)
     }
@@ -647,23 +666,29 @@ impl<W: LogWriter> Session<'_, W> {
         }
     }
 
-    fn tick(&mut self, stream: &mut ReplicationStream) -> Result<(), CaptureError> {
-        let now = Instant::now();
-        if let Some(Flight::Commit { since, .. } | Flight::Flush { since, .. }) = &self.capture.flight
-            && now >= *since + LOG_STALL
-        {
-            return Err(CaptureError::LogStalled);
+    /// Ends the session when the log has stalled.
+    fn look_at_log(&self) -> Result<(), CaptureError> {
+        match &self.capture.flight {
+            Some(Flight::Commit { since, .. } | Flight::Flush { since, .. })
+                if since.elapsed() >= LOG_STALL =>
+            {
+                Err(CaptureError::LogStalled)
+            }
+            _ => Ok(()),
         }
+    }
+
+    /// Lets the source hear of us when it is time.
+    fn tick(&mut self, stream: &mut ReplicationStream) {
         let behind = self.acknowledged < self.durable.acked_through;
-        if behind || now >= self.last_status + KEEPALIVE_INTERVAL {
-            self.acknowledge(stream)?;
+        if behind || self.last_status.elapsed() >= KEEPALIVE_INTERVAL {
+            self.acknowledge(stream);
         }
         stream.try_flush();
-        Ok(())
     }
 
     /// Tells the source what is durable.
-    fn acknowledge(&mut self, stream: &mut ReplicationStream) -> Result<(), CaptureError> {
+    fn acknowledge(&mut self, stream: &mut ReplicationStream) {
         let durable = self.durable.acked_through;
         self.last_status = Instant::now();
         self.acknowledged = durable;
@@ -673,7 +698,6 @@ impl<W: LogWriter> Session<'_, W> {
         let written = self.received.max(durable);
         stream.queue_status(Status { written, flushed: durable, applied: durable, reply: false });
         stream.try_flush();
-        Ok(())
     }
 }
 
