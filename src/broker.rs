@@ -10,9 +10,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use metrics_exporter_prometheus::PrometheusHandle;
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
@@ -31,6 +32,12 @@ use crate::log::{LogError, LogWriter};
 use crate::state::{DataDir, OffsetStore, StateError, Store};
 use crate::task::TaskDefinition;
 use crate::task::supervisor::{RetryTimes, Supervisor, Task};
+
+/// Upper bounds of the buckets of times, in seconds.
+const SECONDS_BUCKETS: &[f64] =
+    &[0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// How often what histograms have gathered is swept into their buckets.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How the broker serves and keeps.
 #[derive(Debug, Clone)]
@@ -200,7 +207,7 @@ impl Broker {
             groups: groups.clone(),
         });
         let tasks = Arc::new(tasks);
-        let site = Site { tasks: tasks.clone(), groups: groups.clone(), metrics: recorder };
+        let site = Site { tasks: tasks.clone(), groups: groups.clone(), metrics: recorder.clone() };
         let listeners_stop = CancellationToken::new();
         let kafka_stop = listeners_stop.clone();
         let http_stop = listeners_stop.clone();
@@ -214,6 +221,7 @@ impl Broker {
                 )
                 .await;
             }),
+            tokio::spawn(keep_histograms_small(recorder, listeners_stop.clone())),
             tokio::spawn(async move {
                 if let Err(error) = http::serve(listeners.http, site, http_stop).await {
                     error!(%error, "the http listener failed");
@@ -256,12 +264,23 @@ impl Broker {
     }
 }
 
-/// The recorder behind `metrics!`; a process has one.
+/// The recorder behind `metrics!`; a process has one. Histograms with fixed buckets can be added up over brokers.
 fn install_recorder() -> Result<PrometheusHandle, BrokerError> {
-    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let failed = |error: metrics_exporter_prometheus::BuildError| BrokerError::Metrics(error.to_string());
+    let recorder = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), SECONDS_BUCKETS)
+        .map_err(failed)?
+        .build_recorder();
     let handle = recorder.handle();
     metrics::set_global_recorder(recorder).map_err(|error| BrokerError::Metrics(error.to_string()))?;
     Ok(handle)
+}
+
+/// Histograms keep every sample until they are rendered or swept: with nobody who scrapes, for ever.
+async fn keep_histograms_small(recorder: PrometheusHandle, stop: CancellationToken) {
+    while stop.run_until_cancelled(sleep(SWEEP_INTERVAL)).await.is_some() {
+        recorder.run_upkeep();
+    }
 }
 
 async fn open_log(
