@@ -106,7 +106,10 @@ pub enum CaptureError {
         source: Box<FormatError>,
     },
     /// Changes are missing, or may be. Goes on only when a person says so.
-    #[error("{} ({})", gap.detail, gap.cause)]
+    #[error(
+        "{} ({}); to go on from now, with a gap event in the log, start once with --accept-gap",
+        gap.detail, gap.cause
+    )]
     Gap {
         /// What is known about it.
         gap: Arc<Gap>,

@@ -21,6 +21,8 @@ use crate::postgres::slot::{self, SlotTrouble};
 use crate::state::{StateError, Store};
 
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a person is told that the source keeps too much WAL.
+const WAL_WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
 /// What the watcher has seen.
 #[derive(Debug)]
@@ -83,8 +85,14 @@ async fn watch(options: CaptureOptions, store: Arc<Store>, reports: mpsc::Sender
                 continue;
             }
         };
-        let mut poll =
-            Poll { options: &options, store: &store, control, fingerprint: None, last_heartbeat: None };
+        let mut poll = Poll {
+            options: &options,
+            store: &store,
+            control,
+            fingerprint: None,
+            last_heartbeat: None,
+            last_wal_warning: None,
+        };
         loop {
             match poll.once(&reports).await {
                 Ok(()) => {}
@@ -108,6 +116,7 @@ struct Poll<'a> {
     /// The tables and publications as of the last reconciliation that had nothing left to do.
     fingerprint: Option<Fingerprint>,
     last_heartbeat: Option<Instant>,
+    last_wal_warning: Option<Instant>,
 }
 
 type PollError = Box<dyn std::error::Error + Send + Sync>;
@@ -117,11 +126,14 @@ impl Poll<'_> {
         let lsn = catalog::source_position(&self.control).await?;
         let state = slot::slot_state(&self.control, &self.options.slot()).await?;
         let retained = state.as_ref().map_or(0, |state| state.retained_bytes);
-        if retained > self.options.wal_limit {
+        let warned_lately = self.last_wal_warning.is_some_and(|last| last.elapsed() < WAL_WARNING_INTERVAL);
+        if retained > self.options.wal_limit && !warned_lately {
+            self.last_wal_warning = Some(Instant::now());
             warn!(
                 task = self.options.task,
                 retained,
-                "the source keeps more WAL for this task than the limit; see that millrace keeps up"
+                limit = self.options.wal_limit,
+                "the source keeps more WAL for this task than --wal-limit-mb; see that millrace keeps up"
             );
         }
         let slot_lost = match &state {
