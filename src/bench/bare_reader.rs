@@ -10,7 +10,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use super::BenchError;
-use crate::change::Lsn;
+use crate::change::{Lsn, Timestamp};
 use crate::postgres::pgoutput;
 use crate::postgres::replication::{
     Frame, ReplicationConnection, ReplicationStream, StartOptions, Status, StreamLimits,
@@ -44,6 +44,8 @@ pub(super) struct BareRead {
     pub(super) transactions: u64,
     /// Bytes of pgoutput messages.
     pub(super) bytes: u64,
+    /// When the first row came, in microseconds since 1970.
+    pub(super) first_row_at: i64,
 }
 
 impl BareReader {
@@ -96,6 +98,9 @@ impl BareRead {
         let end_at = match body.first() {
             Some(b'I' | b'U' | b'D') => {
                 self.rows += 1;
+                if self.rows == 1 {
+                    self.first_row_at = Timestamp::now().0;
+                }
                 return;
             }
             Some(b'C') => 1 + 1 + 8,

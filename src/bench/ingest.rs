@@ -10,7 +10,8 @@
 //!   side's start counts. It **ends** when the last row has arrived, with the bare reader or in the hands of the
 //!   consumer, and the source's slot has been acknowledged beyond it, whichever is later.
 //! - **Workload `big`** is one transaction that is written while it is read: the clock starts with its first statement,
-//!   and the time to the first byte is from there until the task's directory (spool and log) has grown by 4 KiB.
+//!   and the time to the first byte is from there until the task's directory (spool and log) has grown by 4 KiB; for the
+//!   bare reader, until it has the first row: before that the server has sent nothing.
 //! - **CPU time** is that of the walsender, of the process that reads it from its start on, and of the consumer (all of
 //!   the measuring process). **Memory** is resident memory; the peak is the highest of all rounds, and the idle value is
 //!   taken in a process that has a task and a consumer and nothing to do.
@@ -30,7 +31,7 @@ use super::side::{Side, Way};
 use super::site::Site;
 use super::work_dir::WorkDir;
 use super::workload::Workload;
-use crate::change::Lsn;
+use crate::change::{Lsn, Timestamp};
 use crate::postgres::source::{Host, SourceConfig};
 
 /// Between starting to read and the first statement, where the source is written to meanwhile.
@@ -186,14 +187,14 @@ impl Ingest {
         let our_cpu = our_cpu()?;
         let mut side = Side::start(way, site, rows, directory.clone())?;
         let walsender = side.alive(site.until_read(slot)).await?;
-        let mut started = Instant::now();
+        let (mut started, mut started_at) = (Instant::now(), Timestamp::now());
         let within = Duration::from_secs(120 + rows / SLOWEST);
         let (inside_last, arrived, grown_at) = match backlog {
             Some(inside_last) => (inside_last, side.all_rows(within).await?, None),
             None => {
                 side.alive(pause(SETTLE)).await?;
                 let watch = side.watch_disk();
-                started = Instant::now();
+                (started, started_at) = (Instant::now(), Timestamp::now());
                 let written = self.workload.write(site.control(), rows);
                 let (inside_last, arrived) = tokio::try_join!(written, side.all_rows(within))?;
                 (inside_last, arrived, watch.grown_at().await)
@@ -225,9 +226,11 @@ impl Ingest {
             walsender_cpu: walsender.map(|usage| usage.cpu),
             consumer_cpu: (way == Way::Millrace).then_some(consumer_cpu),
             peak_memory: usage.peak_memory,
-            first_byte: grown_at
-                .map(|at| at.saturating_duration_since(started))
-                .filter(|_| way == Way::Millrace),
+            first_byte: match arrived.read {
+                _ if backlog.is_some() => None,
+                Some(read) => Some(micros_between(started_at, Timestamp(read.first_row_at))),
+                None => grown_at.map(|at| at.saturating_duration_since(started)),
+            },
         })
     }
 
@@ -255,6 +258,11 @@ impl Ingest {
             Host::Unix(_) => Transport::Unix,
         }
     }
+}
+
+/// By two processes' clocks, which are one.
+fn micros_between(earlier: Timestamp, later: Timestamp) -> Duration {
+    Duration::from_micros(u64::try_from(later.0 - earlier.0).unwrap_or_default())
 }
 
 /// Writes out what the backlog has dirtied, so that it does not happen while somebody is measured.

@@ -21,7 +21,7 @@ pub(super) struct Drain {
     pub(super) walsender_cpu: Option<Duration>,
     pub(super) consumer_cpu: Option<Duration>,
     pub(super) peak_memory: u64,
-    /// From the first statement to the first bytes on disk.
+    /// From the first statement to the first bytes on disk, or in the bare reader's hands.
     pub(super) first_byte: Option<Duration>,
 }
 
@@ -175,7 +175,7 @@ impl fmt::Display for Report {
         line("CPU s, consumer", bare.consumer_cpu_s, ours.consumer_cpu_s)?;
         line("peak memory, MB", Some(bare.peak_memory_mb), Some(ours.peak_memory_mb))?;
         line("idle memory, MB", bare.idle_memory_mb, ours.idle_memory_mb)?;
-        line("first byte on disk, s", bare.first_byte_s, ours.first_byte_s)
+        line("first byte, s", bare.first_byte_s, ours.first_byte_s)
     }
 }
 
