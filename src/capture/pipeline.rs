@@ -129,6 +129,7 @@ impl<W: LogWriter> Pipeline<W> {
     /// too: a new walsender sends them again.
     pub fn restart(&mut self, position: SourcePosition) {
         self.rows.output.writer.abort();
+        self.rows.output.records = 0;
         self.rows.open = None;
         self.rows.shapes.clear();
         self.rows.last_shape = None;
@@ -200,34 +201,24 @@ impl<W: LogWriter> Pipeline<W> {
         match pgoutput::parse(body, false, &mut self.cells)? {
             // The end is not known before Commit; no change needs it.
             Message::Begin { final_lsn, commit_time, xid } => {
-                self.begin(xid, final_lsn, final_lsn, commit_time);
+                self.rows.begin(self.position.last_commit, xid, final_lsn, final_lsn, commit_time);
             }
             Message::Commit { end_lsn, .. } => self.commit(end_lsn)?,
             Message::StreamStart { xid, .. } => self.streaming = Some(xid),
             Message::StreamAbort { xid, sub_xid, .. } => self.spools.abort(xid, sub_xid),
             Message::StreamCommit { xid, commit_lsn, end_lsn, commit_time } => {
-                self.begin(xid, commit_lsn, end_lsn, commit_time);
+                self.rows.begin(self.position.last_commit, xid, commit_lsn, end_lsn, commit_time);
                 match self.spools.take(xid) {
                     Some(spool) => return Ok(Step::Replay { spool, end_lsn }),
                     None => self.commit(end_lsn)?,
                 }
             }
-            Message::LogicalMessage { transactional: false, prefix, content, .. } => {
-                // A transaction of its own at its LSN.
-                if prefix.starts_with(OWN_PREFIX) || self.position.last_commit.is_some_and(|last| lsn <= last)
-                {
-                    return Ok(Step::Done);
-                }
-                let transaction = Transaction {
-                    xid: 0,
-                    commit_lsn: lsn,
-                    end_lsn: lsn,
-                    commit_time: Timestamp::now(),
-                    previous_commit_lsn: self.position.last_commit.unwrap_or_default(),
-                };
-                let change = Change::Message { transactional: false, prefix, content };
-                self.rows.output.event(&Event { transaction: &transaction, ordinal: 0, lsn, change })?;
-                self.rows.open = Some(Open { transaction, ordinal: 1, duplicate: false });
+            message @ Message::LogicalMessage { transactional: false, .. } => {
+                // A transaction of its own. Its LSN is where its WAL record ends, and there a commit record may begin: its
+                // place is the byte before, behind every commit before it and before every commit behind it.
+                let commit_lsn = Lsn(lsn.0.saturating_sub(1));
+                self.rows.begin(self.position.last_commit, 0, commit_lsn, lsn, Timestamp::now());
+                self.rows.take(lsn, message)?;
                 self.commit(lsn)?;
             }
             message => return self.rows.take(lsn, message),
@@ -248,22 +239,6 @@ impl<W: LogWriter> Pipeline<W> {
             return Ok(Step::Done);
         }
         self.rows.take(lsn, message)
-    }
-
-    /// Begins a transaction, unless the log has it already.
-    fn begin(&mut self, xid: u32, commit_lsn: Lsn, end_lsn: Lsn, commit_time: Timestamp) {
-        let last = self.position.last_commit;
-        self.rows.open = Some(Open {
-            transaction: Transaction {
-                xid,
-                commit_lsn,
-                end_lsn,
-                commit_time,
-                previous_commit_lsn: last.unwrap_or_default(),
-            },
-            ordinal: 0,
-            duplicate: last.is_some_and(|last| commit_lsn <= last),
-        });
     }
 
     /// Ends the open transaction: it is whole, and belongs to the next group.
@@ -316,6 +291,16 @@ impl<W: LogWriter> Pipeline<W> {
 }
 
 impl<W: LogWriter> Rows<W> {
+    /// Begins a transaction, which is a duplicate when it lies at or below the last that the log has.
+    fn begin(&mut self, last: Option<Lsn>, xid: u32, commit_lsn: Lsn, end_lsn: Lsn, commit_time: Timestamp) {
+        let previous_commit_lsn = last.unwrap_or_default();
+        self.open = Some(Open {
+            transaction: Transaction { xid, commit_lsn, end_lsn, commit_time, previous_commit_lsn },
+            ordinal: 0,
+            duplicate: last.is_some_and(|last| commit_lsn <= last),
+        });
+    }
+
     fn take(&mut self, lsn: Lsn, message: Message<'_>) -> Result<Step, CaptureError> {
         let Some(open) = &mut self.open else {
             return match message {
@@ -419,5 +404,80 @@ impl<W: LogWriter> Sink for Router<'_, W> {
     fn record(&mut self, destination: Destination, record: &Record<'_>) -> Result<(), LogError> {
         self.records += 1;
         self.writer.append(self.routes.partition(destination, record), record)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::debezium_json::{DebeziumJson, DebeziumOptions};
+    use crate::log::local::{LocalLog, LocalWriter, Options};
+
+    /// A pipeline over a log in a directory, whose topic and events are one partition.
+    async fn pipeline(directory: &std::path::Path) -> Pipeline<LocalWriter> {
+        let (mut writer, ..) = LocalLog::open(Options::new(directory.join("log"), "t")).unwrap();
+        let partitions = writer.create_topic("t", 1).await.unwrap();
+        let routes = Routes { events: partitions[0], changes: partitions, by: PartitionBy::None };
+        let spools = Spools::open(&directory.join("spool")).unwrap();
+        let format = DebeziumJson::new(DebeziumOptions::new("t", "db"));
+        Pipeline::new(writer, Box::new(format), routes, spools, Arc::default())
+    }
+
+    fn begin(final_lsn: u64) -> Vec<u8> {
+        [b"B".as_slice(), &final_lsn.to_be_bytes(), &[0; 8], &7u32.to_be_bytes()].concat()
+    }
+
+    fn commit(commit_lsn: u64, end_lsn: u64) -> Vec<u8> {
+        [b"C\0".as_slice(), &commit_lsn.to_be_bytes(), &end_lsn.to_be_bytes(), &[0; 8]].concat()
+    }
+
+    fn logical_message(transactional: bool, lsn: u64) -> Vec<u8> {
+        let flags = [u8::from(transactional)];
+        [b"M".as_slice(), &flags, &lsn.to_be_bytes(), b"app\0", &2u32.to_be_bytes(), b"hi"].concat()
+    }
+
+    fn taken(pipeline: &mut Pipeline<LocalWriter>, lsn: u64, body: &[u8]) -> u64 {
+        assert!(matches!(pipeline.message(Lsn(lsn), body).unwrap(), Step::Done));
+        pipeline.progress.view().records
+    }
+
+    // I2. A message's LSN is the end of its WAL record, where the next record may begin.
+    #[tokio::test]
+    async fn a_transaction_that_commits_right_behind_a_message_is_no_duplicate_of_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut pipeline = pipeline(directory.path()).await;
+        let transaction =
+            |commit_lsn, end| [begin(commit_lsn), logical_message(true, 50), commit(commit_lsn, end)];
+        let take = |pipeline: &mut Pipeline<LocalWriter>, commit_lsn, end| {
+            transaction(commit_lsn, end).iter().map(|body| taken(pipeline, commit_lsn, body)).last()
+        };
+        assert_eq!(take(&mut pipeline, 80, 100), Some(1));
+        assert_eq!(taken(&mut pipeline, 120, &logical_message(false, 120)), 2);
+        assert_eq!(take(&mut pipeline, 120, 140), Some(3));
+        assert_eq!(pipeline.position().end_lsn, Lsn(140));
+        // Sent again, none of the three is taken again.
+        assert_eq!(take(&mut pipeline, 80, 100), Some(3));
+        assert_eq!(taken(&mut pipeline, 120, &logical_message(false, 120)), 3);
+        assert_eq!(take(&mut pipeline, 120, 140), Some(3));
+    }
+
+    // I1, I3
+    #[tokio::test]
+    async fn what_an_unfinished_transaction_leaves_behind_is_gone_after_a_restart() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut pipeline = pipeline(directory.path()).await;
+        let position = SourcePosition { acked_through: Lsn(40), ..pipeline.position() };
+        pipeline.restart(position);
+        taken(&mut pipeline, 80, &begin(80));
+        taken(&mut pipeline, 50, &logical_message(true, 50));
+        pipeline.keepalive(Lsn(90));
+        assert_eq!(pipeline.idle_position(), None, "inside a transaction nothing is idle");
+        pipeline.restart(position);
+        // An empty transaction leaves no record, and no position that a commit would be needed for.
+        taken(&mut pipeline, 80, &begin(80));
+        taken(&mut pipeline, 80, &commit(80, 100));
+        assert!(!pipeline.writer().has_group());
+        assert_eq!((pipeline.position(), pipeline.progress.view().records), (position, 0));
+        assert_eq!(pipeline.idle_position().map(|idle| idle.acked_through), Some(Lsn(100)));
     }
 }
