@@ -266,9 +266,6 @@ impl<W: LogWriter> Capture<W> {
             Plan::Gap(gap) => return Err(self.report_gap(gap).await),
             Plan::Create { drop_leftover, after, generation } => {
                 self.make_publications(control).await?;
-                if let Some(gap) = &after {
-                    self.pipeline.gap(gap)?;
-                }
                 let intent = Intent {
                     slot: slot_name.clone(),
                     system_identifier: system.system_identifier,
@@ -283,15 +280,25 @@ impl<W: LogWriter> Capture<W> {
                     "making the replication slot; waits for transactions that are open now"
                 );
                 let made = replication.create_slot(&slot_name, false, Snapshot::None).await?;
-                let last_commit = facts.position.and_then(|position| position.last_commit);
-                self.first_commit(made.consistent_point, last_commit, &system, generation).await?
+                if let Some(gap) = after {
+                    // What is missing reaches to where the new slot begins.
+                    self.pipeline.gap(&Gap { to: made.consistent_point, ..gap })?;
+                }
+                self.first_commit(made.consistent_point, &system, generation).await?
             }
             Plan::Adopt { from } => {
                 self.make_publications(control).await?;
-                self.first_commit(from, None, &system, 1).await?
+                self.first_commit(from, &system, 1).await?
             }
-            Plan::Resume(position) => self.check_timeline(&mut replication, position, &system).await?,
+            Plan::Resume(position) => {
+                if facts.intent.is_some() {
+                    self.store_call(|store, task| store.clear_intent(task)).await?;
+                }
+                self.check_timeline(&mut replication, position, &system).await?
+            }
         };
+        // A person has spoken of the gap that there was at the start, not of those to come.
+        self.options.accept_gap = false;
         self.pipeline.restart(position);
         let start = StartOptions {
             protocol: pgoutput::protocol_for(server.version_num),
@@ -348,16 +355,16 @@ impl<W: LogWriter> Capture<W> {
         self.store_call(move |store, task| watcher::set_announced_tables(store, task, announced)).await
     }
 
-    /// Writes where a new slot starts, before anything is read from it.
+    /// Writes where a new slot starts, before anything is read from it. It sends nothing that the log has, and commit
+    /// LSNs from before it may be those of another cluster.
     async fn first_commit(
         &mut self,
         from: Lsn,
-        last_commit: Option<Lsn>,
         system: &IdentifySystem,
         slot_generation: u32,
     ) -> Result<SourcePosition, CaptureError> {
         let position = SourcePosition {
-            last_commit,
+            last_commit: None,
             end_lsn: from,
             last_record_end: from,
             acked_through: from,
