@@ -48,6 +48,7 @@ use crate::postgres::connect::ConnectError;
 use crate::postgres::pgoutput::DecodeError;
 use crate::postgres::replication::ReplicationError;
 use crate::postgres::slot::SlotError;
+use crate::postgres::timeline::Divergence;
 
 /// What ended a session.
 #[derive(Debug, thiserror::Error)]
@@ -135,6 +136,9 @@ pub enum CaptureError {
         /// The slot.
         slot: String,
     },
+    /// The source is a standby that has not received what the log holds already.
+    #[error("the source is a standby, and not yet where the log is: {0}")]
+    StandbyBehind(Divergence),
     /// The source is not fit for a task.
     #[error("{0}")]
     Unfit(String),
@@ -147,7 +151,9 @@ impl CaptureError {
             CaptureError::Connect(error) if error.is_retryable() => Trouble::Source,
             CaptureError::Replication(error) if error.is_retryable() => Trouble::Source,
             CaptureError::Slot(error) if error.is_transient() => Trouble::Source,
-            CaptureError::SlotBusy { .. } | CaptureError::Query { .. } => Trouble::Source,
+            CaptureError::SlotBusy { .. } | CaptureError::StandbyBehind(_) | CaptureError::Query { .. } => {
+                Trouble::Source
+            }
             CaptureError::Log(error) if error.is_retryable() => Trouble::Disk,
             CaptureError::LogStalled => Trouble::Disk,
             CaptureError::Spool(error) if is_lack_of_space(error) => Trouble::Disk,

@@ -28,6 +28,8 @@ pub struct Facts {
     pub slot: Option<SlotFacts>,
     /// The source's system identifier.
     pub system_identifier: u64,
+    /// How the source's history differs from the log's, if it does.
+    pub diverged: Option<String>,
     /// A person said: take the existing slot (`--adopt-slot`).
     pub adopt_slot: bool,
     /// A person said: go on behind a gap (`--accept-gap`).
@@ -112,6 +114,9 @@ fn gap(position: &SourcePosition, facts: &Facts) -> Option<Gap> {
             ),
         );
     }
+    if let Some(detail) = &facts.diverged {
+        return found("timeline_diverged", None, detail.clone());
+    }
     let Some(slot) = &facts.slot else {
         return found(
             "slot_missing",
@@ -162,7 +167,15 @@ mod tests {
     }
 
     fn facts(position: Option<SourcePosition>, slot: Option<SlotFacts>) -> Facts {
-        Facts { position, intent: None, slot, system_identifier: 7, adopt_slot: false, accept_gap: false }
+        Facts {
+            position,
+            intent: None,
+            slot,
+            system_identifier: 7,
+            diverged: None,
+            adopt_slot: false,
+            accept_gap: false,
+        }
     }
 
     fn slot(confirmed: u64) -> Option<SlotFacts> {
@@ -192,6 +205,15 @@ mod tests {
         let mut other = facts(Some(position()), slot(100));
         other.system_identifier = 8;
         assert_eq!(cause(plan(&other)), "other_system");
+    }
+
+    #[test]
+    fn a_source_that_lost_what_the_log_holds_is_left_alone_until_a_person_accepts_it() {
+        let diverged =
+            Facts { diverged: Some("another history".into()), ..facts(Some(position()), slot(100)) };
+        assert_eq!(cause(plan(&diverged)), "timeline_diverged");
+        let accepted = Facts { accept_gap: true, ..diverged };
+        assert!(matches!(plan(&accepted), Plan::Create { drop_leftover: true, generation: 2, .. }));
     }
 
     #[test]

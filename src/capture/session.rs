@@ -247,14 +247,30 @@ impl<W: LogWriter> Capture<W> {
         let slot_name = self.options.slot();
         let found =
             slot::slot_state(control, &slot_name).await.map_err(query("look at the replication slot"))?;
+        let position = self.pipeline.writer().resume();
+        let timeline = match &position {
+            Some(position) => decide_timeline(&mut replication, position, &system).await?,
+            None => TimelineDecision::Same,
+        };
+        let diverged = match &timeline {
+            // A standby has its primary's history still to come.
+            TimelineDecision::Diverged(divergence)
+                if server.in_recovery && divergence.standby_may_catch_up() =>
+            {
+                return Err(CaptureError::StandbyBehind(divergence.clone()));
+            }
+            TimelineDecision::Diverged(divergence) => Some(divergence.to_string()),
+            _ => None,
+        };
         let facts = Facts {
-            position: self.pipeline.writer().resume(),
+            position,
             intent: self
                 .store_call(|store, task| store.intent(task))
                 .await?
                 .map(|intent| intent.system_identifier),
             slot: found.map(|found| self.slot_facts(found)).transpose()?,
             system_identifier: system.system_identifier,
+            diverged,
             adopt_slot: self.options.adopt_slot,
             accept_gap: self.options.accept_gap,
         };
@@ -294,7 +310,7 @@ impl<W: LogWriter> Capture<W> {
                 if facts.intent.is_some() {
                     self.store_call(|store, task| store.clear_intent(task)).await?;
                 }
-                self.check_timeline(&mut replication, position, &system).await?
+                self.follow_timeline(position, &timeline).await?
             }
         };
         // A person has spoken of the gap that there was at the start, not of those to come.
@@ -377,37 +393,13 @@ impl<W: LogWriter> Capture<W> {
         Ok(position)
     }
 
-    /// Compares our place with the server's timeline.
-    async fn check_timeline(
+    /// Writes that the source goes on from here on another timeline, if it does.
+    async fn follow_timeline(
         &mut self,
-        replication: &mut ReplicationConnection,
         position: SourcePosition,
-        system: &IdentifySystem,
+        decision: &TimelineDecision,
     ) -> Result<SourcePosition, CaptureError> {
-        let history = match system.timeline {
-            timeline if timeline == position.timeline => TimelineHistory::default(),
-            timeline => replication.timeline_history(timeline).await?,
-        };
-        let ours = OurPosition {
-            system_identifier: position.system_identifier,
-            timeline: position.timeline,
-            last_commit_end: position.last_commit.map_or(Lsn::ZERO, |_| position.end_lsn),
-            last_record_end: position.last_commit.map_or(Lsn::ZERO, |_| position.last_record_end),
-        };
-        let (timeline, fork) = match timeline::decide(&ours, system, &history) {
-            TimelineDecision::Same => return Ok(position),
-            TimelineDecision::Switch { timeline, fork } => (timeline, fork),
-            TimelineDecision::Diverged(divergence) => {
-                let gap = Gap {
-                    cause: "timeline_diverged",
-                    table: None,
-                    from: Some(position.last_record_end),
-                    to: system.xlogpos,
-                    detail: divergence.to_string(),
-                };
-                return Err(self.report_gap(gap).await);
-            }
-        };
+        let &TimelineDecision::Switch { timeline, fork } = decision else { return Ok(position) };
         warn!(task = self.options.task, timeline, %fork, "the source is on a new timeline; going on from the fork");
         let position = SourcePosition {
             last_commit: position.last_commit.map(|last| last.min(fork)),
@@ -706,6 +698,28 @@ impl<W: LogWriter> Session<'_, W> {
         stream.queue_status(Status { written, flushed: durable, applied: durable, reply: false });
         stream.try_flush();
     }
+}
+
+/// Compares our place with the server's timeline.
+async fn decide_timeline(
+    replication: &mut ReplicationConnection,
+    position: &SourcePosition,
+    system: &IdentifySystem,
+) -> Result<TimelineDecision, CaptureError> {
+    // Of another cluster no history is asked for: its own tells nothing.
+    let descends =
+        system.system_identifier == position.system_identifier && system.timeline != position.timeline;
+    let history = match descends {
+        true => replication.timeline_history(system.timeline).await?,
+        false => TimelineHistory::default(),
+    };
+    let ours = OurPosition {
+        system_identifier: position.system_identifier,
+        timeline: position.timeline,
+        last_commit_end: position.last_commit.map_or(Lsn::ZERO, |_| position.end_lsn),
+        last_record_end: position.last_commit.map_or(Lsn::ZERO, |_| position.last_record_end),
+    };
+    Ok(timeline::decide(&ours, system, &history))
 }
 
 enum Landed {
