@@ -49,6 +49,7 @@ use crate::postgres::pgoutput::DecodeError;
 use crate::postgres::replication::ReplicationError;
 use crate::postgres::slot::SlotError;
 use crate::postgres::timeline::Divergence;
+use crate::state::StateError;
 
 /// What ended a session.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +72,9 @@ pub enum CaptureError {
     /// The log failed.
     #[error(transparent)]
     Log(#[from] LogError),
+    /// The task's saved state cannot be read or written.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// The log takes too long.
     #[error(
         "the log has not finished a write for 10 s; the connection to the source is given up until it does, see whether the disk is overloaded"
@@ -156,6 +160,7 @@ impl CaptureError {
             }
             CaptureError::Log(error) if error.is_retryable() => Trouble::Disk,
             CaptureError::LogStalled => Trouble::Disk,
+            CaptureError::State(error) if error.is_lack_of_space() => Trouble::Disk,
             CaptureError::Spool(error) if is_lack_of_space(error) => Trouble::Disk,
             CaptureError::Gap { .. }
             | CaptureError::SlotUnowned { .. }

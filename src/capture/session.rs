@@ -441,7 +441,7 @@ impl<W: LogWriter> Capture<W> {
         tokio::task::spawn_blocking(move || call(&store, &task))
             .await
             .map_err(|error| CaptureError::Protocol(error.to_string()))?
-            .map_err(|source| CaptureError::Query { what: "save the task's state", source: Box::new(source) })
+            .map_err(CaptureError::State)
     }
 }
 

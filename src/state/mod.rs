@@ -87,6 +87,18 @@ pub enum StateError {
 }
 
 impl StateError {
+    /// Whether it passes when there is space on the disk again.
+    pub fn is_lack_of_space(&self) -> bool {
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        match self {
+            StateError::Io { source, .. } => matches!(source.kind(), StorageFull | QuotaExceeded),
+            StateError::Database { source, .. } => {
+                source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
+            }
+            _ => false,
+        }
+    }
+
     fn io(operation: &'static str, path: &Path, source: std::io::Error) -> StateError {
         use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
         match source.kind() {
