@@ -3,9 +3,11 @@
 //! How long trouble is borne depends on its kind ([`Trouble`]): a source that is away for the connection retry time, a
 //! full disk for ever (it resumes by itself), anything else for a short time; what retrying cannot help fails at once.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
@@ -22,7 +24,7 @@ use crate::state::Store;
 
 const FIRST_WAIT: Duration = Duration::from_millis(250);
 const LONGEST_WAIT: Duration = Duration::from_secs(15);
-/// A session that ran this long has done well: the next trouble starts counting anew.
+/// A session that was running for this long has done well: the next trouble starts counting anew.
 const HEALTHY_AFTER: Duration = Duration::from_secs(30);
 
 /// How long trouble is borne.
@@ -82,13 +84,25 @@ impl Supervisor {
     /// Starts sessions of `capture` for `task`.
     pub fn start<W: LogWriter>(
         task: Arc<Task>,
-        capture: Capture<W>,
+        mut capture: Capture<W>,
         running: watch::Receiver<bool>,
         retry: RetryTimes,
     ) -> Self {
         let stop = CancellationToken::new();
         let stopped = stop.clone();
-        Supervisor { stop, task: tokio::spawn(supervise(task, capture, running, retry, stopped)) }
+        let task = tokio::spawn(async move {
+            let supervised = supervise(&task, &mut capture, running, retry, stopped);
+            if AssertUnwindSafe(supervised).catch_unwind().await.is_err() {
+                // The panic hook has told where.
+                task.become_state(State::Failed, "a fault in millrace; please report what its log says")
+                    .await;
+            }
+            // Waits for the log's thread, which may be writing.
+            if let Err(error) = tokio::task::spawn_blocking(move || drop(capture)).await {
+                error!(task = task.definition.name, %error, "the log was not closed");
+            }
+        });
+        Supervisor { stop, task }
     }
 
     /// Ends the session in order: the group in flight is written and acknowledged.
@@ -101,28 +115,26 @@ impl Supervisor {
 }
 
 async fn supervise<W: LogWriter>(
-    task: Arc<Task>,
-    mut capture: Capture<W>,
+    task: &Task,
+    capture: &mut Capture<W>,
     mut running: watch::Receiver<bool>,
     retry: RetryTimes,
     stop: CancellationToken,
 ) {
     let name = task.definition.name.as_str();
-    let mut wait = FIRST_WAIT;
-    let mut trouble_since: Option<Instant> = None;
+    let mut patience = Patience::default();
     loop {
         task.become_state(State::Starting, "").await;
-        let started = Instant::now();
+        let mut running_since = None;
         let ended = {
             let session = capture.session(&stop);
             tokio::pin!(session);
-            let mut announced = false;
             loop {
                 tokio::select! {
                     ended = &mut session => break ended,
-                    Ok(()) = running.changed(), if !announced => {
+                    Ok(()) = running.changed(), if running_since.is_none() => {
                         if *running.borrow_and_update() {
-                            announced = true;
+                            running_since = Some(Instant::now());
                             task.become_state(State::Running, "").await;
                         }
                     }
@@ -136,21 +148,14 @@ async fn supervise<W: LogWriter>(
             }
             Err(error) => error,
         };
-        if started.elapsed() >= HEALTHY_AFTER {
-            (wait, trouble_since) = (FIRST_WAIT, None);
+        if running_since.is_some_and(|since| since.elapsed() >= HEALTHY_AFTER) {
+            patience = Patience::default();
         }
-        let since = *trouble_since.get_or_insert_with(Instant::now);
-        let limit = match error.trouble() {
-            Trouble::Source => Some(retry.connection),
-            Trouble::Task => Some(retry.other),
-            Trouble::Disk => None,
-            Trouble::Final => Some(Duration::ZERO),
-        };
-        if limit.is_some_and(|limit| since.elapsed() >= limit) {
+        let Some(wait) = patience.wait(error.trouble(), Instant::now(), retry) else {
             error!(task = name, %error, "the task has failed");
             task.become_state(State::Failed, &error.to_string()).await;
             return;
-        }
+        };
         warn!(task = name, %error, retry_in_ms = wait.as_millis() as u64, "in trouble; trying again");
         task.become_state(State::Retrying, &error.to_string()).await;
         task.progress.reconnecting();
@@ -159,6 +164,56 @@ async fn supervise<W: LogWriter>(
             task.become_state(State::Paused, "the broker is stopping").await;
             return;
         }
-        wait = (wait * 2).min(LONGEST_WAIT);
+    }
+}
+
+/// How long trouble has lasted, each kind for itself: an hour without the source says nothing about how long the row
+/// that then fails has been tried.
+#[derive(Debug, Default)]
+struct Patience {
+    source_since: Option<Instant>,
+    task_since: Option<Instant>,
+    waits: u32,
+}
+
+impl Patience {
+    /// How long to wait before the next attempt; `None` when it is enough.
+    fn wait(&mut self, kind: Trouble, now: Instant, retry: RetryTimes) -> Option<Duration> {
+        let lasts = |since: &mut Option<Instant>| now.duration_since(*since.get_or_insert(now));
+        let enough = match kind {
+            Trouble::Source => lasts(&mut self.source_since) >= retry.connection,
+            Trouble::Task => lasts(&mut self.task_since) >= retry.other,
+            Trouble::Disk => false,
+            Trouble::Final => true,
+        };
+        let wait = FIRST_WAIT.saturating_mul(2u32.saturating_pow(self.waits)).min(LONGEST_WAIT);
+        self.waits = self.waits.saturating_add(1);
+        (!enough).then_some(wait)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_of_trouble_is_borne_for_its_own_time() {
+        let (mut patience, start) = (Patience::default(), Instant::now());
+        let mut wait = |kind, minute: u64| {
+            patience.wait(kind, start + Duration::from_secs(minute * 60), RetryTimes::default())
+        };
+        assert_eq!(wait(Trouble::Source, 0), Some(FIRST_WAIT));
+        assert_eq!(wait(Trouble::Source, 0), Some(FIRST_WAIT * 2));
+        assert_eq!(wait(Trouble::Source, 600), Some(FIRST_WAIT * 4));
+        // The source is back, and now something else is wrong; the slot's old connection in between changes nothing.
+        assert!(wait(Trouble::Task, 601).is_some());
+        assert!(wait(Trouble::Source, 605).is_some());
+        assert!(wait(Trouble::Task, 610).is_some());
+        assert_eq!(wait(Trouble::Task, 611), None);
+        assert_eq!(wait(Trouble::Source, 720), None);
+        for day in 0..100 {
+            assert!(wait(Trouble::Disk, day * 1440).is_some_and(|wait| wait <= LONGEST_WAIT));
+        }
+        assert_eq!(wait(Trouble::Final, 0), None);
     }
 }
