@@ -10,10 +10,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
@@ -38,6 +39,8 @@ const SECONDS_BUCKETS: &[f64] =
     &[0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 /// How often what histograms have gathered is swept into their buckets.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+/// How long a listener may take to end its connections.
+const LISTENER_GRACE: Duration = Duration::from_secs(3);
 
 /// How the broker serves and keeps.
 #[derive(Debug, Clone)]
@@ -250,14 +253,15 @@ impl Broker {
 
     /// Stops everything in order.
     pub async fn stop(self) {
-        for supervisor in self.supervisors {
-            supervisor.stop().await;
-        }
+        join_all(self.supervisors.into_iter().map(Supervisor::stop)).await;
         self.groups.shutdown().await;
         self.listeners_stop.cancel();
-        for listener in self.listeners {
-            if let Err(error) = listener.await {
-                error!(%error, "a listener ended badly");
+        for mut listener in self.listeners {
+            match timeout(LISTENER_GRACE, &mut listener).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => error!(%error, "a listener ended badly"),
+                // A client that does not take its answer.
+                Err(_) => listener.abort(),
             }
         }
         info!("stopped");

@@ -6,6 +6,7 @@ mod up;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
@@ -113,6 +114,8 @@ pub fn main() -> ExitCode {
             )),
         }
     });
+    // What still blocks, a disk perhaps, is not waited for: all that counts is durable.
+    runtime.shutdown_timeout(Duration::from_secs(5));
     match ended {
         Ok(()) => Exit::Done.into(),
         Err(failure) => {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -26,6 +26,9 @@ const FIRST_WAIT: Duration = Duration::from_millis(250);
 const LONGEST_WAIT: Duration = Duration::from_secs(15);
 /// A session that was running for this long has done well: the next trouble starts counting anew.
 const HEALTHY_AFTER: Duration = Duration::from_secs(30);
+
+/// How long a task may take to stop: a log that stalls is given up twice on the way.
+const STOP_WITHIN: Duration = Duration::from_secs(25);
 
 /// How long trouble is borne.
 #[derive(Debug, Clone, Copy)]
@@ -105,11 +108,14 @@ impl Supervisor {
         Supervisor { stop, task }
     }
 
-    /// Ends the session in order: the group in flight is written and acknowledged.
+    /// Ends the session in order: the group in flight is written and acknowledged. A disk that does not answer is waited
+    /// for only so long.
     pub async fn stop(self) {
         self.stop.cancel();
-        if let Err(error) = self.task.await {
-            error!(%error, "a task ended badly");
+        match timeout(STOP_WITHIN, self.task).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => error!(%error, "a task ended badly"),
+            Err(_) => error!("a task did not end in time; what is durable is kept"),
         }
     }
 }
