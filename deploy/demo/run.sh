@@ -35,7 +35,7 @@ finish() {
   stop TERM "$workload_pid"
   stop TERM "$consumer_pid"
   stop TERM "$millrace_pid"
-  stop INT "$postgres_pid" # a fast shutdown
+  stop QUIT "$postgres_pid" # at once: its files go anyway
   rm -rf "$work"
   if [ -n "${SOURCE:-}" ] && [ -n "${was_ready:-}" ]; then
     cat <<END
@@ -93,7 +93,7 @@ start_postgres() {
     --pwfile="$work/pg/password" --encoding=UTF8 --locale=C --no-sync >"$work/initdb.log" 2>&1) ||
     fail "initdb failed: $(cat "$work/initdb.log")"
   pg_port=$(free_port 54320)
-  setsid "${as_postgres[@]}" setpriv --pdeathsig INT "$bin/postgres" -D "$work/pg/data" -p "$pg_port" \
+  setsid "${as_postgres[@]}" setpriv --pdeathsig QUIT "$bin/postgres" -D "$work/pg/data" -p "$pg_port" \
     -c listen_addresses=127.0.0.1 -c unix_socket_directories="$work/pg" -c wal_level=logical \
     >"$work/postgres.log" 2>&1 </dev/null &
   postgres_pid=$!
