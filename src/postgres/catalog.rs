@@ -137,6 +137,8 @@ pub struct CatalogTable {
     pub identity: ReplicaIdentity,
     /// Columns of the primary key in key order; empty when there is none.
     pub primary_key: Vec<String>,
+    /// Whether the primary key is deferrable, which makes it useless as a replica identity.
+    pub deferrable_key: bool,
     /// Columns of the index that was declared as replica identity, in index order; empty when there is none.
     pub identity_index: Vec<String>,
     /// Columns in the table's order, without dropped ones.
@@ -155,7 +157,8 @@ pub async fn table_shapes(client: &Client, oids: &[u32]) -> Result<HashMap<u32, 
                ARRAY(SELECT a.attname::text
                      FROM pg_index i, unnest(i.indkey::int2[]) WITH ORDINALITY k(attnum, place), pg_attribute a
                      WHERE i.indrelid = c.oid AND i.indisreplident AND k.place <= i.indnkeyatts
-                       AND a.attrelid = c.oid AND a.attnum = k.attnum ORDER BY k.place)
+                       AND a.attrelid = c.oid AND a.attnum = k.attnum ORDER BY k.place),
+               EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary AND NOT i.indimmediate)
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE c.oid = ANY($1)";
     const COLUMNS: &str = "
@@ -194,6 +197,7 @@ fn read_table(row: &Row) -> Result<(u32, CatalogTable), tokio_postgres::Error> {
         identity: replica_identity(row.try_get(3)?),
         primary_key: row.try_get(4)?,
         identity_index: row.try_get(5)?,
+        deferrable_key: row.try_get(6)?,
         columns: Vec::new(),
     };
     Ok((row.try_get(0)?, table))
@@ -229,8 +233,9 @@ pub type RelationColumn<'a> = (&'a str, u32, i32, bool);
 /// them.
 ///
 /// The key is the primary key if all its columns are sent; else the replica identity's columns; else empty. (With
-/// `REPLICA IDENTITY FULL` the server flags every column, which makes no key.) A column that the catalog knows under
-/// another type by now was altered since: what is told of its type is then of no use.
+/// `REPLICA IDENTITY FULL` the server flags every column, which makes no key.) Where the server flags the columns of
+/// the primary key, the catalog gives no more than their order: it may have become another one since. A column that
+/// the catalog knows under another type by now was altered since: what is told of its type is then of no use.
 pub fn shape_from_relation(
     oid: u32,
     schema: &str,
@@ -251,17 +256,23 @@ pub fn shape_from_relation(
             ReplicaIdentity::Full | ReplicaIdentity::Nothing => Vec::new(),
         }
     };
+    let flagged = flagged();
     // The flags have no order, the catalog's index has: take that as long as both name the same columns.
-    let identity_key = || {
-        let flagged = flagged();
-        let ordered = catalog.and_then(|table| places(&table.identity_index)).filter(|ordered| {
+    let in_order_of = |index: Option<Vec<usize>>| {
+        let ordered = index.filter(|ordered| {
             let mut sorted = ordered.clone();
             sorted.sort_unstable();
             sorted == flagged
         });
-        ordered.unwrap_or(flagged)
+        ordered.unwrap_or_else(|| flagged.clone())
     };
-    let key = catalog.and_then(|table| places(&table.primary_key)).unwrap_or_else(identity_key);
+    let primary_key = catalog.and_then(|table| places(&table.primary_key));
+    let deferrable_key = catalog.is_some_and(|table| table.deferrable_key);
+    let key = match (identity, primary_key) {
+        (ReplicaIdentity::Default, primary_key) if !deferrable_key => in_order_of(primary_key),
+        (_, Some(primary_key)) => primary_key,
+        (_, None) => in_order_of(catalog.and_then(|table| places(&table.identity_index))),
+    };
 
     let known = |name: &str, type_oid: u32| {
         let columns = &catalog?.columns;
@@ -422,6 +433,7 @@ mod tests {
             name: "t".to_owned(),
             identity: ReplicaIdentity::Default,
             primary_key: vec!["b".to_owned(), "a".to_owned()],
+            deferrable_key: false,
             identity_index: Vec::new(),
             columns: vec![column("a", 23, 23, -1), column("b", 90001, 1700, 786438), column("c", 25, 25, -1)],
         }
@@ -450,6 +462,16 @@ mod tests {
     fn a_primary_key_that_is_not_sent_whole_gives_way_to_the_replica_identity() {
         let columns = [("a", 23, -1, true), ("c", 25, -1, false)];
         assert_eq!(key(ReplicaIdentity::Index, &columns, Some(&catalog())), [0]);
+    }
+
+    #[test]
+    fn a_primary_key_that_became_another_since_gives_way_to_the_flags() {
+        let columns = [("a", 23, -1, true), ("b", 90001, -1, false), ("c", 25, -1, false)];
+        assert_eq!(key(ReplicaIdentity::Default, &columns, Some(&catalog())), [0]);
+        let none = COLUMNS.map(|(name, oid, modifier, _)| (name, oid, modifier, false));
+        assert_eq!(key(ReplicaIdentity::Default, &none, Some(&catalog())), [] as [usize; 0]);
+        let deferrable = CatalogTable { deferrable_key: true, ..catalog() };
+        assert_eq!(key(ReplicaIdentity::Default, &none, Some(&deferrable)), [1, 0]);
     }
 
     #[test]
