@@ -82,21 +82,21 @@ pub(super) fn time_with_zone(out: &mut Vec<u8>, text: &[u8]) -> Option<()> {
     Some(())
 }
 
-/// Time since 1970 without regard to time zones. PostgreSQL's last years do not fit and are clamped.
+/// Time since 1970 without regard to time zones. In microseconds PostgreSQL's last years do not fit and are clamped.
 pub(super) fn timestamp(out: &mut Vec<u8>, text: &[u8], unit: Unit) -> Option<()> {
-    let micros = match text {
-        b"infinity" => TIMESTAMP_INFINITY,
-        b"-infinity" => TIMESTAMP_MINUS_INFINITY,
+    let time = match text {
+        b"infinity" => unit.of(TIMESTAMP_INFINITY),
+        b"-infinity" => unit.of(TIMESTAMP_MINUS_INFINITY),
         _ => {
             let (text, bc) = strip_bc(text);
             let (days, micros, rest) = parse_timestamp(text, bc)?;
             if !rest.is_empty() {
                 return None;
             }
-            days.saturating_mul(DAY).saturating_add(micros)
+            days.saturating_mul(unit.of(DAY)).saturating_add(unit.of(micros))
         }
     };
-    json::integer(out, unit.of(micros));
+    json::integer(out, time);
     Some(())
 }
 
@@ -393,7 +393,7 @@ mod tests {
             ("2016-11-04 13:51:30.123456", "1478267490123456", "1478267490123"),
             ("1969-12-31 23:59:59.999999", "-1", "-1"),
             ("0001-12-31 23:59:59 BC", "-62135596801000000", "-62135596801000"),
-            ("294276-12-31 23:59:59.999999", "9223372036854775807", "9223372036854775"),
+            ("294276-12-31 23:59:59.999999", "9223372036854775807", "9224318015999999"),
             ("infinity", "9223372036825200000", "9223372036825200"),
             ("-infinity", "-9223372036832400000", "-9223372036832400"),
         ] {
