@@ -57,6 +57,8 @@ pub struct Settings {
     pub codec: Codec,
     /// Size of a log's segment files, in bytes.
     pub segment_bytes: u64,
+    /// A larger record makes its task fail, in bytes.
+    pub max_record_bytes: usize,
     /// A task's log is cut to this size, in bytes; `None` for never.
     pub retention_bytes: Option<u64>,
     /// Segments older than this are removed; `None` for never.
@@ -295,6 +297,7 @@ async fn open_log(
     let options = local::Options {
         codec: settings.codec,
         segment_bytes: settings.segment_bytes,
+        max_record_bytes: settings.max_record_bytes,
         retention: Retention { bytes: settings.retention_bytes, age: settings.retention_age },
         ..local::Options::new(directory, task)
     };

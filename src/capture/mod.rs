@@ -162,6 +162,12 @@ impl CaptureError {
             CaptureError::LogStalled => Trouble::Disk,
             CaptureError::State(error) if error.is_lack_of_space() => Trouble::Disk,
             CaptureError::Spool(error) if is_lack_of_space(error) => Trouble::Disk,
+            // The same row would come again and again.
+            CaptureError::Change { source, .. }
+                if matches!(**source, FormatError::Log(LogError::RecordTooLarge { .. })) =>
+            {
+                Trouble::Final
+            }
             CaptureError::Gap { .. }
             | CaptureError::SlotUnowned { .. }
             | CaptureError::Slot(_)

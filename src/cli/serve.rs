@@ -45,6 +45,9 @@ pub struct BrokerArguments {
     /// Size of a segment file, in MiB
     #[arg(long, env = "MILLRACE_LOG_SEGMENT_MB", default_value_t = 256, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=4096))]
     pub segment_mb: u64,
+    /// The largest record, in MiB; a larger one makes its task fail
+    #[arg(long, env = "MILLRACE_LOG_MAX_RECORD_MB", default_value_t = 32, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..=255))]
+    pub max_record_mb: u32,
     /// Keep at most this much of a task's log, in MiB; 0 keeps everything
     #[arg(long, env = "MILLRACE_LOG_RETENTION_MB", default_value_t = 0, value_name = "MIB")]
     pub retention_mb: u64,
@@ -123,6 +126,7 @@ impl BrokerArguments {
             http_listen: self.http_listen,
             codec: if self.codec == "none" { Codec::None } else { Codec::Lz4 },
             segment_bytes: self.segment_mb << 20,
+            max_record_bytes: (self.max_record_mb as usize) << 20,
             retention_bytes: (self.retention_mb > 0).then_some(self.retention_mb << 20),
             retention_age: (self.retention_hours > 0)
                 .then(|| Duration::from_secs(self.retention_hours * 3600)),

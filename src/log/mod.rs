@@ -270,7 +270,10 @@ pub enum LogError {
         asked: u32,
     },
     /// A record is over the limit.
-    #[error("a record of {size} bytes is over the limit of {limit} bytes (max_record_bytes)")]
+    #[error(
+        "a record of {size} bytes is over the limit of {limit} bytes; start millrace with a larger --max-record-mb, and see \
+         that consumers take as much"
+    )]
     RecordTooLarge {
         /// Its size in bytes.
         size: usize,
