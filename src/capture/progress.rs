@@ -19,7 +19,16 @@ pub struct Progress {
     bytes_received: AtomicU64,
     retained_wal: AtomicU64,
     reconnects: AtomicU64,
-    not_captured: Mutex<Vec<String>>,
+    tables: Mutex<Shortfalls>,
+}
+
+/// Tables that are captured less than whole, one sentence each.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Shortfalls {
+    /// Tables that cannot be captured, with the reason and the SQL that mends it.
+    pub not_captured: Vec<String>,
+    /// Tables of which only inserts and truncates are captured, with the SQL that mends it.
+    pub insert_only: Vec<String>,
 }
 
 /// [`Progress`] at one moment.
@@ -47,8 +56,8 @@ pub struct ProgressView {
     pub retained_wal: u64,
     /// How often the connection to the source was made anew.
     pub reconnects: u64,
-    /// Tables that cannot be captured, with the reason and the SQL that mends it.
-    pub not_captured: Vec<String>,
+    /// Tables that are captured less than whole.
+    pub tables: Shortfalls,
 }
 
 impl ProgressView {
@@ -100,9 +109,9 @@ impl Progress {
         self.reconnects.fetch_add(1, Relaxed);
     }
 
-    /// Tables that cannot be captured, one sentence each.
-    pub fn set_not_captured(&self, tables: Vec<String>) {
-        *self.not_captured.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = tables;
+    /// Which tables are captured less than whole.
+    pub fn set_tables(&self, tables: Shortfalls) {
+        *self.tables.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = tables;
     }
 
     /// The numbers now.
@@ -120,7 +129,7 @@ impl Progress {
             bytes_received: self.bytes_received.load(Relaxed),
             retained_wal: self.retained_wal.load(Relaxed),
             reconnects: self.reconnects.load(Relaxed),
-            not_captured: self.not_captured.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone(),
+            tables: self.tables.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone(),
         }
     }
 }

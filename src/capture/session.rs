@@ -364,7 +364,7 @@ impl<W: LogWriter> Capture<W> {
             .await
             .map_err(query("make the publications"))?;
         let done = state.reconciled;
-        self.progress.set_not_captured(done.not_captured.iter().map(watcher::describe).collect());
+        self.progress.set_tables(watcher::shortfalls(&tables, &done));
         // Tables that are left for later polls get a gap event when they join.
         let announced: Vec<u32> =
             tables.iter().map(|table| table.oid).filter(|oid| !watcher::is_left_out(&done, *oid)).collect();
@@ -661,7 +661,7 @@ impl<W: LogWriter> Session<'_, W> {
                 self.gaps.extend(gaps);
                 self.gap_answers.push(durable);
             }
-            Report::NotCaptured(tables) => self.capture.progress.set_not_captured(tables),
+            Report::Shortfalls(tables) => self.capture.progress.set_tables(tables),
         }
     }
 

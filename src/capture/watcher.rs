@@ -11,9 +11,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::progress::Shortfalls;
 use super::session::CaptureOptions;
 use crate::change::{Gap, Lsn};
-use crate::postgres::catalog::{self, Fingerprint};
+use crate::postgres::catalog::{self, Fingerprint, TrackedTable};
 use crate::postgres::connect::{self, Control};
 use crate::postgres::heartbeat;
 use crate::postgres::publication::{self, Joined, NotCaptured, Reconciled};
@@ -43,8 +44,8 @@ pub enum Report {
         /// Answered when they are durable.
         durable: oneshot::Sender<()>,
     },
-    /// Tables that cannot be captured, a sentence each.
-    NotCaptured(Vec<String>),
+    /// Tables that are captured less than whole.
+    Shortfalls(Shortfalls),
 }
 
 /// A running watcher.
@@ -154,13 +155,16 @@ impl Poll<'_> {
         if self.fingerprint.as_ref() == Some(&fingerprint) {
             return Ok(());
         }
+        let before = catalog::source_position(&self.control).await?;
         let tables = catalog::tracked_tables(&self.control).await?;
         let done = publication::reconcile(&self.control, &self.options.task, &tables).await?;
-        let not_captured: Vec<String> = done.not_captured.iter().map(describe).collect();
-        reports.send(Report::NotCaptured(not_captured)).await?;
+        reports.send(Report::Shortfalls(shortfalls(&tables, &done))).await?;
         let announced = self.announced().await?;
         let mut gaps: Vec<Gap> = done.added.iter().map(joined_late).collect();
         gaps.extend(done.moved_to_full.iter().map(gained_identity));
+        for table in &done.moved_to_insert_only {
+            gaps.push(lost_identity(table, before, catalog::source_position(&self.control).await?));
+        }
         let mut now_announced = BTreeSet::new();
         for table in &tables {
             if announced.contains(&table.oid) {
@@ -242,9 +246,26 @@ pub fn is_left_out(done: &Reconciled, oid: u32) -> bool {
         || done.not_captured.iter().any(|left| left.table.oid == oid)
 }
 
-/// A table that is not captured, in a sentence.
-pub fn describe(left: &NotCaptured) -> String {
+/// The tables that are captured less than whole, in a sentence each.
+pub fn shortfalls(tables: &[TrackedTable], done: &Reconciled) -> Shortfalls {
+    let is_left_out =
+        |table: &&TrackedTable| done.not_captured.iter().any(|left| left.table.oid == table.oid);
+    let without_identity = tables.iter().filter(|table| !table.partitioned && !table.usable_identity);
+    Shortfalls {
+        not_captured: done.not_captured.iter().map(not_captured).collect(),
+        insert_only: without_identity.filter(|table| !is_left_out(table)).map(insert_only).collect(),
+    }
+}
+
+fn not_captured(left: &NotCaptured) -> String {
     format!("{}: {}; run: {}", left.table, left.reason, left.sql)
+}
+
+fn insert_only(table: &TrackedTable) -> String {
+    format!(
+        "{table}: only inserts and truncates are captured, because old rows cannot be told without a replica \
+         identity; give it a primary key, or run: ALTER TABLE {table} REPLICA IDENTITY FULL;"
+    )
 }
 
 fn joined_late(joined: &Joined) -> Gap {
@@ -273,6 +294,20 @@ fn gained_identity(joined: &Joined) -> Gap {
         detail: format!(
             "table {schema}.{table} has a usable replica identity now; updates and deletes made before {} are not included",
             joined.complete_from
+        ),
+    }
+}
+
+fn lost_identity(table: &TrackedTable, from: Lsn, to: Lsn) -> Gap {
+    let (schema, name) = (&table.schema, &table.name);
+    Gap {
+        cause: "table_lost_identity",
+        table: Some((schema.clone(), name.clone())),
+        from: Some(from),
+        to,
+        detail: format!(
+            "table {schema}.{name} has lost its replica identity; its updates and deletes from {from} on are not included \
+             until it has one again"
         ),
     }
 }

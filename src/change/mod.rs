@@ -87,7 +87,7 @@ pub struct Gap {
     pub table: Option<(String, String)>,
     /// First position that may be missing, where known.
     pub from: Option<Lsn>,
-    /// Changes from this position on are complete.
+    /// Changes from this position on are complete, as far as `detail` does not say otherwise.
     pub to: Lsn,
     /// A sentence for a person: what may be missing and what to do about it.
     pub detail: String,

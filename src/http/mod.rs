@@ -79,7 +79,8 @@ async fn tasks(State(site): State<Site>) -> Response {
                 "transactions": progress.transactions,
                 "changes": progress.changes,
                 "retained_wal_bytes": progress.retained_wal,
-                "not_captured": progress.not_captured,
+                "not_captured": progress.tables.not_captured,
+                "insert_only": progress.tables.insert_only,
             })
         })
         .collect();
@@ -115,7 +116,8 @@ fn publish(task: &Task) {
     gauge("millrace_task_lag_bytes", view.lag_bytes() as f64);
     gauge("millrace_task_lag_seconds", view.lag_seconds(Timestamp::now()));
     gauge("millrace_task_retained_wal_bytes", view.retained_wal as f64);
-    gauge("millrace_task_not_captured_tables", view.not_captured.len() as f64);
+    gauge("millrace_task_not_captured_tables", view.tables.not_captured.len() as f64);
+    gauge("millrace_task_insert_only_tables", view.tables.insert_only.len() as f64);
     let counter =
         |metric: &'static str, value: u64| metrics::counter!(metric, "task" => name.clone()).absolute(value);
     counter("millrace_task_transactions_total", view.transactions);
