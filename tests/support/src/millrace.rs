@@ -95,6 +95,11 @@ impl Millrace {
         self.child = Some(child::spawn(command, libc::SIGKILL).expect("start millrace"));
     }
 
+    /// More arguments for the next start.
+    pub fn add_args(&mut self, args: &[&str]) {
+        self.options.args.extend(args.iter().map(|arg| (*arg).to_owned()));
+    }
+
     /// SIGKILL if it still runs, then a new start, until it is ready.
     pub async fn restart(&mut self) {
         if self.child.is_some() {

@@ -22,6 +22,8 @@ pub struct Record {
     pub timestamp: i64,
     /// Its key, parsed.
     pub key: Option<Value>,
+    /// Its key, byte for byte.
+    pub raw_key: Option<Vec<u8>>,
     /// Its value, parsed; absent in a tombstone.
     pub value: Option<Value>,
     /// Its headers.
@@ -93,6 +95,7 @@ fn read_topic_blocking(bootstrap: &str, topic: &str) -> Vec<Record> {
             offset,
             timestamp: message.timestamp().to_millis().expect("a timestamp"),
             key: message.key().map(parse),
+            raw_key: message.key().map(<[u8]>::to_vec),
             value: message.payload().map(parse),
             headers: headers
                 .map(|header| {

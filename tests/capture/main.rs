@@ -1,0 +1,11 @@
+//! What a user's tables and transactions look like in the topic: real PostgreSQL, `millrace up`, librdkafka.
+
+#![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
+
+mod limits;
+mod partitions;
+mod rows;
+mod stage;
+mod tables;
+mod transactions;
+mod types;

@@ -1,0 +1,146 @@
+//! A PostgreSQL server with a Millrace on it, and what a user does with both.
+
+use std::time::{Duration, Instant};
+
+use millrace_test_support::{Millrace, Postgres, PostgresOptions, Record, read_topic};
+use serde_json::Value;
+use tokio_postgres::Client;
+
+/// The task's name, and so its topic's.
+pub const TASK: &str = "t";
+/// Prefix of the messages by which a test knows how far Millrace is.
+const MARK: &str = "test.mark";
+
+/// A server, and Millrace capturing its one database.
+pub struct Stage {
+    pub millrace: Millrace,
+    pub client: Client,
+    pub postgres: Postgres,
+    _data: tempfile::TempDir,
+}
+
+impl Stage {
+    /// Starts a server, runs `setup` on it, and then Millrace with these arguments.
+    pub async fn start(options: PostgresOptions, setup: &str, args: &[&str]) -> Stage {
+        let postgres = Postgres::start(options).await;
+        let client = postgres.client().await;
+        run(&client, setup).await;
+        let data = tempfile::tempdir().unwrap();
+        let millrace = Millrace::up(data.path(), &postgres.url(), &[&["--task", TASK], args].concat()).await;
+        Stage { millrace, client, postgres, _data: data }
+    }
+
+    /// A server on which every transaction of more than 64 kB is streamed while it runs.
+    pub async fn streaming(setup: &str, args: &[&str]) -> Stage {
+        let options = PostgresOptions::default()
+            .setting("logical_decoding_work_mem", "64kB")
+            .setting("max_prepared_transactions", "10");
+        Stage::start(options, setup, args).await
+    }
+
+    /// Runs statements; several in one text are one transaction, unless they say otherwise.
+    pub async fn run(&self, sql: &str) {
+        run(&self.client, sql).await;
+    }
+
+    /// Runs each statement by itself.
+    pub async fn run_each(&self, statements: &[&str]) {
+        for sql in statements {
+            self.run(sql).await;
+        }
+    }
+
+    /// What one query says, as text.
+    pub async fn ask(&self, sql: &str) -> String {
+        self.client.query_one(sql, &[]).await.unwrap().get(0)
+    }
+
+    /// Waits until everything that has been committed is durable in the log.
+    pub async fn caught_up(&self) {
+        let mark = format!("SELECT pg_logical_emit_message(true, '{MARK}', '')::text");
+        self.millrace.wait_durable(&self.ask(&mark).await).await;
+    }
+
+    /// All that is in the topic once everything committed has arrived.
+    pub async fn records(&self) -> Vec<Record> {
+        self.caught_up().await;
+        read_topic(&self.millrace.bootstrap(), TASK).await
+    }
+
+    /// All that is in the topic of events, without our own marks.
+    pub async fn events(&self) -> Vec<Record> {
+        let mut events = read_topic(&self.millrace.bootstrap(), &format!("{TASK}.events")).await;
+        events.retain(|event| event.value.as_ref().unwrap()["message"]["prefix"] != MARK);
+        events
+    }
+
+    /// Waits for the `count`th gap event of a table of schema `public` and gives its cause.
+    pub async fn gap(&self, table: &str, count: usize) -> String {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let events = self.events().await;
+            let gaps = events.iter().filter_map(|event| event.value.as_ref());
+            let mut gaps = gaps.filter(|gap| gap["type"] == "gap" && gap["table"]["table"] == table);
+            if let Some(gap) = gaps.nth(count - 1) {
+                return gap["cause"].as_str().unwrap().to_owned();
+            }
+            assert!(Instant::now() < deadline, "no gap event {count} for {table}: {events:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// The tables of schema `public` that the API names as captured insert-only.
+    pub fn insert_only(&self) -> Vec<String> {
+        let task = self.task();
+        let sentences = task["insert_only"].as_array().unwrap().iter();
+        let name = |sentence: &Value| {
+            let (name, _) = sentence.as_str().unwrap().split_once(": ").unwrap();
+            name.strip_prefix("\"public\".").unwrap().trim_matches('"').to_owned()
+        };
+        sentences.map(name).collect()
+    }
+
+    /// The task as the API shows it.
+    pub fn task(&self) -> Value {
+        let (_, body) = self.millrace.get("/api/v1/tasks").unwrap();
+        serde_json::from_str::<Value>(&body).unwrap()[0].clone()
+    }
+}
+
+/// Runs statements and says which failed.
+pub async fn run(client: &Client, sql: &str) {
+    if let Err(error) = client.batch_execute(sql).await {
+        panic!("{error:?}\n{}", sql.chars().take(500).collect::<String>());
+    }
+}
+
+/// A record in a line: table, key, operation, row before, row after, headers.
+pub fn line(record: &Record) -> String {
+    let key = record.raw_key.as_deref().map_or("-", |key| std::str::from_utf8(key).unwrap());
+    let mut line = match &record.value {
+        None => format!("{key} tombstone"),
+        Some(event) => format!(
+            "{} {key} {} {} {}",
+            event["source"]["table"].as_str().unwrap(),
+            event["op"].as_str().unwrap(),
+            event["before"],
+            event["after"]
+        ),
+    };
+    for (name, value) in record.headers.iter().filter(|(name, _)| name != "millrace.position") {
+        line.push_str(&format!(" {name}={value}"));
+    }
+    line
+}
+
+/// Compares records with the lines that they should be.
+pub fn expect(records: &[Record], lines: &[&str]) {
+    let found: Vec<String> = records.iter().map(line).collect();
+    assert!(found == lines, "found:\n  {}\nexpected:\n  {}", found.join("\n  "), lines.join("\n  "));
+}
+
+/// The rows of one table's events, in order.
+pub fn rows<'a>(records: &'a [Record], table: &str) -> Vec<&'a Value> {
+    let events = records.iter().filter_map(|record| record.value.as_ref());
+    events.filter(|event| event["source"]["table"] == table).map(|event| &event["after"]).collect()
+}
