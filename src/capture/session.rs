@@ -21,13 +21,14 @@ use super::watcher::{self, Report};
 use crate::change::{Gap, Lsn, Timestamp};
 use crate::log::{Committed, LogError, LogWriter, SourcePosition, Ticket};
 use crate::postgres::connect::{self, Control};
+use crate::postgres::publication::{self, PublicationState};
 use crate::postgres::replication::{
     Frame, ReplicationConnection, ReplicationStream, Snapshot, StartOptions, Status, StreamLimits,
 };
 use crate::postgres::slot::{self, SlotError, SlotState, SlotTrouble};
 use crate::postgres::source::SourceConfig;
 use crate::postgres::timeline::{self, IdentifySystem, OurPosition, TimelineDecision, TimelineHistory};
-use crate::postgres::{catalog, pgoutput, publication};
+use crate::postgres::{catalog, pgoutput};
 use crate::state::{Intent, StateError, Store};
 
 /// A group stops growing here while the one before it is being written, in bytes of uncompressed records.
@@ -153,6 +154,8 @@ impl<W: LogWriter> Capture<W> {
         let (reports, mut inbox) = mpsc::channel(64);
         let watcher = watcher::spawn(self.options.clone(), self.store.clone(), reports);
         self.running.send_replace(true);
+        // Behind an accepted gap it may lie below what the log had reached.
+        self.progress.durable(durable.acked_through, None);
         info!(task = self.options.task, from = %durable.acked_through, "capturing");
         let now = Instant::now();
         let mut session = Session {
@@ -302,10 +305,7 @@ impl<W: LogWriter> Capture<W> {
                 }
                 self.first_commit(made.consistent_point, &system, generation).await?
             }
-            Plan::Adopt { from } => {
-                self.make_publications(control).await?;
-                self.first_commit(from, &system, 1).await?
-            }
+            Plan::Adopt { from } => self.adopt_slot(control, from, &system).await?,
             Plan::Resume(position) => {
                 if facts.intent.is_some() {
                     self.store_call(|store, task| store.clear_intent(task)).await?;
@@ -358,17 +358,50 @@ impl<W: LogWriter> Capture<W> {
         Ok(SlotFacts { confirmed_flush: found.confirmed_flush_lsn, active_pid: found.active_pid, lost })
     }
 
-    async fn make_publications(&mut self, control: &Control) -> Result<(), CaptureError> {
+    /// Starts from a slot that somebody else made, as far as it can be read: a change from before its table was
+    /// published never can.
+    async fn adopt_slot(
+        &mut self,
+        control: &Control,
+        confirmed: Lsn,
+        system: &IdentifySystem,
+    ) -> Result<SourcePosition, CaptureError> {
+        let made = self.make_publications(control).await?;
+        let mut from = confirmed;
+        if made.created {
+            let published =
+                catalog::source_position(control).await.map_err(query("read the end of the WAL"))?;
+            from = confirmed.max(published);
+            self.pipeline.gap(&Gap {
+                cause: "slot_older_than_publications",
+                table: None,
+                from: Some(confirmed),
+                to: from,
+                detail: format!(
+                    "the adopted replication slot is older than the task's publications; changes committed between \
+                     {confirmed} and {from} are not included"
+                ),
+            })?;
+        } else {
+            for joined in &made.reconciled.added {
+                self.pipeline.gap(&watcher::joined_late(joined))?;
+            }
+        }
+        self.first_commit(from, system, 1).await
+    }
+
+    async fn make_publications(&mut self, control: &Control) -> Result<PublicationState, CaptureError> {
         let tables = catalog::tracked_tables(control).await.map_err(query("list the tables"))?;
         let state = publication::ensure(control, &self.options.task, &tables)
             .await
             .map_err(query("make the publications"))?;
-        let done = state.reconciled;
-        self.progress.set_tables(watcher::shortfalls(&tables, &done));
+        let done = &state.reconciled;
+        self.progress.set_tables(watcher::shortfalls(&tables, done));
         // Tables that are left for later polls get a gap event when they join.
         let announced: Vec<u32> =
-            tables.iter().map(|table| table.oid).filter(|oid| !watcher::is_left_out(&done, *oid)).collect();
-        self.store_call(move |store, task| watcher::set_announced_tables(store, task, announced)).await
+            tables.iter().map(|table| table.oid).filter(|oid| !watcher::is_left_out(done, *oid)).collect();
+        self.store_call(move |store, task| watcher::set_announced_tables(store, task, announced)).await?;
+        Ok(state)
     }
 
     /// Writes where a new slot starts, before anything is read from it. It sends nothing that the log has, and commit

@@ -268,7 +268,8 @@ fn insert_only(table: &TrackedTable) -> String {
     )
 }
 
-fn joined_late(joined: &Joined) -> Gap {
+/// The gap before a table joined.
+pub fn joined_late(joined: &Joined) -> Gap {
     late_gap(&joined.table.schema, &joined.table.name, joined.complete_from)
 }
 
