@@ -124,9 +124,7 @@ impl Up {
         if let Some(row) = store.task(&asked.name).map_err(Failure::failed)? {
             let saved: TaskDefinition = serde_json::from_str(&row.definition)
                 .map_err(|error| Failure::failed(format!("task {} is not readable: {error}", row.name)))?;
-            for difference in saved.differences(&asked) {
-                println!("task {} is kept as it is: {difference}", saved.name);
-            }
+            self.compare(&saved, &asked, source)?;
             return Ok(saved);
         }
         let report = precheck::check(source, &asked.name, self.capture.adopt_slot).await?;
@@ -139,6 +137,42 @@ impl Up {
             .add_task(&asked.name, &json, State::Created.name(), "", Timestamp::now().millis())
             .map_err(Failure::failed)?;
         Ok(asked)
+    }
+}
+
+impl Up {
+    /// Says what differs from the saved task, which stays as it is.
+    fn compare(
+        &self,
+        saved: &TaskDefinition,
+        asked: &TaskDefinition,
+        source: &SourceConfig,
+    ) -> Result<(), Failure> {
+        let name = &saved.name;
+        for difference in saved.differences(asked) {
+            println!(
+                "task {name} is kept as it is: {difference}; for other settings make another task with --task"
+            );
+        }
+        if saved.source == asked.source {
+            return Ok(());
+        }
+        let database = SourceConfig::parse(&saved.source).map_err(Failure::failed)?.dbname;
+        if database != source.dbname {
+            return Err(Failure::new(
+                Exit::Refused,
+                format!(
+                    "task {name} captures database '{database}' ({}), not '{}'; nothing was changed: give this \
+                     database a task of its own with --task",
+                    saved.source, source.dbname
+                ),
+            ));
+        }
+        println!(
+            "task {name} was made for {}; this run reaches it as {}, and goes on if it is the same server",
+            saved.source, asked.source
+        );
+        Ok(())
     }
 }
 

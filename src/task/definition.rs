@@ -39,7 +39,7 @@ pub fn is_valid_name(name: &str) -> bool {
 }
 
 impl TaskDefinition {
-    /// What differs between the saved definition and another, one sentence each.
+    /// Which flags differ between the saved definition and another, one sentence each.
     pub fn differences(&self, asked: &TaskDefinition) -> Vec<String> {
         let mut differences = Vec::new();
         let mut compare = |what: &str, saved: &str, asked: &str| {
@@ -47,7 +47,6 @@ impl TaskDefinition {
                 differences.push(format!("{what} is {saved}, not {asked}"));
             }
         };
-        compare("source", &self.source, &asked.source);
         compare("--format", &self.format, &asked.format);
         compare("--partitions", &self.partitions.to_string(), &asked.partitions.to_string());
         compare("--partition-by", &self.partition_by, &asked.partition_by);
