@@ -43,6 +43,18 @@ impl MillraceOptions {
         self
     }
 
+    /// Its Kafka listener's port, instead of a free one.
+    pub fn kafka_port(mut self, port: u16) -> Self {
+        self.kafka_port = port;
+        self
+    }
+
+    /// Its HTTP listener's port, instead of a free one.
+    pub fn http_port(mut self, port: u16) -> Self {
+        self.http_port = port;
+        self
+    }
+
     /// A variable of its environment.
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.to_owned(), value.to_owned()));
@@ -125,13 +137,31 @@ impl Millrace {
         panic!("millrace was not ready within a minute:\n{}", self.output());
     }
 
+    /// Waits until its one task is in a state, and gives the reason.
+    pub async fn wait_state(&self, state: &str) -> String {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while Instant::now() < deadline {
+            if let Some(task) = self.task().filter(|task| task["state"] == state) {
+                return task["reason"].as_str().unwrap_or_default().to_owned();
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("the task was not {state} within a minute: {:?}\n{}", self.task(), self.output());
+    }
+
+    /// What `/api/v1/tasks` says of its one task; `None` when it does not answer.
+    pub fn task(&self) -> Option<Value> {
+        let (_, body) = self.get("/api/v1/tasks")?;
+        let mut tasks: Value = serde_json::from_str(&body).ok()?;
+        tasks.get_mut(0).map(Value::take)
+    }
+
     /// Waits until everything below an LSN is durable in the log of its one task.
     pub async fn wait_durable(&self, lsn: &str) {
         let deadline = Instant::now() + Duration::from_secs(120);
         while Instant::now() < deadline {
-            let tasks =
-                self.get("/api/v1/tasks").and_then(|(_, body)| serde_json::from_str::<Value>(&body).ok());
-            let durable = tasks.as_ref().and_then(|tasks| tasks[0]["durable_lsn"].as_str());
+            let task = self.task();
+            let durable = task.as_ref().and_then(|task| task["durable_lsn"].as_str());
             if durable.is_some_and(|durable| parse_lsn(durable) >= parse_lsn(lsn)) {
                 return;
             }

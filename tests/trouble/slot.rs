@@ -1,0 +1,253 @@
+//! The replication slot: never made anew quietly (I5), and never a leftover that nobody may touch.
+
+use std::time::Duration;
+
+use millrace::state::{DataDir, Intent, Store};
+use millrace_test_support::{Millrace, MillraceOptions, Postgres, PostgresOptions, parse_lsn};
+use tokio_postgres::Client;
+
+use crate::stage::{caught_up, confirmed, gaps, inserted, refused, says, until};
+
+async fn start() -> (Postgres, Client, tempfile::TempDir) {
+    let postgres = Postgres::start(PostgresOptions::default()).await;
+    let client = postgres.client().await;
+    client.batch_execute("CREATE TABLE t (id bigint PRIMARY KEY)").await.unwrap();
+    (postgres, client, tempfile::tempdir().unwrap())
+}
+
+async fn insert(client: &Client, id: i64) {
+    client.batch_execute(&format!("INSERT INTO t VALUES ({id})")).await.unwrap();
+}
+
+async fn make_slot(client: &Client, name: &str) {
+    let sql = format!("SELECT pg_create_logical_replication_slot('{name}', 'pgoutput')");
+    client.batch_execute(&sql).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_without_our_state_is_refused_and_adopted_when_told_to() {
+    let (postgres, client, data) = start().await;
+    make_slot(&client, "millrace_shop").await;
+    let before = confirmed(&client, "millrace_shop").await;
+    insert(&client, 1).await;
+    let (code, output) =
+        refused(MillraceOptions::new(data.path(), &postgres.url()).args(&["--task", "shop"])).await;
+    assert_eq!(code, 1, "{output}");
+    says(
+        &output,
+        &["'millrace_shop' exists", "--adopt-slot", "SELECT pg_drop_replication_slot('millrace_shop');"],
+    );
+    assert_eq!(confirmed(&client, "millrace_shop").await, before, "a refused slot is left alone");
+
+    // A slot older than the publications cannot give what came before them, and says so.
+    let millrace = Millrace::up(data.path(), &postgres.url(), &["--task", "shop", "--adopt-slot"]).await;
+    insert(&client, 2).await;
+    caught_up(&millrace, &client).await;
+    assert_eq!(inserted(&millrace, "shop").await, [2]);
+    let gaps = gaps(&millrace, "shop").await;
+    assert_eq!(gaps.len(), 1, "{gaps:?}");
+    assert_eq!(gaps[0]["cause"], "slot_older_than_publications");
+    assert_eq!(parse_lsn(gaps[0]["from"].as_str().unwrap()), before);
+}
+
+/// The data directory is lost, slot and publications are there: adopted, it goes on where it was acknowledged.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_adopted_slot_of_ours_goes_on_where_it_stood() {
+    let (postgres, client, lost) = start().await;
+    let mut first = Millrace::up(lost.path(), &postgres.url(), &["--task", "shop"]).await;
+    insert(&client, 1).await;
+    caught_up(&first, &client).await;
+    first.sigterm();
+    assert!(first.wait().await.success());
+    insert(&client, 2).await;
+    client.batch_execute("CREATE TABLE late (id bigint PRIMARY KEY)").await.unwrap();
+
+    let data = tempfile::tempdir().unwrap();
+    let millrace = Millrace::up(data.path(), &postgres.url(), &["--task", "shop", "--adopt-slot"]).await;
+    insert(&client, 3).await;
+    caught_up(&millrace, &client).await;
+    assert_eq!(inserted(&millrace, "shop").await, [2, 3]);
+    let gaps = gaps(&millrace, "shop").await;
+    assert_eq!(gaps.len(), 1, "{gaps:?}");
+    assert_eq!(
+        (&gaps[0]["cause"], &gaps[0]["table"]["table"]),
+        (&"table_joined_late".into(), &"late".into())
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_somebody_else_reads_is_waited_for_and_its_reader_named() {
+    let (postgres, client, data) = start().await;
+    let mut millrace = Millrace::up(data.path(), &postgres.url(), &["--task", "shop"]).await;
+    millrace.sigterm();
+    assert!(millrace.wait().await.success());
+    // Another Millrace that was given the same slot.
+    let thief = tempfile::tempdir().unwrap();
+    let mut other = Millrace::up(thief.path(), &postgres.url(), &["--task", "shop", "--adopt-slot"]).await;
+
+    millrace.spawn_again();
+    let reason = millrace.wait_state("retrying").await;
+    let sql = "SELECT active_pid FROM pg_replication_slots WHERE slot_name = 'millrace_shop'";
+    let pid: i32 = client.query_one(sql, &[]).await.unwrap().get(0);
+    let next_step = format!("SELECT pg_terminate_backend({pid})");
+    says(&reason, &["millrace_shop is in use", &next_step]);
+    let (status, body) = millrace.get("/health/ready").unwrap();
+    assert_eq!(status, 503);
+    says(&body, &["shop retrying", "is in use"]);
+
+    // What the other has taken is missing here: said, and not passed over (I5).
+    insert(&client, 1).await;
+    caught_up(&other, &client).await;
+    other.sigterm();
+    assert!(other.wait().await.success());
+    let reason = millrace.wait_state("failed").await;
+    says(&reason, &["slot_ahead", "somebody else", "--accept-gap"]);
+    assert_eq!(inserted(&millrace, "shop").await, [0; 0]);
+    assert_eq!(gaps(&millrace, "shop").await[0]["cause"], "slot_ahead");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_dropped_while_we_run_fails_the_task_until_the_gap_is_accepted() {
+    let (postgres, client, data) = start().await;
+    let mut millrace = Millrace::up(data.path(), &postgres.url(), &["--task", "shop"]).await;
+    insert(&client, 1).await;
+    caught_up(&millrace, &client).await;
+    client
+        .batch_execute(
+            "DO $$ BEGIN
+               LOOP
+                 PERFORM pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active;
+                 BEGIN
+                   PERFORM pg_drop_replication_slot('millrace_shop');
+                   EXIT;
+                 EXCEPTION WHEN object_in_use THEN PERFORM pg_sleep(0.001);
+                 END;
+               END LOOP;
+             END $$",
+        )
+        .await
+        .unwrap();
+    let reason = millrace.wait_state("failed").await;
+    says(&reason, &["slot was dropped", "are lost to this task", "--accept-gap"]);
+    insert(&client, 2).await;
+    assert_eq!(inserted(&millrace, "shop").await, [1], "what is durable stays served");
+    let count = async || client.query("SELECT FROM pg_replication_slots", &[]).await.unwrap().len();
+
+    // Not made anew, not by a restart either, and reported once.
+    millrace.kill9();
+    millrace.spawn_again();
+    millrace.wait_state("failed").await;
+    assert_eq!(count().await, 0, "a slot is never made anew quietly");
+    let reported = gaps(&millrace, "shop").await;
+    assert_eq!(reported.len(), 1, "{reported:?}");
+    assert_eq!(reported[0]["cause"], "slot_missing");
+    millrace.sigterm();
+    assert!(millrace.wait().await.success());
+
+    let millrace = Millrace::up(data.path(), &postgres.url(), &["--task", "shop", "--accept-gap"]).await;
+    assert_eq!(count().await, 1);
+    insert(&client, 3).await;
+    caught_up(&millrace, &client).await;
+    assert_eq!(inserted(&millrace, "shop").await, [1, 3]);
+    let accepted = gaps(&millrace, "shop").await;
+    let (from, to) = (&accepted.last().unwrap()["from"], &accepted.last().unwrap()["to"]);
+    assert!(
+        parse_lsn(from.as_str().unwrap()) < parse_lsn(to.as_str().unwrap()),
+        "the gap has an end: {accepted:?}"
+    );
+}
+
+/// The source is replaced by an old copy of it, without the slot and with lower LSNs: what it commits from then on is not
+/// taken for what the log has.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_copy_of_the_source_is_a_gap_and_once_accepted_all_that_follows_is_captured() {
+    let (postgres, client, data) = start().await;
+    let mut millrace = Millrace::up(data.path(), &postgres.url(), &["--task", "shop"]).await;
+    // Its WAL is then far ahead of that of a fresh cluster; all servers of the tests are copies of one.
+    client
+        .batch_execute("CREATE TABLE big AS SELECT g, repeat('x', 900) FROM generate_series(1, 30000) g")
+        .await
+        .unwrap();
+    insert(&client, 1).await;
+    caught_up(&millrace, &client).await;
+    millrace.sigterm();
+    assert!(millrace.wait().await.success());
+
+    let (copy, client, _) = start().await;
+    let mut millrace =
+        Millrace::spawn(MillraceOptions::new(data.path(), &copy.url()).args(&["--task", "shop"]));
+    says(&millrace.wait_state("failed").await, &["--accept-gap"]);
+    millrace.sigterm();
+    assert!(millrace.wait().await.success());
+    let millrace = Millrace::up(data.path(), &copy.url(), &["--task", "shop", "--accept-gap"]).await;
+    insert(&client, 2).await;
+    caught_up(&millrace, &client).await;
+    let ids = inserted(&millrace, "shop").await;
+    assert_eq!(ids.last(), Some(&2), "{} rows, the last is {:?}", ids.len(), ids.last());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_whose_creation_was_cut_short_is_made_again() {
+    let (postgres, client, data) = start().await;
+    make_slot(&client, "millrace_shop").await;
+    let leftover = confirmed(&client, "millrace_shop").await;
+    insert(&client, 1).await;
+    let system: String = client
+        .query_one("SELECT system_identifier::text FROM pg_control_system()", &[])
+        .await
+        .unwrap()
+        .get(0);
+    {
+        let directory = DataDir::open(data.path()).unwrap();
+        let store = Store::open(&directory).unwrap();
+        let source = millrace::postgres::source::SourceConfig::parse(&postgres.url()).unwrap().display();
+        let definition = format!(
+            r#"{{"name":"shop","source":"{source}","format":"debezium-json","partitions":1,"partition_by":"none"}}"#
+        );
+        store.add_task("shop", &definition, "created", "", 0).unwrap();
+        let intent = Intent {
+            slot: "millrace_shop".into(),
+            system_identifier: system.parse().unwrap(),
+            generation: 1,
+        };
+        store.set_intent("shop", &intent).unwrap();
+    }
+    let millrace = Millrace::up(data.path(), &postgres.url(), &["--task", "shop"]).await;
+    assert!(confirmed(&client, "millrace_shop").await > leftover, "it is a new slot");
+    insert(&client, 2).await;
+    caught_up(&millrace, &client).await;
+    assert_eq!(inserted(&millrace, "shop").await, [2]);
+    assert_eq!(gaps(&millrace, "shop").await.len(), 0);
+}
+
+/// SIGKILL somewhere in the first second: the next start comes up by itself and misses nothing from then on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_during_the_first_start_leaves_nothing_that_the_next_stumbles_over() {
+    let (postgres, client, _) = start().await;
+    let mut expected = Vec::new();
+    for round in 0..8 {
+        let data = tempfile::tempdir().unwrap();
+        let task = format!("k{round}");
+        let options = MillraceOptions::new(data.path(), &postgres.url()).args(&["--task", &task]);
+        let mut millrace = Millrace::spawn(options);
+        if round % 2 == 0 {
+            // Each of these is the moment in which the slot has just appeared.
+            let sql = "SELECT FROM pg_replication_slots WHERE slot_name = $1";
+            let slot = format!("millrace_{task}");
+            until("the slot is there", Duration::from_secs(30), async || {
+                !client.query(sql, &[&slot]).await.unwrap().is_empty()
+            })
+            .await;
+        } else {
+            tokio::time::sleep(Duration::from_millis(100 * round)).await;
+        }
+        millrace.restart().await;
+        insert(&client, round as i64).await;
+        expected.push(round as i64);
+        caught_up(&millrace, &client).await;
+        assert_eq!(inserted(&millrace, &task).await, expected[round as usize..]);
+        assert_eq!(gaps(&millrace, &task).await.len(), 0);
+        millrace.sigterm();
+        assert!(millrace.wait().await.success());
+    }
+}
