@@ -1,11 +1,15 @@
 //! The HTTP listener: health, metrics and the state of tasks.
 
+mod connections;
+
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -13,10 +17,11 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use self::connections::Connections;
 use crate::change::Timestamp;
 use crate::group::Coordinator;
+use crate::task;
 use crate::task::supervisor::Task;
-use crate::task::{self};
 
 /// What the pages show.
 #[derive(Clone)]
@@ -34,13 +39,36 @@ pub struct Site {
 /// # Errors
 /// When the listener fails.
 pub async fn serve(listener: TcpListener, site: Site, stop: CancellationToken) -> io::Result<()> {
+    let local_only = listener.local_addr()?.ip().is_loopback();
     let router = Router::new()
         .route("/health/live", get(|| async { "live\n" }))
         .route("/health/ready", get(ready))
         .route("/metrics", get(metrics))
         .route("/api/v1/tasks", get(tasks))
-        .with_state(site);
-    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+        .with_state(site)
+        .layer(from_fn_with_state(local_only, check_host));
+    axum::serve(Connections::new(listener), router).with_graceful_shutdown(stop.cancelled_owned()).await
+}
+
+/// Refuses what was sent to another name than this machine's, where only this machine may ask: a web page elsewhere can
+/// make its own name resolve to 127.0.0.1, and its visitors' browsers would let it read the answer.
+async fn check_host(State(local_only): State<bool>, request: Request, next: Next) -> Response {
+    let host = request.headers().get(header::HOST).map(|host| host.to_str().unwrap_or_default());
+    if local_only && !host.is_none_or(is_this_machine) {
+        return (StatusCode::FORBIDDEN, "this name is not the broker's; use localhost or an address\n")
+            .into_response();
+    }
+    next.run(request).await
+}
+
+/// Whether a Host header names an address or localhost, which no name server can be made to redirect.
+fn is_this_machine(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    name.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok()
 }
 
 /// 200 when every task runs, else 503 with the reason of each that does not.
@@ -128,5 +156,21 @@ fn publish(task: &Task) {
     for each in task::State::ALL {
         let labels = [("task", name.clone()), ("state", each.name().to_owned())];
         metrics::gauge!("millrace_task_state", &labels).set(f64::from(u8::from(each == state)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_this_machine;
+
+    #[test]
+    fn only_names_that_nobody_can_redirect_are_this_machine() {
+        for host in ["localhost", "LocalHost:9080", "127.0.0.1:9080", "127.0.0.1", "[::1]:9080", "[::1]"] {
+            assert!(is_this_machine(host), "{host}");
+        }
+        for host in ["evil.example", "evil.example:9080", "127.0.0.1.evil.example:9080", "", ":9080", "[::1"]
+        {
+            assert!(!is_this_machine(host), "{host}");
+        }
     }
 }
