@@ -316,6 +316,7 @@ impl<W: LogWriter> Capture<W> {
         // A person has spoken of the gap that there was at the start, not of those to come.
         self.options.accept_gap = false;
         self.pipeline.restart(position);
+        self.progress.durable(position.acked_through, None);
         let start = StartOptions {
             protocol: pgoutput::protocol_for(server.version_num),
             publications: vec![
@@ -384,7 +385,7 @@ impl<W: LogWriter> Capture<W> {
             })?;
         } else {
             for joined in &made.reconciled.added {
-                self.pipeline.gap(&watcher::joined_late(joined))?;
+                self.pipeline.gap(&watcher::late_gap(&joined.table, None, joined.complete_from))?;
             }
         }
         self.first_commit(from, system, 1).await
@@ -398,9 +399,9 @@ impl<W: LogWriter> Capture<W> {
         let done = &state.reconciled;
         self.progress.set_tables(watcher::shortfalls(&tables, done));
         // Tables that are left for later polls get a gap event when they join.
-        let announced: Vec<u32> =
-            tables.iter().map(|table| table.oid).filter(|oid| !watcher::is_left_out(done, *oid)).collect();
-        self.store_call(move |store, task| watcher::set_announced_tables(store, task, announced)).await?;
+        let captured = tables.iter().filter(|table| !watcher::is_left_out(done, table.oid));
+        let announced = captured.map(|table| (table.oid, watcher::Extent::of(table))).collect();
+        self.store_call(move |store, task| watcher::set_announced_tables(store, task, &announced)).await?;
         Ok(state)
     }
 

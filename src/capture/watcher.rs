@@ -1,7 +1,7 @@
 //! Beside the stream: polls the source over a connection of its own, keeps the publications in step with the tables,
 //! sends heartbeats, and reports what the session has to know. Trouble here never ends a session; it is tried again.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +22,8 @@ use crate::postgres::slot::{self, SlotTrouble};
 use crate::state::{StateError, Store};
 
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// How often to try again with tables that cannot be captured.
+const LOOK_AGAIN_INTERVAL: Duration = Duration::from_secs(60);
 /// How often a person is told that the source keeps too much WAL.
 const WAL_WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -91,6 +93,8 @@ async fn watch(options: CaptureOptions, store: Arc<Store>, reports: mpsc::Sender
             store: &store,
             control,
             fingerprint: None,
+            look_again: None,
+            unsettled: BTreeMap::new(),
             last_heartbeat: None,
             last_wal_warning: None,
         };
@@ -116,6 +120,11 @@ struct Poll<'a> {
     control: Control,
     /// The tables and publications as of the last reconciliation that had nothing left to do.
     fingerprint: Option<Fingerprint>,
+    /// When to look although the fingerprint is the same: a right that is granted to us does not show in it.
+    look_again: Option<Instant>,
+    /// Tables that joined while somebody wrote to them, and the transactions that must have ended before it can be said
+    /// from where on they are complete.
+    unsettled: BTreeMap<u32, u64>,
     last_heartbeat: Option<Instant>,
     last_wal_warning: Option<Instant>,
 }
@@ -152,34 +161,37 @@ impl Poll<'_> {
     /// Brings the publications in step with the tables, and has a gap event written for each table that joins late.
     async fn reconcile(&mut self, reports: &mpsc::Sender<Report>) -> Result<(), PollError> {
         let fingerprint = catalog::fingerprint(&self.control).await?;
-        if self.fingerprint.as_ref() == Some(&fingerprint) {
+        let known = self.fingerprint.as_ref() == Some(&fingerprint);
+        let due = self.look_again.is_some_and(|at| Instant::now() >= at);
+        if known && !due && !self.is_first_settled().await? {
             return Ok(());
         }
         let before = catalog::source_position(&self.control).await?;
         let tables = catalog::tracked_tables(&self.control).await?;
         let done = publication::reconcile(&self.control, &self.options.task, &tables).await?;
+        self.look_again = (!done.not_captured.is_empty()).then(|| Instant::now() + LOOK_AGAIN_INTERVAL);
         reports.send(Report::Shortfalls(shortfalls(&tables, &done))).await?;
         let announced = self.announced().await?;
-        let mut gaps: Vec<Gap> = done.added.iter().map(joined_late).collect();
-        gaps.extend(done.moved_to_full.iter().map(gained_identity));
+        let mut now_announced = Announced::new();
+        let mut gaps = Vec::new();
         for table in &done.moved_to_insert_only {
             gaps.push(lost_identity(table, before, catalog::source_position(&self.control).await?));
         }
-        let mut now_announced = BTreeSet::new();
         for table in &tables {
-            if announced.contains(&table.oid) {
-                now_announced.insert(table.oid);
-            } else if !is_left_out(&done, table.oid) {
-                now_announced.insert(table.oid);
-                if !done.added.iter().any(|joined| joined.table.oid == table.oid) {
-                    // It joined before a crash that the event did not survive.
-                    gaps.push(late_gap(
-                        &table.schema,
-                        &table.name,
-                        catalog::source_position(&self.control).await?,
-                    ));
-                }
-            }
+            let before = announced.get(&table.oid).copied();
+            let extent = Extent::of(table);
+            let told = before.is_some_and(|before| before >= extent);
+            let now = if is_left_out(&done, table.oid) {
+                before
+            } else if told {
+                Some(extent)
+            } else if let Some(from) = self.complete_from(&done, table.oid).await? {
+                gaps.push(late_gap(table, before, from));
+                Some(extent)
+            } else {
+                before
+            };
+            now_announced.extend(now.map(|now| (table.oid, now)));
         }
         if !gaps.is_empty() {
             for gap in &gaps {
@@ -190,6 +202,7 @@ impl Poll<'_> {
             // A table counts as announced only when its gap event is durable; a crash before that announces it again.
             written.await?;
         }
+        self.unsettled.retain(|oid, _| now_announced.get(oid) == announced.get(oid));
         if now_announced != announced {
             self.announce(now_announced).await?;
         }
@@ -198,6 +211,31 @@ impl Poll<'_> {
             done.added.is_empty() && done.moved_to_full.is_empty() && done.moved_to_insert_only.is_empty();
         self.fingerprint = (done.busy.is_empty() && unchanged).then_some(fingerprint);
         Ok(())
+    }
+
+    /// From where on a table is complete that has joined a publication, or gained in one; `None` while transactions that
+    /// wrote to it before are open: what they wrote is missing, whenever they commit (I5).
+    async fn complete_from(&mut self, done: &Reconciled, oid: u32) -> Result<Option<Lsn>, PollError> {
+        let joined = done.added.iter().chain(&done.moved_to_full).find(|joined| joined.table.oid == oid);
+        let open_until = match (joined, self.unsettled.get(&oid)) {
+            (Some(Joined { open_until: None, complete_from, .. }), _) => return Ok(Some(*complete_from)),
+            (Some(Joined { open_until: Some(open), .. }), _) | (None, Some(open)) => *open,
+            // It joined before a crash that the event did not survive.
+            (None, None) => publication::open_now(&self.control).await?,
+        };
+        let settled = publication::settled(&self.control, open_until).await?;
+        if settled.is_none() {
+            self.unsettled.insert(oid, open_until);
+        }
+        Ok(settled)
+    }
+
+    /// Whether something can be said now about one of the tables that it could not be said about before.
+    async fn is_first_settled(&self) -> Result<bool, PollError> {
+        match self.unsettled.values().min() {
+            Some(&open_until) => Ok(publication::settled(&self.control, open_until).await?.is_some()),
+            None => Ok(false),
+        }
     }
 
     async fn heartbeat(&mut self) -> Result<(), PollError> {
@@ -210,34 +248,56 @@ impl Poll<'_> {
         Ok(())
     }
 
-    async fn announced(&self) -> Result<BTreeSet<u32>, PollError> {
+    async fn announced(&self) -> Result<Announced, PollError> {
         let (store, task) = (self.store.clone(), self.options.task.clone());
         Ok(tokio::task::spawn_blocking(move || announced_tables(&store, &task)).await??)
     }
 
-    async fn announce(&self, tables: BTreeSet<u32>) -> Result<(), PollError> {
+    async fn announce(&self, tables: Announced) -> Result<(), PollError> {
         let (store, task) = (self.store.clone(), self.options.task.clone());
-        Ok(tokio::task::spawn_blocking(move || set_announced_tables(&store, &task, tables)).await??)
+        Ok(tokio::task::spawn_blocking(move || set_announced_tables(&store, &task, &tables)).await??)
     }
 }
 
-/// The saved fact that holds the OIDs of the tables whose joining needs no gap event any more.
+/// The saved fact that holds the tables whose joining needs no gap event any more: OIDs, with a sign behind those of
+/// which only inserts are captured.
 const ANNOUNCED: &str = "announced_tables";
 
-/// The tables that are captured since the slot was made, or whose gap event is durable. Blocking.
-pub fn announced_tables(store: &Store, task: &str) -> Result<BTreeSet<u32>, StateError> {
+/// How much of a table is captured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Extent {
+    /// Inserts and truncates, for want of a usable replica identity.
+    Inserts,
+    /// Everything.
+    Full,
+}
+
+impl Extent {
+    /// What is captured of a table that is where it belongs.
+    pub fn of(table: &TrackedTable) -> Self {
+        if table.usable_identity && !table.partitioned { Extent::Full } else { Extent::Inserts }
+    }
+}
+
+/// By OID, the tables that are captured since the slot was made, or whose gap event is durable.
+pub type Announced = BTreeMap<u32, Extent>;
+
+fn announced_tables(store: &Store, task: &str) -> Result<Announced, StateError> {
     let saved = store.fact(task, ANNOUNCED)?.unwrap_or_default();
-    Ok(saved.split(' ').filter_map(|oid| oid.parse().ok()).collect())
+    let read = |entry: &str| match entry.strip_suffix('-') {
+        Some(oid) => Some((oid.parse().ok()?, Extent::Inserts)),
+        None => Some((entry.parse().ok()?, Extent::Full)),
+    };
+    Ok(saved.split(' ').filter_map(read).collect())
 }
 
 /// Saves them. Blocking.
-pub fn set_announced_tables(
-    store: &Store,
-    task: &str,
-    tables: impl IntoIterator<Item = u32>,
-) -> Result<(), StateError> {
-    let oids: Vec<String> = tables.into_iter().map(|oid| oid.to_string()).collect();
-    store.set_fact(task, ANNOUNCED, &oids.join(" "))
+pub fn set_announced_tables(store: &Store, task: &str, tables: &Announced) -> Result<(), StateError> {
+    let write = |(oid, extent): (&u32, &Extent)| match extent {
+        Extent::Inserts => format!("{oid}-"),
+        Extent::Full => oid.to_string(),
+    };
+    store.set_fact(task, ANNOUNCED, &tables.iter().map(write).collect::<Vec<_>>().join(" "))
 }
 
 /// Whether a table is not captured, or only so far as its state allows.
@@ -268,35 +328,24 @@ fn insert_only(table: &TrackedTable) -> String {
     )
 }
 
-/// The gap before a table joined.
-pub fn joined_late(joined: &Joined) -> Gap {
-    late_gap(&joined.table.schema, &joined.table.name, joined.complete_from)
-}
-
-fn late_gap(schema: &str, table: &str, complete_from: Lsn) -> Gap {
-    Gap {
-        cause: "table_joined_late",
-        table: Some((schema.to_owned(), table.to_owned())),
-        from: None,
-        to: complete_from,
-        detail: format!(
-            "table {schema}.{table} joined at {complete_from}; rows written into it before that are not included"
+/// The event for a table of which nothing was captured before, or only its inserts.
+pub fn late_gap(table: &TrackedTable, before: Option<Extent>, to: Lsn) -> Gap {
+    let (schema, name) = (&table.schema, &table.name);
+    let (cause, detail) = match before {
+        None => (
+            "table_joined_late",
+            format!(
+                "table {schema}.{name} joined at {to}; rows written into it before that are not included"
+            ),
         ),
-    }
-}
-
-fn gained_identity(joined: &Joined) -> Gap {
-    let (schema, table) = (&joined.table.schema, &joined.table.name);
-    Gap {
-        cause: "table_gained_identity",
-        table: Some((schema.clone(), table.clone())),
-        from: None,
-        to: joined.complete_from,
-        detail: format!(
-            "table {schema}.{table} has a usable replica identity now; updates and deletes made before {} are not included",
-            joined.complete_from
+        Some(_) => (
+            "table_gained_identity",
+            format!(
+                "table {schema}.{name} has a usable replica identity now; updates and deletes made before {to} are not included"
+            ),
         ),
-    }
+    };
+    Gap { cause, table: Some((schema.clone(), name.clone())), from: None, to, detail }
 }
 
 fn lost_identity(table: &TrackedTable, from: Lsn, to: Lsn) -> Gap {
@@ -310,5 +359,22 @@ fn lost_identity(table: &TrackedTable, from: Lsn, to: Lsn) -> Gap {
             "table {schema}.{name} has lost its replica identity; its updates and deletes from {from} on are not included \
              until it has one again"
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::DataDir;
+
+    #[test]
+    fn what_is_announced_is_remembered_with_its_extent() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&DataDir::open(directory.path()).unwrap()).unwrap();
+        store.add_task("t", "{}", "created", "", 0).unwrap();
+        assert_eq!(announced_tables(&store, "t").unwrap(), Announced::new());
+        let announced = Announced::from([(16_384, Extent::Full), (u32::MAX, Extent::Inserts)]);
+        set_announced_tables(&store, "t", &announced).unwrap();
+        assert_eq!(announced_tables(&store, "t").unwrap(), announced);
     }
 }

@@ -22,7 +22,9 @@ use tokio_postgres::{Client, Row};
 use super::catalog::TrackedTable;
 use super::sql::{SqlError, quoted};
 
-pub use membership::{Joined, NotCaptured, Reconciled, TableName, advisory_lock, listed, reconcile, settled};
+pub use membership::{
+    Joined, NotCaptured, Reconciled, TableName, advisory_lock, listed, open_now, reconcile, settled,
+};
 
 /// Name of the publication of a task that publishes everything.
 pub fn full_name(task: &str) -> String {

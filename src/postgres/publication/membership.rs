@@ -423,6 +423,16 @@ async fn current_user(client: &Client) -> Result<String, SqlError> {
     client.query_one("SELECT current_user::text", &[]).await.and_then(|row| row.try_get(0)).map_err(failed)
 }
 
+/// What [`Joined::open_until`] would be if every transaction that is open now wrote to the table.
+pub async fn open_now(client: &Client) -> Result<u64, SqlError> {
+    const SQL: &str = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text";
+    let failed = |error| SqlError::new("see which transactions are open", error);
+    let row = client.query_one(SQL, &[]).await.map_err(failed)?;
+    let next_transaction: String = row.try_get(0).map_err(failed)?;
+    // What cannot be read as a number is no number that a server sends: never settled, rather than too early.
+    Ok(next_transaction.parse().unwrap_or(u64::MAX))
+}
+
 /// Whether all transactions that [`Joined::open_until`] warned of have ended; then, an LSN past their commits: what
 /// commits beyond it is complete.
 pub async fn settled(client: &Client, open_until: u64) -> Result<Option<Lsn>, SqlError> {
