@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::connections::Connections;
 use crate::change::Timestamp;
-use crate::group::Coordinator;
+use crate::group::{Coordinator, GroupLag};
 use crate::task;
 use crate::task::supervisor::Task;
 
@@ -119,16 +119,29 @@ async fn metrics(State(site): State<Site>) -> Response {
     for task in site.tasks.iter() {
         publish(task);
     }
-    for lag in site.groups.lags() {
-        let labels = [
-            ("group", lag.group.to_string()),
-            ("topic", lag.topic.to_string()),
-            ("partition", lag.partition.to_string()),
-        ];
-        metrics::gauge!("millrace_group_lag", &labels).set(lag.lag as f64);
-    }
+    let mut text = site.metrics.render();
+    append_lags(&mut text, &site.groups.lags());
     let content_type = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
-    (content_type, site.metrics.render()).into_response()
+    (content_type, text).into_response()
+}
+
+/// Groups come and go with every console consumer, and the recorder would keep each for ever: these lines bypass it.
+fn append_lags(text: &mut String, lags: &[GroupLag]) {
+    if lags.is_empty() {
+        return;
+    }
+    text.push_str("# TYPE millrace_group_lag gauge\n");
+    for GroupLag { group, topic, partition, lag, .. } in lags {
+        let (group, topic) = (label_value(group), label_value(topic));
+        text.push_str(&format!(
+            "millrace_group_lag{{group=\"{group}\",topic=\"{topic}\",partition=\"{partition}\"}} {lag}\n"
+        ));
+    }
+}
+
+/// A group's name is the client's choice.
+fn label_value(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 /// Copies a task's numbers into the recorder. Counters are set, not added: the task counts.
@@ -161,7 +174,7 @@ fn publish(task: &Task) {
 
 #[cfg(test)]
 mod tests {
-    use super::is_this_machine;
+    use super::*;
 
     #[test]
     fn only_names_that_nobody_can_redirect_are_this_machine() {
@@ -172,5 +185,26 @@ mod tests {
         {
             assert!(!is_this_machine(host), "{host}");
         }
+    }
+
+    #[test]
+    fn a_groups_name_cannot_break_the_metrics_page() {
+        let mut page = "a 1\n".to_owned();
+        append_lags(&mut page, &[]);
+        assert_eq!(page, "a 1\n");
+        let lag = GroupLag {
+            group: "odd\"} 7\n\\".into(),
+            topic: "shop".into(),
+            partition: 3,
+            committed: 5,
+            high_watermark: 9,
+            lag: 4,
+        };
+        append_lags(&mut page, &[lag]);
+        assert_eq!(
+            page,
+            "a 1\n# TYPE millrace_group_lag gauge\n\
+             millrace_group_lag{group=\"odd\\\"} 7\\n\\\\\",topic=\"shop\",partition=\"3\"} 4\n"
+        );
     }
 }
