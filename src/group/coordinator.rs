@@ -118,6 +118,10 @@ impl Coordinator {
             wake: Arc::new(Notify::new()),
             timer: Mutex::default(),
         });
+        // A number that has not changed yet is 0, not absent.
+        metrics::gauge!("millrace_groups").set(0.0);
+        metrics::gauge!("millrace_group_members").set(0.0);
+        metrics::counter!("millrace_group_commits_total").increment(0);
         let timer = tokio::spawn(timer::keep_time(Arc::downgrade(&coordinator), coordinator.wake.clone()));
         *coordinator.timer.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(timer);
         coordinator
