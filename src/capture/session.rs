@@ -144,13 +144,16 @@ impl<W: LogWriter> Capture<W> {
     }
 
     async fn attach_and_pump(&mut self, stop: &CancellationToken) -> Result<(), CaptureError> {
-        self.restart_from_log().await?;
-        let control = connect::connect(&self.options.source).await?;
-        let attached = tokio::select! {
-            attached = self.attach(&control) => attached?,
+        let begun = async {
+            self.restart_from_log().await?;
+            let control = connect::connect(&self.options.source).await?;
+            let (stream, durable) = self.attach(&control).await?;
+            Ok::<_, CaptureError>((control, stream, durable))
+        };
+        let (control, mut stream, durable) = tokio::select! {
+            begun = begun => begun?,
             () = stop.cancelled() => return Ok(()),
         };
-        let (mut stream, durable) = attached;
         let (reports, mut inbox) = mpsc::channel(64);
         let watcher = watcher::spawn(self.options.clone(), self.store.clone(), reports);
         self.running.send_replace(true);
