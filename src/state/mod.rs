@@ -65,7 +65,7 @@ pub enum StateError {
     #[error("there is already a task {0}; choose another name")]
     TaskExists(String),
     /// Any other I/O error.
-    #[error("cannot {operation} {}: {source}", path.display())]
+    #[error("cannot {operation} {}: {source}{}", path.display(), self.next_step())]
     Io {
         /// What was tried.
         operation: &'static str,
@@ -76,7 +76,7 @@ pub enum StateError {
         source: std::io::Error,
     },
     /// Any other error of the database.
-    #[error("cannot use {}: {source}", path.display())]
+    #[error("cannot use {}: {source}{}", path.display(), self.next_step())]
     Database {
         /// The database.
         path: PathBuf,
@@ -96,6 +96,14 @@ impl StateError {
                 source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
             }
             _ => false,
+        }
+    }
+
+    fn next_step(&self) -> &'static str {
+        match self {
+            _ if self.is_lack_of_space() => "; free some space or give another --data-dir",
+            StateError::Database { .. } => "; see whether its disk has space and is sound",
+            _ => "",
         }
     }
 
