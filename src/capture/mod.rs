@@ -119,6 +119,12 @@ pub enum CaptureError {
         /// What is known about it.
         gap: Arc<Gap>,
     },
+    /// A publication of the task is gone; what that means is decided when the next session begins.
+    #[error("publication {name} was dropped")]
+    PublicationDropped {
+        /// The publication.
+        name: String,
+    },
     /// Our slot is used by another connection.
     #[error(
         "replication slot {slot} is in use by server process {pid}; if that is not an old connection about to end, stop the other user or run SELECT pg_terminate_backend({pid})"

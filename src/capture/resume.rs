@@ -30,6 +30,8 @@ pub struct Facts {
     pub system_identifier: u64,
     /// How the source's history differs from the log's, if it does.
     pub diverged: Option<String>,
+    /// A publication of the task that is gone, and since when it may have been.
+    pub unpublished: Option<(String, Lsn)>,
     /// A person said: take the existing slot (`--adopt-slot`).
     pub adopt_slot: bool,
     /// A person said: go on behind a gap (`--accept-gap`).
@@ -137,6 +139,17 @@ fn gap(position: &SourcePosition, facts: &Facts) -> Option<Gap> {
             ),
         );
     }
+    if let Some((publication, since)) = &facts.unpublished {
+        return Some(Gap {
+            cause: "publication_missing",
+            table: None,
+            from: Some(*since),
+            to: position.acked_through,
+            detail: format!(
+                "publication {publication} was dropped, and changes committed after that cannot be read"
+            ),
+        });
+    }
     match slot.confirmed_flush {
         Some(confirmed) if confirmed > position.acked_through => found(
             "slot_ahead",
@@ -173,6 +186,7 @@ mod tests {
             slot,
             system_identifier: 7,
             diverged: None,
+            unpublished: None,
             adopt_slot: false,
             accept_gap: false,
         }
@@ -214,6 +228,16 @@ mod tests {
         assert_eq!(cause(plan(&diverged)), "timeline_diverged");
         let accepted = Facts { accept_gap: true, ..diverged };
         assert!(matches!(plan(&accepted), Plan::Create { drop_leftover: true, generation: 2, .. }));
+    }
+
+    #[test]
+    fn a_dropped_publication_is_a_gap_from_where_it_was_last_seen() {
+        let mut unpublished = facts(Some(position()), slot(100));
+        unpublished.unpublished = Some(("millrace_shop".into(), Lsn(80)));
+        match plan(&unpublished) {
+            Plan::Gap(gap) => assert_eq!((gap.cause, gap.from), ("publication_missing", Some(Lsn(80)))),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]

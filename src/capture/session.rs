@@ -21,7 +21,7 @@ use super::watcher::{self, Report};
 use crate::change::{Gap, Lsn, Timestamp};
 use crate::log::{Committed, LogError, LogWriter, SourcePosition, Ticket};
 use crate::postgres::connect::{self, Control};
-use crate::postgres::publication::{self, PublicationState};
+use crate::postgres::publication::{self, PublicationError, PublicationState};
 use crate::postgres::replication::{
     Frame, ReplicationConnection, ReplicationStream, Snapshot, StartOptions, Status, StreamLimits,
 };
@@ -85,6 +85,8 @@ pub struct Capture<W> {
     running: watch::Sender<bool>,
     /// Outlives a session whose log has stalled: the next one begins with its end.
     flight: Option<Flight>,
+    /// Where the publications were last seen, when one of them has been found dropped.
+    unpublished_since: Option<Lsn>,
 }
 
 /// What the log is working on.
@@ -130,7 +132,10 @@ impl<W: LogWriter> Capture<W> {
         progress: Arc<Progress>,
     ) -> (Self, watch::Receiver<bool>) {
         let (running, receiver) = watch::channel(false);
-        (Capture { options, pipeline, store, progress, running, flight: None }, receiver)
+        (
+            Capture { options, pipeline, store, progress, running, flight: None, unpublished_since: None },
+            receiver,
+        )
     }
 
     /// Runs one session until it is told to stop, or until an error.
@@ -157,8 +162,6 @@ impl<W: LogWriter> Capture<W> {
         let (reports, mut inbox) = mpsc::channel(64);
         let watcher = watcher::spawn(self.options.clone(), self.store.clone(), reports);
         self.running.send_replace(true);
-        // Behind an accepted gap it may lie below what the log had reached.
-        self.progress.durable(durable.acked_through, None);
         info!(task = self.options.task, from = %durable.acked_through, "capturing");
         let now = Instant::now();
         let mut session = Session {
@@ -277,6 +280,10 @@ impl<W: LogWriter> Capture<W> {
             slot: found.map(|found| self.slot_facts(found)).transpose()?,
             system_identifier: system.system_identifier,
             diverged,
+            unpublished: match &position {
+                Some(position) => self.unpublished(control, position).await?,
+                None => None,
+            },
             adopt_slot: self.options.adopt_slot,
             accept_gap: self.options.accept_gap,
         };
@@ -318,6 +325,7 @@ impl<W: LogWriter> Capture<W> {
         };
         // A person has spoken of the gap that there was at the start, not of those to come.
         self.options.accept_gap = false;
+        self.unpublished_since = None;
         self.pipeline.restart(position);
         self.progress.durable(position.acked_through, None);
         let start = StartOptions {
@@ -351,6 +359,21 @@ impl<W: LogWriter> Capture<W> {
             return Err(self.report_gap(gap).await);
         }
         Ok((stream, position))
+    }
+
+    /// A publication that is gone, and since when it may have been.
+    async fn unpublished(
+        &mut self,
+        control: &Control,
+        position: &SourcePosition,
+    ) -> Result<Option<(String, Lsn)>, CaptureError> {
+        let missing = match publication::missing(control, &self.options.task).await {
+            // The watcher tells what is wrong with it.
+            Err(PublicationError::Unusable { .. }) => return Ok(None),
+            missing => missing.map_err(query("look at the publications"))?,
+        };
+        let since = self.unpublished_since.unwrap_or(Lsn(u64::MAX)).min(position.acked_through);
+        Ok(missing.into_iter().next().map(|name| (name, since)))
     }
 
     fn slot_facts(&self, found: SlotState) -> Result<SlotFacts, CaptureError> {
@@ -504,7 +527,7 @@ impl<W: LogWriter> Session<'_, W> {
                     self.look_at_log()?;
                     self.tick(stream);
                 }
-                Some(report) = inbox.recv() => self.take_report(report, stream),
+                Some(report) = inbox.recv() => self.take_report(report, stream)?,
                 filled = stream.fill(), if room => {
                     filled?;
                     self.drain(stream).await?;
@@ -678,7 +701,7 @@ impl<W: LogWriter> Session<'_, W> {
         Ok(())
     }
 
-    fn take_report(&mut self, report: Report, stream: &mut ReplicationStream) {
+    fn take_report(&mut self, report: Report, stream: &mut ReplicationStream) -> Result<(), CaptureError> {
         match report {
             Report::Source { lsn, retained, slot_lost } => {
                 self.capture.progress.source(lsn, retained);
@@ -699,7 +722,12 @@ impl<W: LogWriter> Session<'_, W> {
                 self.gap_answers.push(durable);
             }
             Report::Shortfalls(tables) => self.capture.progress.set_tables(tables),
+            Report::PublicationDropped { name, since } => {
+                self.capture.unpublished_since = since;
+                return Err(CaptureError::PublicationDropped { name });
+            }
         }
+        Ok(())
     }
 
     /// Ends the session when the log has stalled.

@@ -17,7 +17,7 @@ use crate::change::{Gap, Lsn};
 use crate::postgres::catalog::{self, Fingerprint, TrackedTable};
 use crate::postgres::connect::{self, Control};
 use crate::postgres::heartbeat;
-use crate::postgres::publication::{self, Joined, NotCaptured, Reconciled};
+use crate::postgres::publication::{self, Joined, NotCaptured, PublicationError, Reconciled};
 use crate::postgres::slot::{self, SlotTrouble};
 use crate::state::{StateError, Store};
 
@@ -48,6 +48,13 @@ pub enum Report {
     },
     /// Tables that are captured less than whole.
     Shortfalls(Shortfalls),
+    /// A publication is gone: the server fails on the next change, or from version 18 on leaves changes out.
+    PublicationDropped {
+        /// Its name.
+        name: String,
+        /// Changes before this are not concerned, where that is known.
+        since: Option<Lsn>,
+    },
 }
 
 /// A running watcher.
@@ -97,6 +104,7 @@ async fn watch(options: CaptureOptions, store: Arc<Store>, reports: mpsc::Sender
             unsettled: BTreeMap::new(),
             last_heartbeat: None,
             last_wal_warning: None,
+            published: None,
         };
         loop {
             match poll.once(&reports).await {
@@ -127,6 +135,8 @@ struct Poll<'a> {
     unsettled: BTreeMap<u32, u64>,
     last_heartbeat: Option<Instant>,
     last_wal_warning: Option<Instant>,
+    /// Where the source was before the publications were last seen.
+    published: Option<Lsn>,
 }
 
 type PollError = Box<dyn std::error::Error + Send + Sync>;
@@ -155,6 +165,7 @@ impl Poll<'_> {
         };
         reports.send(Report::Source { lsn, retained, slot_lost }).await?;
         self.reconcile(reports).await?;
+        self.published = Some(lsn);
         self.heartbeat().await
     }
 
@@ -168,7 +179,15 @@ impl Poll<'_> {
         }
         let before = catalog::source_position(&self.control).await?;
         let tables = catalog::tracked_tables(&self.control).await?;
-        let done = publication::reconcile(&self.control, &self.options.task, &tables).await?;
+        let done = match publication::reconcile(&self.control, &self.options.task, &tables).await {
+            Err(PublicationError::Missing(name)) => {
+                reports
+                    .send(Report::PublicationDropped { name: name.clone(), since: self.published })
+                    .await?;
+                return Err(PublicationError::Missing(name).into());
+            }
+            done => done?,
+        };
         self.look_again = (!done.not_captured.is_empty()).then(|| Instant::now() + LOOK_AGAIN_INTERVAL);
         reports.send(Report::Shortfalls(shortfalls(&tables, &done))).await?;
         let announced = self.announced().await?;

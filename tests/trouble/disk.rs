@@ -50,7 +50,11 @@ async fn a_full_disk_stops_ingest_serves_what_is_durable_and_goes_on_when_there_
     assert!(durable.len() >= 100 && durable.len() < rows as usize, "{} rows", durable.len());
     assert!(durable.iter().copied().eq(1..=durable.len() as i64));
 
-    // A restart on the full disk serves the same.
+    // An end and a restart on the full disk serve the same.
+    millrace.sigterm();
+    assert!(millrace.wait().await.success(), "{}", millrace.output());
+    millrace.spawn_again();
+    millrace.wait_state("retrying").await;
     millrace.kill9();
     millrace.spawn_again();
     millrace.wait_state("retrying").await;

@@ -186,6 +186,100 @@ async fn an_old_copy_of_the_source_is_a_gap_and_once_accepted_all_that_follows_i
     assert_eq!(ids.last(), Some(&2), "{} rows, the last is {:?}", ids.len(), ids.last());
 }
 
+/// While the task is stopped the source writes more than `max_slot_wal_keep_size` and gives the slot up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_the_source_gave_up_fails_the_task_until_the_gap_is_accepted() {
+    let postgres = Postgres::start(PostgresOptions::default().setting("max_slot_wal_keep_size", "1MB")).await;
+    let client = postgres.client().await;
+    client.batch_execute("CREATE TABLE t (id bigint PRIMARY KEY)").await.unwrap();
+    let data = tempfile::tempdir().unwrap();
+    let mut millrace = Millrace::up(data.path(), &postgres.url(), &["--task", "shop"]).await;
+    insert(&client, 1).await;
+    caught_up(&millrace, &client).await;
+    millrace.sigterm();
+    assert!(millrace.wait().await.success());
+    for statement in ["INSERT INTO t VALUES (2)", "SELECT pg_switch_wal()", "INSERT INTO t VALUES (3)"] {
+        client.batch_execute(statement).await.unwrap();
+        client.batch_execute("SELECT pg_switch_wal()").await.unwrap();
+    }
+    client.batch_execute("CHECKPOINT").await.unwrap();
+    millrace.spawn_again();
+    let reason = millrace.wait_state("failed").await;
+    says(&reason, &["has given up the replication slot", "are lost to this task", "--accept-gap"]);
+    assert_eq!(gaps(&millrace, "shop").await[0]["cause"], "slot_lost");
+    millrace.sigterm();
+    assert!(millrace.wait().await.success());
+    let millrace = Millrace::up(data.path(), &postgres.url(), &["--task", "shop", "--accept-gap"]).await;
+    insert(&client, 4).await;
+    caught_up(&millrace, &client).await;
+    assert_eq!(inserted(&millrace, "shop").await, [1, 4]);
+}
+
+/// Without the publication the server fails on the next change, or from version 18 on leaves out every change.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publication_dropped_while_we_run_fails_the_task_until_the_gap_is_accepted() {
+    let (postgres, client, data) = start().await;
+    let mut millrace = Millrace::up(data.path(), &postgres.url(), &["--task", "shop"]).await;
+    insert(&client, 1).await;
+    caught_up(&millrace, &client).await;
+    let row = client.query_one("SELECT pg_current_wal_insert_lsn()::text", &[]).await.unwrap();
+    let dropped = parse_lsn(row.get(0));
+    client.batch_execute("DROP PUBLICATION millrace_shop").await.unwrap();
+    insert(&client, 2).await;
+    let reason = millrace.wait_state("failed").await;
+    says(&reason, &["publication millrace_shop was dropped", "--accept-gap"]);
+    let reported = gaps(&millrace, "shop").await;
+    assert_eq!((reported.len(), &reported[0]["cause"]), (1, &"publication_missing".into()));
+    assert!(parse_lsn(reported[0]["from"].as_str().unwrap()) <= dropped, "{reported:?}");
+    millrace.sigterm();
+    assert!(millrace.wait().await.success());
+
+    let millrace = Millrace::up(data.path(), &postgres.url(), &["--task", "shop", "--accept-gap"]).await;
+    insert(&client, 3).await;
+    caught_up(&millrace, &client).await;
+    assert_eq!(inserted(&millrace, "shop").await, [1, 3]);
+}
+
+/// A snapshot of the source is restored, with the slot as it was then: the log holds what the source has lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_source_fails_the_task_until_the_gap_is_accepted() {
+    let (mut postgres, client, data) = start().await;
+    let mut millrace = Millrace::up(data.path(), &postgres.url(), &["--task", "shop"]).await;
+    insert(&client, 1).await;
+    caught_up(&millrace, &client).await;
+    drop(client);
+    postgres.stop_fast().await;
+    let copy = tempfile::tempdir().unwrap();
+    let copied = |from: &std::path::Path, to: &std::path::Path| {
+        let status = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status();
+        assert!(status.is_ok_and(|status| status.success()));
+    };
+    copied(&postgres.data_dir(), &copy.path().join("data"));
+    postgres.start_again().await;
+    let client = postgres.client().await;
+    client.batch_execute("INSERT INTO t SELECT g FROM generate_series(2, 5000) g").await.unwrap();
+    caught_up(&millrace, &client).await;
+    millrace.kill9();
+    drop(client);
+    postgres.stop_immediate().await;
+    std::fs::remove_dir_all(postgres.data_dir()).unwrap();
+    copied(&copy.path().join("data"), &postgres.data_dir());
+    postgres.start_again().await;
+
+    let client = postgres.client().await;
+    millrace.spawn_again();
+    let reason = millrace.wait_state("failed").await;
+    says(&reason, &["timeline_diverged", "--accept-gap"]);
+    assert_eq!(gaps(&millrace, "shop").await[0]["cause"], "timeline_diverged");
+    millrace.sigterm();
+    assert!(millrace.wait().await.success());
+    let millrace = Millrace::up(data.path(), &postgres.url(), &["--task", "shop", "--accept-gap"]).await;
+    insert(&client, 2).await;
+    caught_up(&millrace, &client).await;
+    let ids = inserted(&millrace, "shop").await;
+    assert!(ids.into_iter().eq((1..=5_000).chain([2])), "what was captured stays, what follows is captured");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slot_whose_creation_was_cut_short_is_made_again() {
     let (postgres, client, data) = start().await;
