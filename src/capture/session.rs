@@ -658,7 +658,7 @@ impl<W: LogWriter> Session<'_, W> {
         if large {
             self.settle().await?;
         }
-        let mut reader = spool.into_reader().await?;
+        let mut reader = spool.into_reader();
         let mut recycled = Vec::new();
         loop {
             let (next, chunk) = reader.chunk(recycled).await?;
