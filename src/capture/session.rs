@@ -149,16 +149,10 @@ impl<W: LogWriter> Capture<W> {
     }
 
     async fn attach_and_pump(&mut self, stop: &CancellationToken) -> Result<(), CaptureError> {
-        let begun = async {
-            self.restart_from_log().await?;
-            let control = connect::connect(&self.options.source).await?;
-            let (stream, durable) = self.attach(&control).await?;
-            Ok::<_, CaptureError>((control, stream, durable))
+        let Some(attached) = stop.run_until_cancelled(self.connect_and_attach()).await else {
+            return Ok(());
         };
-        let (control, mut stream, durable) = tokio::select! {
-            begun = begun => begun?,
-            () = stop.cancelled() => return Ok(()),
-        };
+        let (control, mut stream, durable) = attached?;
         let (reports, mut inbox) = mpsc::channel(64);
         let watcher = watcher::spawn(self.options.clone(), self.store.clone(), reports);
         self.running.send_replace(true);
@@ -200,6 +194,15 @@ impl<W: LogWriter> Capture<W> {
                 Err(error)
             }
         }
+    }
+
+    async fn connect_and_attach(
+        &mut self,
+    ) -> Result<(Control, ReplicationStream, SourcePosition), CaptureError> {
+        self.restart_from_log().await?;
+        let control = connect::connect(&self.options.source).await?;
+        let (stream, durable) = self.attach(&control).await?;
+        Ok((control, stream, durable))
     }
 
     /// Brings the pipeline in line with the log, and makes sure that the log can be written before the source is asked
