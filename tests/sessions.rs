@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use millrace_test_support::{
     Millrace, MillraceOptions, Postgres, PostgresOptions, Record, parse_lsn, read_topic,
@@ -123,4 +123,28 @@ async fn a_table_is_called_complete_only_when_those_who_wrote_to_it_before_have_
     } else {
         assert_eq!(ids(&millrace, &client, "late").await, [1, 2]);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_inside_a_large_transaction_ends_in_time_and_the_next_start_takes_it_whole() {
+    const ROWS: i64 = 60_000;
+    let options = PostgresOptions::default().setting("logical_decoding_work_mem", "64kB");
+    let postgres = Postgres::start(options).await;
+    let client = postgres.client().await;
+    client.batch_execute("CREATE TABLE t (id int PRIMARY KEY, note text)").await.unwrap();
+    let data = tempfile::tempdir().unwrap();
+    let mut millrace = Millrace::up(data.path(), &postgres.url(), &["--task", "stopped"]).await;
+    let insert = format!("INSERT INTO t SELECT g, repeat('x', 500) FROM generate_series(1, {ROWS}) g");
+    client.batch_execute(&insert).await.unwrap();
+    for wait in [50, 250, 500] {
+        // Once while it arrives or is read back, and again while it comes anew.
+        tokio::time::sleep(Duration::from_millis(wait)).await;
+        let asked = Instant::now();
+        millrace.sigterm();
+        assert!(millrace.wait().await.success(), "{}", millrace.output());
+        assert!(asked.elapsed() < Duration::from_secs(5), "{:?}:\n{}", asked.elapsed(), millrace.output());
+        millrace.spawn_again();
+        millrace.wait_ready().await;
+    }
+    assert_eq!(ids(&millrace, &client, "stopped").await, Vec::from_iter(1..=ROWS));
 }
