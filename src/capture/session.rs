@@ -34,9 +34,9 @@ use crate::state::{Intent, StateError, Store};
 /// A group stops growing here while the one before it is being written, in bytes of uncompressed records.
 const GROUP_LIMIT: usize = 8 << 20;
 /// While a backlog is drained, a group is not closed before it has this size …
-const DRAIN_GROUP: usize = 1 << 20;
+const DRAIN_GROUP: usize = 4 << 20;
 /// … or this age: few large groups cost the disk and the consumers less than many small ones.
-const DRAIN_AGE: Duration = Duration::from_millis(10);
+const DRAIN_AGE: Duration = Duration::from_millis(50);
 /// How often a busy source hears of our progress at most.
 const STATUS_INTERVAL: Duration = Duration::from_millis(100);
 /// How often it hears of us at least.

@@ -138,6 +138,11 @@ pub struct StartOptions {
     pub limits: StreamLimits,
 }
 
+/// Makes the server stream a transaction as soon as it exceeds 16 MiB: what it holds until then costs its memory and
+/// delays us. A server that is set to less keeps its setting.
+const STREAM_EARLY: &str = "SELECT set_config('logical_decoding_work_mem', '16MB', false) FROM pg_settings \
+     WHERE name = 'logical_decoding_work_mem' AND setting::int8 > 16384";
+
 /// A replication connection that takes commands.
 #[derive(Debug)]
 pub struct ReplicationConnection {
@@ -235,6 +240,9 @@ impl ReplicationConnection {
         options: &StartOptions,
     ) -> Result<ReplicationStream, ReplicationError> {
         let command = start_command(slot, lsn, options)?;
+        if options.streaming {
+            self.query(STREAM_EARLY).await?;
+        }
         self.send_query(&command).await?;
         loop {
             let (tag, mut bytes) = self.wire.receive_raw().await?;
