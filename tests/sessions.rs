@@ -128,7 +128,10 @@ async fn a_table_is_called_complete_only_when_those_who_wrote_to_it_before_have_
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_inside_a_large_transaction_ends_in_time_and_the_next_start_takes_it_whole() {
     const ROWS: i64 = 60_000;
-    let options = PostgresOptions::default().setting("logical_decoding_work_mem", "64kB");
+    // A source with little patience, too: it wants to hear of us while a transaction is read back.
+    let options = PostgresOptions::default()
+        .setting("logical_decoding_work_mem", "64kB")
+        .setting("wal_sender_timeout", "1500ms");
     let postgres = Postgres::start(options).await;
     let client = postgres.client().await;
     client.batch_execute("CREATE TABLE t (id int PRIMARY KEY, note text)").await.unwrap();

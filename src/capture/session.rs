@@ -39,7 +39,7 @@ const DRAIN_GROUP: usize = 4 << 20;
 const DRAIN_AGE: Duration = Duration::from_millis(50);
 /// How often a busy source hears of our progress at most.
 const STATUS_INTERVAL: Duration = Duration::from_millis(100);
-/// How often it hears of us at least.
+/// How often it hears of us at least, if it has no less patience.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// How often an idle position is made durable at most, unless the server asks.
 const IDLE_COMMIT_INTERVAL: Duration = Duration::from_secs(10);
@@ -102,11 +102,21 @@ struct Carries {
     gap_answers: Vec<oneshot::Sender<()>>,
 }
 
+/// What a session begins with.
+struct Attached {
+    control: Control,
+    stream: ReplicationStream,
+    durable: SourcePosition,
+    keepalive: Duration,
+}
+
 /// A session's own state.
 struct Session<'a, W> {
     capture: &'a mut Capture<W>,
     stop: &'a CancellationToken,
     control: Control,
+    /// How often the source hears of us at least.
+    keepalive: Duration,
     /// Start of the group being built.
     group_since: Option<Instant>,
     draining: bool,
@@ -152,7 +162,7 @@ impl<W: LogWriter> Capture<W> {
         let Some(attached) = stop.run_until_cancelled(self.connect_and_attach()).await else {
             return Ok(());
         };
-        let (control, mut stream, durable) = attached?;
+        let Attached { control, mut stream, durable, keepalive } = attached?;
         let (reports, mut inbox) = mpsc::channel(64);
         let watcher = watcher::spawn(self.options.clone(), self.store.clone(), reports);
         self.running.send_replace(true);
@@ -162,6 +172,7 @@ impl<W: LogWriter> Capture<W> {
             capture: self,
             stop,
             control,
+            keepalive,
             group_since: None,
             draining: false,
             received: durable.acked_through,
@@ -196,13 +207,13 @@ impl<W: LogWriter> Capture<W> {
         }
     }
 
-    async fn connect_and_attach(
-        &mut self,
-    ) -> Result<(Control, ReplicationStream, SourcePosition), CaptureError> {
+    async fn connect_and_attach(&mut self) -> Result<Attached, CaptureError> {
         self.restart_from_log().await?;
         let control = connect::connect(&self.options.source).await?;
-        let (stream, durable) = self.attach(&control).await?;
-        Ok((control, stream, durable))
+        let replication = ReplicationConnection::connect(&self.options.source).await?;
+        let patience = replication.wal_sender_timeout().map_or(KEEPALIVE_INTERVAL, |timeout| timeout / 3);
+        let (stream, durable) = self.attach(&control, replication).await?;
+        Ok(Attached { control, stream, durable, keepalive: patience.min(KEEPALIVE_INTERVAL) })
     }
 
     /// Brings the pipeline in line with the log, and makes sure that the log can be written before the source is asked
@@ -246,6 +257,7 @@ impl<W: LogWriter> Capture<W> {
     async fn attach(
         &mut self,
         control: &Control,
+        mut replication: ReplicationConnection,
     ) -> Result<(ReplicationStream, SourcePosition), CaptureError> {
         let server = catalog::server_info(control).await.map_err(query("read the server's settings"))?;
         if server.version_num < 140_000 {
@@ -254,7 +266,6 @@ impl<W: LogWriter> Capture<W> {
                 server.version_num / 10_000
             )));
         }
-        let mut replication = ReplicationConnection::connect(&self.options.source).await?;
         let system = replication.identify_system().await?;
         let slot_name = self.options.slot();
         let found =
@@ -748,7 +759,7 @@ impl<W: LogWriter> Session<'_, W> {
     /// Lets the source hear of us when it is time.
     fn tick(&mut self, stream: &mut ReplicationStream) {
         let behind = self.acknowledged < self.durable.acked_through;
-        if behind || self.last_status.elapsed() >= KEEPALIVE_INTERVAL {
+        if behind || self.last_status.elapsed() >= self.keepalive {
             self.acknowledge(stream);
         }
         stream.try_flush();
