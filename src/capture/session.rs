@@ -3,6 +3,8 @@
 //! The loop takes frames while a group commit is on its way, so that a group is everything that was decoded during the
 //! last fsync. Reading pauses only when a commit is on its way and the next group has grown to its limit.
 
+mod attach;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,25 +13,20 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use self::attach::Attached;
 use super::CaptureError;
 use super::pipeline::{Pipeline, Step};
 use super::progress::Progress;
 use super::relations::Relation;
-use super::resume::{Facts, Plan, SlotFacts, plan};
 use super::spool::{Spool, messages};
 use super::watcher::{self, Report};
 use crate::change::{Gap, Lsn, Timestamp};
 use crate::log::{Committed, LogError, LogWriter, SourcePosition, Ticket};
-use crate::postgres::connect::{self, Control};
-use crate::postgres::publication::{self, PublicationError, PublicationState};
-use crate::postgres::replication::{
-    Frame, ReplicationConnection, ReplicationStream, Snapshot, StartOptions, Status, StreamLimits,
-};
-use crate::postgres::slot::{self, SlotError, SlotState, SlotTrouble};
+use crate::postgres::connect::Control;
+use crate::postgres::replication::{Frame, ReplicationStream, Status};
+use crate::postgres::slot;
 use crate::postgres::source::SourceConfig;
-use crate::postgres::timeline::{self, IdentifySystem, OurPosition, TimelineDecision, TimelineHistory};
-use crate::postgres::{catalog, pgoutput};
-use crate::state::{Intent, StateError, Store};
+use crate::state::Store;
 
 /// A group stops growing here while the one before it is being written, in bytes of uncompressed records.
 const GROUP_LIMIT: usize = 8 << 20;
@@ -47,8 +44,6 @@ const IDLE_COMMIT_INTERVAL: Duration = Duration::from_secs(10);
 const LOG_STALL: Duration = Duration::from_secs(10);
 /// How long the source's catalog may take to tell a table's shape: meanwhile nothing else happens in the session.
 const CATALOG_WAIT: Duration = Duration::from_secs(20);
-/// The saved fact that holds the last gap reported, so that each is written once.
-const LAST_GAP: &str = "last_gap";
 /// A source further ahead than this is a backlog, in bytes of WAL.
 const BACKLOG: u64 = 1 << 20;
 
@@ -100,14 +95,6 @@ enum Flight {
 struct Carries {
     commit_time: Option<Timestamp>,
     gap_answers: Vec<oneshot::Sender<()>>,
-}
-
-/// What a session begins with.
-struct Attached {
-    control: Control,
-    stream: ReplicationStream,
-    durable: SourcePosition,
-    keepalive: Duration,
 }
 
 /// A session's own state.
@@ -207,15 +194,6 @@ impl<W: LogWriter> Capture<W> {
         }
     }
 
-    async fn connect_and_attach(&mut self) -> Result<Attached, CaptureError> {
-        self.restart_from_log().await?;
-        let control = connect::connect(&self.options.source).await?;
-        let replication = ReplicationConnection::connect(&self.options.source).await?;
-        let patience = replication.wal_sender_timeout().map_or(KEEPALIVE_INTERVAL, |timeout| timeout / 3);
-        let (stream, durable) = self.attach(&control, replication).await?;
-        Ok(Attached { control, stream, durable, keepalive: patience.min(KEEPALIVE_INTERVAL) })
-    }
-
     /// Brings the pipeline in line with the log, and makes sure that the log can be written before the source is asked
     /// for more.
     async fn restart_from_log(&mut self) -> Result<(), CaptureError> {
@@ -251,271 +229,6 @@ impl<W: LogWriter> Capture<W> {
     async fn land(&mut self) -> Result<Landed, CaptureError> {
         let landed = timeout(LOG_STALL, land(&mut self.flight)).await;
         landed.map_err(|_| CaptureError::LogStalled)?.map_err(CaptureError::Log)
-    }
-
-    /// Finds the place to go on from and starts the stream there, making publications and slot where there are none.
-    async fn attach(
-        &mut self,
-        control: &Control,
-        mut replication: ReplicationConnection,
-    ) -> Result<(ReplicationStream, SourcePosition), CaptureError> {
-        let server = catalog::server_info(control).await.map_err(query("read the server's settings"))?;
-        if server.version_num < 140_000 {
-            return Err(CaptureError::Unfit(format!(
-                "the source is PostgreSQL {}, which cannot stream logical changes as needed; millrace needs 14 or later",
-                server.version_num / 10_000
-            )));
-        }
-        let system = replication.identify_system().await?;
-        let slot_name = self.options.slot();
-        let found =
-            slot::slot_state(control, &slot_name).await.map_err(query("look at the replication slot"))?;
-        let position = self.pipeline.writer().resume();
-        let timeline = match &position {
-            Some(position) => decide_timeline(&mut replication, position, &system).await?,
-            None => TimelineDecision::Same,
-        };
-        let diverged = match &timeline {
-            // A standby has its primary's history still to come.
-            TimelineDecision::Diverged(divergence)
-                if server.in_recovery && divergence.standby_may_catch_up() =>
-            {
-                return Err(CaptureError::StandbyBehind(divergence.clone()));
-            }
-            TimelineDecision::Diverged(divergence) => Some(divergence.to_string()),
-            _ => None,
-        };
-        let facts = Facts {
-            position,
-            intent: self
-                .store_call(|store, task| store.intent(task))
-                .await?
-                .map(|intent| intent.system_identifier),
-            slot: found.map(|found| self.slot_facts(found)).transpose()?,
-            system_identifier: system.system_identifier,
-            diverged,
-            unpublished: match &position {
-                Some(position) => self.unpublished(control, position).await?,
-                None => None,
-            },
-            adopt_slot: self.options.adopt_slot,
-            accept_gap: self.options.accept_gap,
-        };
-        let decided = plan(&facts);
-        debug!(?facts, ?decided, "compared log, state and source");
-        let position = match decided {
-            Plan::Busy { pid } => return Err(CaptureError::SlotBusy { slot: slot_name, pid }),
-            Plan::Unowned => return Err(CaptureError::SlotUnowned { slot: slot_name }),
-            Plan::Gap(gap) => return Err(self.report_gap(gap).await),
-            Plan::Create { drop_leftover, after, generation } => {
-                self.make_publications(control).await?;
-                let intent = Intent {
-                    slot: slot_name.clone(),
-                    system_identifier: system.system_identifier,
-                    generation,
-                };
-                self.store_call(move |store, task| store.set_intent(task, &intent)).await?;
-                if drop_leftover {
-                    replication.drop_slot(&slot_name).await?;
-                }
-                info!(
-                    slot = slot_name,
-                    "making the replication slot; waits for transactions that are open now"
-                );
-                let made = replication.create_slot(&slot_name, false, Snapshot::None).await?;
-                if let Some(gap) = after {
-                    // What is missing reaches to where the new slot begins.
-                    self.pipeline.gap(&Gap { to: made.consistent_point, ..gap })?;
-                }
-                self.first_commit(made.consistent_point, &system, generation).await?
-            }
-            Plan::Adopt { from } => self.adopt_slot(control, from, &system).await?,
-            Plan::Resume(position) => {
-                if facts.intent.is_some() {
-                    self.store_call(|store, task| store.clear_intent(task)).await?;
-                }
-                self.follow_timeline(position, &timeline).await?
-            }
-        };
-        // A person has spoken of the gap that there was at the start, not of those to come.
-        self.options.accept_gap = false;
-        self.unpublished_since = None;
-        self.pipeline.restart(position);
-        self.progress.durable(position.acked_through, None);
-        let start = StartOptions {
-            protocol: pgoutput::protocol_for(server.version_num),
-            publications: vec![
-                publication::full_name(&self.options.task),
-                publication::insert_only_name(&self.options.task),
-            ],
-            streaming: true,
-            messages: true,
-            binary: false,
-            limits: StreamLimits::default(),
-        };
-        let stream = replication.start(&slot_name, position.acked_through, &start).await?;
-        // The server starts at the slot's position when that is further than ours, and says nothing.
-        let started =
-            slot::slot_state(control, &slot_name).await.map_err(query("look at the replication slot"))?;
-        if let Some(confirmed) = started.and_then(|slot| slot.confirmed_flush_lsn)
-            && confirmed > position.acked_through
-        {
-            let gap = Gap {
-                cause: "slot_ahead",
-                table: None,
-                from: Some(position.acked_through),
-                to: confirmed,
-                detail: format!(
-                    "the replication slot moved to {confirmed} while the log ends at {}: somebody else reads from it",
-                    position.acked_through
-                ),
-            };
-            return Err(self.report_gap(gap).await);
-        }
-        Ok((stream, position))
-    }
-
-    /// A publication that is gone, and since when it may have been.
-    async fn unpublished(
-        &mut self,
-        control: &Control,
-        position: &SourcePosition,
-    ) -> Result<Option<(String, Lsn)>, CaptureError> {
-        let missing = match publication::missing(control, &self.options.task).await {
-            // The watcher tells what is wrong with it.
-            Err(PublicationError::Unusable { .. }) => return Ok(None),
-            missing => missing.map_err(query("look at the publications"))?,
-        };
-        let since = self.unpublished_since.unwrap_or(Lsn(u64::MAX)).min(position.acked_through);
-        Ok(missing.into_iter().next().map(|name| (name, since)))
-    }
-
-    fn slot_facts(&self, found: SlotState) -> Result<SlotFacts, CaptureError> {
-        let lost = match found.trouble(&self.options.source.dbname) {
-            None => None,
-            Some(SlotTrouble::Lost { reason }) => Some(reason),
-            Some(trouble) => return Err(SlotError::Trouble { name: self.options.slot(), trouble }.into()),
-        };
-        Ok(SlotFacts { confirmed_flush: found.confirmed_flush_lsn, active_pid: found.active_pid, lost })
-    }
-
-    /// Starts from a slot that somebody else made, as far as it can be read: a change from before its table was
-    /// published never can.
-    async fn adopt_slot(
-        &mut self,
-        control: &Control,
-        confirmed: Lsn,
-        system: &IdentifySystem,
-    ) -> Result<SourcePosition, CaptureError> {
-        let made = self.make_publications(control).await?;
-        let mut from = confirmed;
-        if made.created {
-            let published =
-                catalog::source_position(control).await.map_err(query("read the end of the WAL"))?;
-            from = confirmed.max(published);
-            self.pipeline.gap(&Gap {
-                cause: "slot_older_than_publications",
-                table: None,
-                from: Some(confirmed),
-                to: from,
-                detail: format!(
-                    "the adopted replication slot is older than the task's publications; changes committed between \
-                     {confirmed} and {from} are not included"
-                ),
-            })?;
-        } else {
-            for joined in &made.reconciled.added {
-                self.pipeline.gap(&watcher::late_gap(&joined.table, None, joined.complete_from))?;
-            }
-        }
-        self.first_commit(from, system, 1).await
-    }
-
-    async fn make_publications(&mut self, control: &Control) -> Result<PublicationState, CaptureError> {
-        let tables = catalog::tracked_tables(control).await.map_err(query("list the tables"))?;
-        let state = publication::ensure(control, &self.options.task, &tables)
-            .await
-            .map_err(query("make the publications"))?;
-        let done = &state.reconciled;
-        self.progress.set_tables(watcher::shortfalls(&tables, done));
-        // Tables that are left for later polls get a gap event when they join.
-        let captured = tables.iter().filter(|table| !watcher::is_left_out(done, table.oid));
-        let announced = captured.map(|table| (table.oid, watcher::Extent::of(table))).collect();
-        self.store_call(move |store, task| watcher::set_announced_tables(store, task, &announced)).await?;
-        Ok(state)
-    }
-
-    /// Writes where a new slot starts, before anything is read from it. It sends nothing that the log has, and commit
-    /// LSNs from before it may be those of another cluster.
-    async fn first_commit(
-        &mut self,
-        from: Lsn,
-        system: &IdentifySystem,
-        slot_generation: u32,
-    ) -> Result<SourcePosition, CaptureError> {
-        let position = SourcePosition {
-            last_commit: None,
-            end_lsn: from,
-            last_record_end: from,
-            acked_through: from,
-            timeline: system.timeline,
-            system_identifier: system.system_identifier,
-            slot_generation,
-        };
-        self.commit(position).await?;
-        self.store_call(|store, task| store.clear_intent(task)).await?;
-        Ok(position)
-    }
-
-    /// Writes that the source goes on from here on another timeline, if it does.
-    async fn follow_timeline(
-        &mut self,
-        position: SourcePosition,
-        decision: &TimelineDecision,
-    ) -> Result<SourcePosition, CaptureError> {
-        let &TimelineDecision::Switch { timeline, fork } = decision else { return Ok(position) };
-        warn!(task = self.options.task, timeline, %fork, "the source is on a new timeline; going on from the fork");
-        let position = SourcePosition {
-            last_commit: position.last_commit.map(|last| last.min(fork)),
-            end_lsn: position.end_lsn.min(fork),
-            acked_through: position.acked_through.min(fork),
-            timeline,
-            ..position
-        };
-        self.commit(position).await?;
-        Ok(position)
-    }
-
-    /// Writes a gap event, once for each gap, and makes it an error.
-    async fn report_gap(&mut self, gap: Gap) -> CaptureError {
-        let text = format!("{} {} {:?} {}", gap.cause, gap.detail, gap.from, gap.to);
-        match self.write_gap(&gap, text).await {
-            Ok(()) => CaptureError::Gap { gap: Arc::new(gap) },
-            Err(error) => error,
-        }
-    }
-
-    async fn write_gap(&mut self, gap: &Gap, text: String) -> Result<(), CaptureError> {
-        let known = self.store_call(|store, task| store.fact(task, LAST_GAP)).await?;
-        let position = self.pipeline.writer().resume();
-        if let Some(position) = position.filter(|_| known.as_deref() != Some(&text)) {
-            self.pipeline.restart(position);
-            self.pipeline.gap(gap)?;
-            self.commit(position).await?;
-            self.store_call(move |store, task| store.set_fact(task, LAST_GAP, &text)).await?;
-        }
-        Ok(())
-    }
-
-    async fn store_call<T: Send + 'static>(
-        &mut self,
-        call: impl FnOnce(&Store, &str) -> Result<T, StateError> + Send + 'static,
-    ) -> Result<T, CaptureError> {
-        let (store, task) = (self.store.clone(), self.options.task.clone());
-        tokio::task::spawn_blocking(move || call(&store, &task))
-            .await
-            .map_err(|error| CaptureError::Protocol(error.to_string()))?
-            .map_err(CaptureError::State)
     }
 }
 
@@ -777,28 +490,6 @@ impl<W: LogWriter> Session<'_, W> {
         stream.queue_status(Status { written, flushed: durable, applied: durable, reply: false });
         stream.try_flush();
     }
-}
-
-/// Compares our place with the server's timeline.
-async fn decide_timeline(
-    replication: &mut ReplicationConnection,
-    position: &SourcePosition,
-    system: &IdentifySystem,
-) -> Result<TimelineDecision, CaptureError> {
-    // Of another cluster no history is asked for: its own tells nothing.
-    let descends =
-        system.system_identifier == position.system_identifier && system.timeline != position.timeline;
-    let history = match descends {
-        true => replication.timeline_history(system.timeline).await?,
-        false => TimelineHistory::default(),
-    };
-    let ours = OurPosition {
-        system_identifier: position.system_identifier,
-        timeline: position.timeline,
-        last_commit_end: position.last_commit.map_or(Lsn::ZERO, |_| position.end_lsn),
-        last_record_end: position.last_commit.map_or(Lsn::ZERO, |_| position.last_record_end),
-    };
-    Ok(timeline::decide(&ours, system, &history))
 }
 
 enum Landed {
