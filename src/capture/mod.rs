@@ -35,6 +35,7 @@ pub mod progress;
 mod relations;
 pub mod resume;
 pub mod session;
+mod shapes;
 pub mod spool;
 mod watcher;
 

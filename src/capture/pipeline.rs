@@ -4,12 +4,12 @@
 //! no allocation, lock or system call. What needs to wait (the catalog, a spool file, a large transaction) is handed
 //! back to the session as a [`Step`].
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::CaptureError;
 use super::progress::Progress;
 use super::relations::Relation;
+use super::shapes::{Arrival, Shapes};
 use super::spool::{Spool, Spools};
 use crate::change::{Change, Event, Gap, Lsn, Operation, TableShape, Timestamp, Transaction};
 use crate::format::partitioner::PartitionBy;
@@ -26,7 +26,7 @@ pub enum Step {
     /// Nothing: go on.
     Done,
     /// Look up a table and give its shape to [`Pipeline::set_shape`].
-    Shape(Relation),
+    Shape(Relation, Arrival),
     /// Write this transaction's spool out.
     Spill(u32),
     /// A streamed transaction has committed: replay its spool, then end it.
@@ -76,7 +76,7 @@ pub struct Pipeline<W> {
 
 /// What a row change meets: its table's shape, its transaction, the format and the log.
 struct Rows<W> {
-    shapes: HashMap<u32, Arc<TableShape>>,
+    shapes: Shapes,
     /// The shape that the last row had: rows of a table come in runs.
     last_shape: Option<Arc<TableShape>>,
     open: Option<Open>,
@@ -111,7 +111,7 @@ impl<W: LogWriter> Pipeline<W> {
         Pipeline {
             cells: Cells::default(),
             rows: Rows {
-                shapes: HashMap::new(),
+                shapes: Shapes::default(),
                 last_shape: None,
                 open: None,
                 output: Output { writer, format, routes, records: 0 },
@@ -131,7 +131,7 @@ impl<W: LogWriter> Pipeline<W> {
         self.rows.output.writer.abort();
         self.rows.output.records = 0;
         self.rows.open = None;
-        self.rows.shapes.clear();
+        self.rows.shapes = Shapes::default();
         self.rows.last_shape = None;
         self.streaming = None;
         self.spools.clear();
@@ -179,9 +179,9 @@ impl<W: LogWriter> Pipeline<W> {
     }
 
     /// The table's shape from here on.
-    pub fn set_shape(&mut self, shape: Arc<TableShape>) {
+    pub fn set_shape(&mut self, arrival: Arrival, shape: Arc<TableShape>) {
         self.rows.last_shape = None;
-        self.rows.shapes.insert(shape.oid, shape);
+        self.rows.shapes.set(arrival, shape);
     }
 
     /// Takes one message of the stream.
@@ -196,6 +196,9 @@ impl<W: LogWriter> Pipeline<W> {
                 return Ok(Step::Done);
             }
             let full = self.spools.push(xid, lsn, body);
+            if body.first() == Some(&b'R') {
+                self.spools.shape_arrived(xid, self.rows.shapes.arrived());
+            }
             return Ok(if full { Step::Spill(xid) } else { Step::Done });
         }
         match pgoutput::parse(body, false, &mut self.cells)? {
@@ -209,7 +212,11 @@ impl<W: LogWriter> Pipeline<W> {
             Message::StreamCommit { xid, commit_lsn, end_lsn, commit_time } => {
                 self.rows.begin(self.position.last_commit, xid, commit_lsn, end_lsn, commit_time);
                 match self.spools.take(xid) {
-                    Some(spool) => return Ok(Step::Replay { spool, end_lsn }),
+                    Some(mut spool) => {
+                        self.rows.last_shape = None;
+                        self.rows.shapes.begin_replay(spool.take_arrivals());
+                        return Ok(Step::Replay { spool, end_lsn });
+                    }
                     None => self.commit(end_lsn)?,
                 }
             }
@@ -249,6 +256,9 @@ impl<W: LogWriter> Pipeline<W> {
         let Some(open) = self.rows.open.take() else {
             return Err(CaptureError::Protocol("a commit without a begin".into()));
         };
+        if self.rows.shapes.end_replay() {
+            self.rows.last_shape = None;
+        }
         let records = std::mem::take(&mut self.rows.output.records);
         self.idle_through = self.idle_through.max(end_lsn);
         if open.duplicate {
@@ -305,7 +315,7 @@ impl<W: LogWriter> Rows<W> {
         let Some(open) = &mut self.open else {
             return match message {
                 Message::Relation { oid, schema, name, identity, columns, .. } => {
-                    Ok(Step::Shape(Relation::new(oid, schema, name, identity, &columns)))
+                    Ok(Step::Shape(Relation::new(oid, schema, name, identity, &columns), self.shapes.read()))
                 }
                 Message::Type { .. } | Message::Origin { .. } => Ok(Step::Done),
                 _ => Err(CaptureError::Protocol("a change outside a transaction".into())),
@@ -316,7 +326,10 @@ impl<W: LogWriter> Rows<W> {
             Message::Update { relation, old, new, .. } => (relation, Operation::Update, old, Some(new)),
             Message::Delete { relation, old, .. } => (relation, Operation::Delete, Some(old), None),
             Message::Relation { oid, schema, name, identity, columns, .. } => {
-                return Ok(Step::Shape(Relation::new(oid, schema, name, identity, &columns)));
+                return Ok(Step::Shape(
+                    Relation::new(oid, schema, name, identity, &columns),
+                    self.shapes.read(),
+                ));
             }
             Message::Type { .. } | Message::Origin { .. } => return Ok(Step::Done),
             Message::LogicalMessage { prefix, .. } if prefix.starts_with(OWN_PREFIX) => {
@@ -329,7 +342,7 @@ impl<W: LogWriter> Rows<W> {
             }
             Message::Truncate { relations, .. } => {
                 for oid in relations {
-                    let table = self.shapes.get(&oid).ok_or(CaptureError::UnknownTable { oid, lsn })?;
+                    let table = self.shapes.get(oid).ok_or(CaptureError::UnknownTable { oid, lsn })?;
                     self.output.change(open, lsn, Change::Truncate { table })?;
                 }
                 return Ok(Step::Done);
@@ -342,7 +355,7 @@ impl<W: LogWriter> Rows<W> {
         let table = match &self.last_shape {
             Some(shape) if shape.oid == oid => shape,
             _ => {
-                let shape = self.shapes.get(&oid).ok_or(CaptureError::UnknownTable { oid, lsn })?;
+                let shape = self.shapes.get(oid).ok_or(CaptureError::UnknownTable { oid, lsn })?;
                 self.last_shape.insert(shape.clone())
             }
         };

@@ -18,6 +18,7 @@ use super::CaptureError;
 use super::pipeline::{Pipeline, Step};
 use super::progress::Progress;
 use super::relations::Relation;
+use super::shapes::Arrival;
 use super::spool::{Spool, messages};
 use super::watcher::{self, Report};
 use crate::change::{Gap, Lsn, Timestamp};
@@ -354,7 +355,7 @@ impl<W: LogWriter> Session<'_, W> {
             };
             match step {
                 Step::Done => {}
-                Step::Shape(relation) => self.shape(relation).await?,
+                Step::Shape(relation, arrival) => self.shape(relation, arrival).await?,
                 Step::Spill(xid) => self.capture.pipeline.spools.spill(xid).await?,
                 Step::Replay { spool, end_lsn } => self.replay(stream, spool, end_lsn).await?,
             }
@@ -363,13 +364,13 @@ impl<W: LogWriter> Session<'_, W> {
         Ok(())
     }
 
-    async fn shape(&mut self, relation: Relation) -> Result<(), CaptureError> {
+    async fn shape(&mut self, relation: Relation, arrival: Arrival) -> Result<(), CaptureError> {
         let shape = timeout(CATALOG_WAIT, relation.resolve(&self.control))
             .await
             .map_err(query("read a table's columns in time"))?
             .map_err(query("read a table's columns"))?;
         debug!(table = format!("{}.{}", shape.schema, shape.name), "shape");
-        self.capture.pipeline.set_shape(Arc::new(shape));
+        self.capture.pipeline.set_shape(arrival, Arc::new(shape));
         Ok(())
     }
 
@@ -392,7 +393,7 @@ impl<W: LogWriter> Session<'_, W> {
             let Some(chunk) = chunk else { break };
             for (lsn, body) in messages(&chunk) {
                 match self.capture.pipeline.replayed(lsn, body, next.spool())? {
-                    Step::Shape(relation) => self.shape(relation).await?,
+                    Step::Shape(relation, arrival) => self.shape(relation, arrival).await?,
                     Step::Done => {}
                     other => {
                         return Err(CaptureError::Protocol(format!(

@@ -5,11 +5,12 @@
 //! unacknowledged transaction again as a whole. It holds the messages as they came, each behind its length and the LSN
 //! of its WAL record, so that a row costs one copy until it is known to have committed.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
+use super::shapes::Arrival;
 use crate::change::Lsn;
 
 /// What a transaction may hold in memory before it goes to its file, in bytes.
@@ -40,6 +41,8 @@ pub struct Spool {
     spilled: u64,
     buffer: Vec<u8>,
     aborted: HashSet<u32>,
+    /// When each of its shapes arrived, in order.
+    arrivals: VecDeque<Arrival>,
 }
 
 impl Spools {
@@ -71,6 +74,7 @@ impl Spools {
                 spilled: 0,
                 buffer: Vec::new(),
                 aborted: HashSet::new(),
+                arrivals: VecDeque::new(),
             }
         });
         spool.buffer.extend_from_slice(&(message.len() as u32).to_le_bytes());
@@ -78,6 +82,13 @@ impl Spools {
         spool.buffer.extend_from_slice(message);
         self.in_memory += MESSAGE_HEADER + message.len();
         spool.buffer.len() >= SPILL_AT || self.in_memory >= MEMORY_BUDGET
+    }
+
+    /// The message just added is a table's shape.
+    pub fn shape_arrived(&mut self, xid: u32, arrival: Arrival) {
+        if let Some(spool) = self.open.get_mut(&xid) {
+            spool.arrivals.push_back(arrival);
+        }
     }
 
     /// Marks a subtransaction as rolled back, or drops the whole transaction when it is the top-level one.
@@ -118,6 +129,11 @@ impl Spool {
     /// Whether it is small enough to have stayed in memory.
     pub fn is_in_memory(&self) -> bool {
         !self.on_disk
+    }
+
+    /// When its shapes arrived, in order.
+    pub fn take_arrivals(&mut self) -> VecDeque<Arrival> {
+        std::mem::take(&mut self.arrivals)
     }
 
     /// Whether a subtransaction was rolled back.

@@ -354,13 +354,13 @@ pub fn late_gap(table: &TrackedTable, before: Option<Extent>, to: Lsn) -> Gap {
         None => (
             "table_joined_late",
             format!(
-                "table {schema}.{name} joined at {to}; rows written into it before that are not included"
+                "table {schema}.{name} has joined and is complete from {to} on; what was written into it before may be missing"
             ),
         ),
         Some(_) => (
             "table_gained_identity",
             format!(
-                "table {schema}.{name} has a usable replica identity now; updates and deletes made before {to} are not included"
+                "table {schema}.{name} has a usable replica identity and is complete from {to} on; updates and deletes made before may be missing"
             ),
         ),
     };

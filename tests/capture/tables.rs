@@ -17,6 +17,12 @@ async fn a_table_made_later_joins_within_seconds_and_what_it_missed_is_told() {
     let joined = made.elapsed();
     assert!(joined < Duration::from_secs(10), "joined after {joined:?}");
     assert_eq!(stage.gap("far", 1).await, "table_joined_late");
+    // A transaction that is open while its table joins.
+    stage.run("CREATE TABLE open (id int PRIMARY KEY)").await;
+    let writer = stage.postgres.client().await;
+    writer.batch_execute("BEGIN; INSERT INTO open VALUES (1)").await.unwrap();
+    stage.gap("open", 1).await;
+    writer.batch_execute("INSERT INTO open VALUES (2); COMMIT").await.unwrap();
     // A table made from a query, and one that gets its rows in its own transaction.
     stage.run("CREATE TABLE copied AS SELECT 7 AS id; ALTER TABLE copied ADD PRIMARY KEY (id)").await;
     stage.gap("copied", 1).await;
@@ -31,6 +37,7 @@ async fn a_table_made_later_joins_within_seconds_and_what_it_missed_is_told() {
     expect(
         &stage.records().await,
         &[
+            r#"open {"id":2} c null {"id":2}"#,
             r#"later {"id":2} c null {"id":2}"#,
             r#"later {"id":1} d {"id":1} null __debezium.newkey={"id":3}"#,
             r#"{"id":1} tombstone __debezium.newkey={"id":3}"#,
@@ -47,8 +54,8 @@ async fn a_table_made_later_joins_within_seconds_and_what_it_missed_is_told() {
     assert_eq!(stage.gap("later", 2).await, "table_joined_late");
     stage.run("INSERT INTO later VALUES ('new')").await;
     let records = stage.records().await;
-    expect(&records[8..], &[r#"later {"name":"new"} c null {"name":"new"}"#]);
-    assert_eq!(stage.events().await.len(), 4, "a gap event for each joining: {:?}", stage.events().await);
+    expect(&records[9..], &[r#"later {"name":"new"} c null {"name":"new"}"#]);
+    assert_eq!(stage.events().await.len(), 5, "a gap event for each joining: {:?}", stage.events().await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -111,7 +118,9 @@ async fn every_row_has_the_shape_of_its_time() {
             "INSERT INTO u VALUES (12, 'a', 'b')",
             "ALTER TABLE u SET SCHEMA elsewhere",
             "INSERT INTO elsewhere.u VALUES (13, 'a', 'b')",
-            "TRUNCATE elsewhere.u, other",
+            "ALTER SCHEMA elsewhere RENAME TO renamed",
+            "INSERT INTO renamed.u VALUES (14, 'a', 'b')",
+            "TRUNCATE renamed.u, other",
         ])
         .await;
     let records = stage.records().await;
@@ -130,13 +139,14 @@ async fn every_row_has_the_shape_of_its_time() {
             r#"t {"renamed":"a","id":11} c null {"b":"b","id":11,"kept":null,"renamed":"a"}"#,
             r#"u {"renamed":"a","id":12} c null {"b":"b","id":12,"kept":null,"renamed":"a"}"#,
             r#"u {"renamed":"a","id":13} c null {"b":"b","id":13,"kept":null,"renamed":"a"}"#,
+            r#"u {"renamed":"a","id":14} c null {"b":"b","id":14,"kept":null,"renamed":"a"}"#,
             r#"u - t null null"#,
             r#"other - t null null"#,
         ],
     );
     let schemas: Vec<&Value> =
-        records[10..13].iter().map(|record| &record.value.as_ref().unwrap()["source"]["schema"]).collect();
-    assert_eq!(schemas, ["public", "elsewhere", "elsewhere"]);
+        records[10..14].iter().map(|record| &record.value.as_ref().unwrap()["source"]["schema"]).collect();
+    assert_eq!(schemas, ["public", "elsewhere", "elsewhere", "renamed"]);
 }
 
 /// The same in a transaction that is sent while it runs, so that aborted parts and their shapes come too.
@@ -185,6 +195,49 @@ async fn shapes_changed_inside_a_streamed_transaction_hold_from_there_on() {
         };
         assert!(columns.into_iter().eq(expected.as_object().unwrap().iter()), "row {id} is {row}");
     }
+}
+
+/// What the server said of a table inside a transaction that commits late is older than what it has said since.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_commit_does_not_bring_back_a_shape_that_is_gone() {
+    let stage = Stage::streaming(
+        "CREATE TABLE t (id int PRIMARY KEY, pad text); CREATE TABLE other (id int PRIMARY KEY, pad text);
+         CREATE SCHEMA before; CREATE TABLE before.moved (id int PRIMARY KEY, pad text)",
+        &[],
+    )
+    .await;
+    let client = stage.postgres.client().await;
+    let elsewhere = async |sql: &str| client.batch_execute(sql).await.unwrap();
+    let fill = |table: &str, first: u32| {
+        format!(
+            "INSERT INTO {table} SELECT n, repeat('x', 100) FROM generate_series({first}, {}) n",
+            first + 999
+        )
+    };
+    stage.run("BEGIN").await;
+    stage
+        .run_each(&[
+            &fill("other", 0),
+            "SAVEPOINT s; ALTER TABLE t RENAME COLUMN pad TO wrong; ALTER TABLE t ADD COLUMN aborted int",
+            &fill("t", 0),
+            "ROLLBACK TO s",
+            &fill("before.moved", 0),
+        ])
+        .await;
+    elsewhere("ALTER SCHEMA before RENAME TO after").await;
+    elsewhere("INSERT INTO after.moved VALUES (5001, 'x')").await;
+    elsewhere("INSERT INTO t VALUES (1, 'x')").await;
+    stage.run_each(&[&fill("other", 1000), "COMMIT"]).await;
+    elsewhere("INSERT INTO t VALUES (2, 'y')").await;
+    elsewhere("INSERT INTO after.moved VALUES (5002, 'y')").await;
+    let records = stage.records().await;
+    let last = &records[records.len() - 2..];
+    expect(
+        last,
+        &[r#"t {"id":2} c null {"id":2,"pad":"y"}"#, r#"moved {"id":5002} c null {"id":5002,"pad":"y"}"#],
+    );
+    assert_eq!(last[1].value.as_ref().unwrap()["source"]["schema"], "after");
+    assert_eq!(records.len(), 3004);
 }
 
 #[tokio::test(flavor = "multi_thread")]
