@@ -1,9 +1,9 @@
 //! Values: what an event says is compared with what the server holds, type by type and at the extremes.
 
+use millrace_test_support::{Millrace, PASSWORD, Postgres, PostgresOptions, read_topic};
 use serde_json::Value;
 
-use crate::stage::{Stage, rows, run};
-use millrace_test_support::PostgresOptions;
+use crate::stage::{Stage, expect, rows, run};
 
 /// A type, values of it, and how to tell that an event says the same as the server.
 struct Case {
@@ -13,6 +13,13 @@ struct Case {
     same: fn(&str, &Value) -> bool,
     /// SQL expressions that are cast to the type.
     values: &'static [&'static str],
+}
+
+impl Case {
+    /// Whether the test makes an array of each value: not of arrays, nor of what cannot be null.
+    fn has_array(&self) -> bool {
+        !self.type_name.ends_with("[]") && self.type_name != "list_price"
+    }
 }
 
 const fn case(
@@ -296,6 +303,14 @@ const CASES: &[Case] = &[
     case("int4range", TEXT, string, &["'[1,10)'", "'empty'"]),
     case("int4multirange", TEXT, string, &["'{[1,3), [5,7)}'"]),
     case("tsvector", TEXT, string, &["'a:1 fat:2 cat:3'"]),
+    case("nummultirange", TEXT, string, &["'{[1.5,3)}'"]),
+    case("int8multirange", TEXT, string, &["'{}'"]),
+    case("tsmultirange", TEXT, string, &["'{[2026-01-01,2026-01-02)}'"]),
+    case("tstzmultirange", TEXT, string, &["'{[2026-01-01,infinity)}'"]),
+    case("datemultirange", TEXT, string, &["'{[2026-01-01,2026-01-02)}'"]),
+    case("numrange", TEXT, string, &["'(,5]'"]),
+    case("tsquery", TEXT, string, &["'fat & (rat | cat)'"]),
+    case("jsonpath", TEXT, string, &["'$.a[*] ? (@ > 1)'"]),
     case("pg_lsn", TEXT, string, &["'16/B374D848'"]),
     case(
         "int[]",
@@ -460,13 +475,24 @@ fn decimal_text(unscaled: &str, scale: i64) -> String {
     format!("{}{whole}{point}{fraction}", if negative { "-" } else { "" })
 }
 
+/// Types whose arrays are text as a whole.
+const ARRAYS_AS_TEXT: [&str; 7] = ["mood", "positive", "price", "point3", "hstore", "citext", "point"];
+
+/// Whether an event has the array of a value and null as such: the same value in it, or all of it as text.
+fn is_array_of(type_name: &str, array: &Value, value: &Value) -> bool {
+    match array.as_array() {
+        Some(elements) => elements.len() == 2 && elements[0] == *value && elements[1].is_null(),
+        None => array.is_string() && ARRAYS_AS_TEXT.contains(&type_name),
+    }
+}
+
 /// Also where database and session print things in other ways: the replication connection asks for its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_value_in_the_topic_is_what_the_server_holds() {
     let mut setup = MADE_TYPES.to_owned();
     for (number, case) in CASES.iter().enumerate() {
         setup.push_str(&format!(
-            "CREATE TABLE type_{number} (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, v {});
+            "CREATE TABLE type_{number} (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, v {0}, a {0}[]);
              ALTER TABLE type_{number} REPLICA IDENTITY FULL;",
             case.type_name
         ));
@@ -487,7 +513,12 @@ async fn every_value_in_the_topic_is_what_the_server_holds() {
     run(client, "SET datestyle = 'ISO'; SET intervalstyle = 'postgres'; SET timezone = 'UTC'").await;
     for (number, case) in CASES.iter().enumerate() {
         for value in case.values {
-            run(client, &format!("INSERT INTO type_{number} (v) SELECT ({value})::{}", case.type_name)).await;
+            let array = if case.has_array() { "ARRAY[x, NULL]" } else { "NULL" };
+            let insert = format!(
+                "INSERT INTO type_{number} (v, a) SELECT x, {array} FROM (SELECT ({value})::{} AS x) s",
+                case.type_name
+            );
+            run(client, &insert).await;
         }
         if case.type_name != "list_price" {
             run(client, &format!("INSERT INTO type_{number} (v) VALUES (NULL)")).await;
@@ -531,11 +562,40 @@ async fn every_value_in_the_topic_is_what_the_server_holds() {
                 let held = held.clone().unwrap_or("NULL".into());
                 wrong.push(format!("{}: {} is {}", case.type_name, short(held), short(value.to_string())));
             }
+            let array = &inserted["after"]["a"];
+            if case.has_array() && held.is_some() && !is_array_of(case.type_name, array, value) {
+                wrong.push(format!(
+                    "{}[]: {} has {}",
+                    case.type_name,
+                    short(array.to_string()),
+                    short(value.to_string())
+                ));
+            }
             assert_eq!(deleted["before"], inserted["after"], "{}: the old row", case.type_name);
         }
     }
     assert!(wrong.is_empty(), "{} values differ:\n{}", wrong.len(), wrong.join("\n"));
     assert_eq!(rows(&records, "type_0").len(), 6);
+}
+
+/// The server converts what it sends, whatever its database is encoded in.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_in_another_encoding_is_read_as_utf8() {
+    let postgres = Postgres::start(PostgresOptions::default()).await;
+    run(&postgres.client().await, "CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
+        .await;
+    let url = postgres.url_for("postgres", PASSWORD, "latin");
+    let client = postgres.client_for(&url).await;
+    run(&client, "CREATE TABLE \"Straße\" (\"größe\" text PRIMARY KEY)").await;
+    let data = tempfile::tempdir().unwrap();
+    let millrace = Millrace::up(data.path(), &url, &[]).await;
+    run(&client, "INSERT INTO \"Straße\" VALUES ('äöü ÿ')").await;
+    let row = client.query_one("SELECT pg_logical_emit_message(true, 'ü', '')::text", &[]).await.unwrap();
+    millrace.wait_durable(row.get(0)).await;
+    let records = read_topic(&millrace.bootstrap(), "latin").await;
+    expect(&records, &[r#"Straße {"größe":"äöü ÿ"} c null {"größe":"äöü ÿ"}"#]);
+    let events = read_topic(&millrace.bootstrap(), "latin.events").await;
+    assert_eq!(events[0].value.as_ref().unwrap()["message"]["prefix"], "ü");
 }
 
 /// Infinite intervals exist from PostgreSQL 17 on, a numeric's negative scale from 15 on.

@@ -36,7 +36,7 @@ mod oid {
     pub(super) const NUMERIC: u32 = 1700;
 
     /// Types whose values are strings, by the OID of their arrays.
-    const STRING_ARRAYS: [u32; 19] = [
+    const STRING_ARRAYS: [u32; 29] = [
         143,  // xml
         199,  // json
         651,  // cidr
@@ -49,6 +49,9 @@ mod oid {
         1040, // macaddr
         1041, // inet
         2951, // uuid
+        3221, // pg_lsn
+        3643, // tsvector
+        3645, // tsquery
         3807, // jsonb
         3905, // int4range
         3907, // numrange
@@ -56,6 +59,13 @@ mod oid {
         3911, // tstzrange
         3913, // daterange
         3927, // int8range
+        4073, // jsonpath
+        6150, // int4multirange
+        6151, // nummultirange
+        6152, // tsmultirange
+        6153, // tstzmultirange
+        6155, // datemultirange
+        6157, // int8multirange
     ];
 
     /// The type whose array has this OID.
