@@ -73,6 +73,11 @@ async fn transactions_stand_in_commit_order_whole_and_without_what_was_rolled_ba
         .await;
     stage.run("BEGIN; INSERT INTO a VALUES (4, 'never'); ROLLBACK").await;
 
+    // Many rows in one WAL record.
+    stage
+        .run("COPY a (id, tx) FROM PROGRAM 'for id in $(seq 1001 1300); do echo \"$id\tcopied\"; done'")
+        .await;
+
     // Two large ones that run at once, small ones between, one large one that is rolled back in the end.
     stage.run("BEGIN").await;
     in_other("BEGIN").await;
@@ -140,6 +145,7 @@ async fn transactions_stand_in_commit_order_whole_and_without_what_was_rolled_ba
         transactions(&records),
         [
             "small: a1 b1 a1",
+            "copied: a300",
             "between 0: b1",
             "between 1: b1",
             "between 2: b1",
