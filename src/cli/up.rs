@@ -42,9 +42,9 @@ pub struct Up {
     /// Output format
     #[arg(long, default_value = "debezium-json", value_parser = ["debezium-json"])]
     format: String,
-    /// Partitions of the topic
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=MAX_PARTITIONS as i64))]
-    partitions: u32,
+    /// Partitions of the topic; 1 when absent
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=MAX_PARTITIONS as i64))]
+    partitions: Option<u32>,
     /// How records are spread over them; `key` when there is more than one
     #[arg(long, value_enum)]
     partition_by: Option<PartitionByArgument>,
@@ -71,6 +71,15 @@ impl Up {
         let listeners = Listeners::bind(&settings).await?;
         let (data_dir, store) = open_state(&settings).await?;
         let definition = self.saved_or_new(&store, asked, &source).await?;
+        for row in store.tasks().map_err(Failure::failed)? {
+            if row.name != definition.name {
+                warn!(
+                    "task {} of this data directory is neither captured nor served meanwhile, and its slot keeps WAL; \
+                     `millrace serve` runs all tasks",
+                    row.name
+                );
+            }
+        }
         let capture = self.capture.options(&definition.name, source);
         let start = TaskStart { definition, capture };
         let broker = Broker::start(&settings, listeners, data_dir, store, vec![start]).await?;
@@ -92,9 +101,10 @@ impl Up {
                 format!("--task {name} is not a name: use 1 to 40 of a-z, 0-9 and _"),
             ));
         }
+        let partitions = self.partitions.unwrap_or(1);
         let by = match self.partition_by {
-            None if self.partitions > 1 => PartitionByArgument::Key,
-            None | Some(PartitionByArgument::None) if self.partitions == 1 => PartitionByArgument::None,
+            None if partitions > 1 => PartitionByArgument::Key,
+            None | Some(PartitionByArgument::None) if partitions == 1 => PartitionByArgument::None,
             Some(PartitionByArgument::None) => {
                 return Err(Failure::new(
                     Exit::Usage,
@@ -109,7 +119,7 @@ impl Up {
             name,
             source: source.display(),
             format: self.format.clone(),
-            partitions: self.partitions,
+            partitions,
             partition_by: by,
         })
     }
@@ -124,7 +134,7 @@ impl Up {
         if let Some(row) = store.task(&asked.name).map_err(Failure::failed)? {
             let saved: TaskDefinition = serde_json::from_str(&row.definition)
                 .map_err(|error| Failure::failed(format!("task {} is not readable: {error}", row.name)))?;
-            self.compare(&saved, &asked, source)?;
+            self.compare(&saved, asked, source)?;
             return Ok(saved);
         }
         let report = precheck::check(source, &asked.name, self.capture.adopt_slot).await?;
@@ -141,15 +151,21 @@ impl Up {
 }
 
 impl Up {
-    /// Says what differs from the saved task, which stays as it is.
+    /// Says what differs from the saved task, which stays as it is. What is not on the command line does not differ.
     fn compare(
         &self,
         saved: &TaskDefinition,
-        asked: &TaskDefinition,
+        asked: TaskDefinition,
         source: &SourceConfig,
     ) -> Result<(), Failure> {
         let name = &saved.name;
-        for difference in saved.differences(asked) {
+        let by = match self.partition_by {
+            Some(_) => asked.partition_by,
+            None => saved.partition_by.clone(),
+        };
+        let partitions = self.partitions.unwrap_or(saved.partitions);
+        let asked = TaskDefinition { partitions, partition_by: by, ..asked };
+        for difference in saved.differences(&asked) {
             println!(
                 "task {name} is kept as it is: {difference}; for other settings make another task with --task"
             );

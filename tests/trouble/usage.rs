@@ -60,13 +60,26 @@ async fn flags_that_differ_from_the_saved_task_are_named_and_change_nothing() {
     millrace.sigterm();
     assert!(millrace.wait().await.success());
 
+    // What is not on the command line does not differ; and tasks that this command leaves alone are named.
+    let mut wide = Millrace::up(data.path(), &postgres.url(), &["--task", "wide", "--partitions", "4"]).await;
+    says(
+        &wide.output(),
+        &["task shop of this data directory is neither captured nor served", "`millrace serve`"],
+    );
+    wide.sigterm();
+    assert!(wide.wait().await.success());
+    let mut wide = Millrace::up(data.path(), &postgres.url(), &["--task", "wide"]).await;
+    assert!(!wide.output().contains("is kept as it is"), "{}", wide.output());
+    wide.sigterm();
+    assert!(wide.wait().await.success());
+
     // Another database is another task's business: refused, and nothing there or here has changed.
     let other = postgres.url().replace("/postgres", "/other");
     let (code, output) = refused(MillraceOptions::new(data.path(), &other).args(&["--task", "shop"])).await;
     assert_eq!(code, 3, "{output}");
     says(&output, &["task shop captures database 'postgres'", "not 'other'", "--task"]);
     let slots = client.query("SELECT slot_name::text FROM pg_replication_slots", &[]).await.unwrap();
-    assert_eq!(slots.len(), 1);
+    assert_eq!(slots.len(), 2);
 }
 
 /// Every file below a directory that holds these bytes.
