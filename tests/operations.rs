@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use millrace_test_support::{Millrace, Postgres, PostgresOptions};
+use millrace_test_support::{Millrace, MillraceOptions, Postgres, PostgresOptions};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -17,7 +17,8 @@ async fn every_metric_is_explained_and_every_explained_metric_is_there() {
     let session = postgres.client().await;
     session.batch_execute("CREATE TABLE events (id int PRIMARY KEY)").await.expect("a table");
     let data_dir = tempfile::tempdir().expect("a data directory");
-    let millrace = Millrace::up(data_dir.path(), &postgres.url(), &["--task", "shop"]).await;
+    let options = MillraceOptions::new(data_dir.path(), &postgres.url()).args(&["--task", "shop"]);
+    let millrace = Millrace::start(options.env("MILLRACE_ALLOW_PLAINTEXT", "1")).await;
     session.batch_execute("INSERT INTO events SELECT generate_series(1, 10)").await.expect("rows");
     let lsn = session.query_one("SELECT pg_current_wal_lsn()::text", &[]).await.expect("a position");
     millrace.wait_durable(lsn.get(0)).await;

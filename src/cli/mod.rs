@@ -4,7 +4,7 @@ mod precheck;
 mod serve;
 mod up;
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -123,6 +123,11 @@ pub fn main() -> ExitCode {
             failure.exit.into()
         }
     }
+}
+
+/// Prints a line. That nobody reads on, as behind `| head`, is no reason to stop.
+fn say(text: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stdout(), "{text}");
 }
 
 fn start_logging(arguments: &Arguments) -> Result<(), String> {

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{Exit, Failure};
+use super::{Exit, Failure, say};
 use crate::postgres::connect;
 use crate::postgres::precheck::{self, PrecheckOptions, PrecheckReport};
 use crate::postgres::source::SourceConfig;
@@ -25,7 +25,7 @@ impl Precheck {
             .map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
         let task = self.task.unwrap_or_else(|| name_from_database(&source.dbname));
         let report = check(&source, &task, false).await?;
-        println!("{report}");
+        say(&report);
         match report.passed() {
             true => Ok(()),
             false => Err(Failure::new(Exit::Failed, "the database cannot be captured yet; see above")),

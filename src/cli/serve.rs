@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use clap::builder::FalseyValueParser;
 
 use super::{Exit, Failure};
 use crate::broker::{Broker, BrokerError, Listeners, Settings, TaskStart};
@@ -37,7 +38,7 @@ pub struct BrokerArguments {
     #[arg(long, env = "MILLRACE_HTTP_LISTEN", default_value = "127.0.0.1:9080", value_name = "ADDRESS:PORT")]
     pub http_listen: SocketAddr,
     /// Listen beyond this machine without TLS and accounts
-    #[arg(long, env = "MILLRACE_ALLOW_PLAINTEXT")]
+    #[arg(long, env = "MILLRACE_ALLOW_PLAINTEXT", value_parser = FalseyValueParser::new())]
     pub allow_plaintext: bool,
     /// Compression of record batches
     #[arg(long, env = "MILLRACE_LOG_CODEC", default_value = "lz4", value_parser = ["none", "lz4"])]

@@ -8,7 +8,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::warn;
 
 use super::serve::{BrokerArguments, CaptureArguments, open_state, wait_for_signal};
-use super::{Exit, Failure, precheck};
+use super::{Exit, Failure, precheck, say};
 use crate::broker::{Broker, Listeners, TaskStart};
 use crate::change::Timestamp;
 use crate::postgres::source::SourceConfig;
@@ -83,12 +83,12 @@ impl Up {
         let capture = self.capture.options(&definition.name, source);
         let start = TaskStart { definition, capture };
         let broker = Broker::start(&settings, listeners, data_dir, store, vec![start]).await?;
-        println!("{}", how_to_consume(&broker));
+        say(how_to_consume(&broker));
         tokio::select! {
             () = wait_for_signal() => {}
             () = summaries(&broker.tasks) => {}
         }
-        println!("stopping");
+        say("stopping");
         broker.stop().await;
         Ok(())
     }
@@ -138,7 +138,7 @@ impl Up {
             return Ok(saved);
         }
         let report = precheck::check(source, &asked.name, self.capture.adopt_slot).await?;
-        println!("{report}");
+        say(&report);
         if !report.passed() {
             return Err(Failure::new(Exit::Failed, "the database cannot be captured yet; see above"));
         }
@@ -166,9 +166,9 @@ impl Up {
         let partitions = self.partitions.unwrap_or(saved.partitions);
         let asked = TaskDefinition { partitions, partition_by: by, ..asked };
         for difference in saved.differences(&asked) {
-            println!(
+            say(format_args!(
                 "task {name} is kept as it is: {difference}; for other settings make another task with --task"
-            );
+            ));
         }
         if saved.source == asked.source {
             return Ok(());
@@ -184,10 +184,10 @@ impl Up {
                 ),
             ));
         }
-        println!(
+        say(format_args!(
             "task {name} was made for {}; this run reaches it as {}, and goes on if it is the same server",
             saved.source, asked.source
-        );
+        ));
         Ok(())
     }
 }
@@ -217,7 +217,7 @@ async fn summaries(tasks: &[Arc<Task>]) {
             let (status, view) = (task.lifecycle.status(), task.progress.view());
             let rate = (view.changes - *before) as f64 / SUMMARY_INTERVAL.as_secs_f64();
             *before = view.changes;
-            println!(
+            say(format_args!(
                 "{} {}  {} changes, {rate:.0}/s  durable {}  behind {} bytes, {:.1} s  wal kept {} MiB{}{}",
                 task.definition.name,
                 status.state,
@@ -228,7 +228,7 @@ async fn summaries(tasks: &[Arc<Task>]) {
                 view.retained_wal >> 20,
                 if status.reason.is_empty() { "" } else { "  " },
                 status.reason,
-            );
+            ));
         }
     }
 }
