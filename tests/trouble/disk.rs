@@ -3,6 +3,11 @@
 use std::time::{Duration, Instant};
 
 use millrace_test_support::{Millrace, Postgres, PostgresOptions};
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::error::KafkaResult;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use tokio::task::block_in_place;
 use tokio_postgres::Client;
 
 use crate::stage::{SmallDisk, caught_up, gaps, inserted, says, until};
@@ -36,6 +41,31 @@ async fn filled(postgres: &Postgres, client: &Client, disk: &SmallDisk) -> (Mill
     (millrace, rows)
 }
 
+/// Commits an offset of the topic's one partition, and waits for the answer.
+fn commit(millrace: &Millrace, offset: i64) -> KafkaResult<()> {
+    block_in_place(|| consumer(millrace).commit(&offsets(Offset::Offset(offset)), CommitMode::Sync))
+}
+
+/// The offset that the broker keeps.
+fn committed(millrace: &Millrace) -> Offset {
+    let known = block_in_place(|| {
+        consumer(millrace).committed_offsets(offsets(Offset::Invalid), Duration::from_secs(20))
+    });
+    known.unwrap().elements()[0].offset()
+}
+
+fn consumer(millrace: &Millrace) -> BaseConsumer {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", millrace.bootstrap()).set("group.id", "readers");
+    config.create().unwrap()
+}
+
+fn offsets(offset: Offset) -> TopicPartitionList {
+    let mut offsets = TopicPartitionList::new();
+    offsets.add_partition_offset("shop", 0, offset).unwrap();
+    offsets
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_stops_ingest_serves_what_is_durable_and_goes_on_when_there_is_space() {
     let Some(disk) = SmallDisk::mount("size=16m") else { return };
@@ -50,6 +80,9 @@ async fn a_full_disk_stops_ingest_serves_what_is_durable_and_goes_on_when_there_
     assert!(durable.len() >= 100 && durable.len() < rows as usize, "{} rows", durable.len());
     assert!(durable.iter().copied().eq(1..=durable.len() as i64));
 
+    // Whether there is room for an offset or not: a commit that was answered is kept (I6).
+    let answered = commit(&millrace, 42);
+
     // An end and a restart on the full disk serve the same.
     millrace.sigterm();
     assert!(millrace.wait().await.success(), "{}", millrace.output());
@@ -60,8 +93,14 @@ async fn a_full_disk_stops_ingest_serves_what_is_durable_and_goes_on_when_there_
     millrace.wait_state("retrying").await;
     assert_eq!(inserted(&millrace, "shop").await, durable);
 
+    if answered.is_ok() {
+        assert_eq!(committed(&millrace), Offset::Offset(42));
+    }
+
     disk.remount("size=256m");
     millrace.wait_state("running").await;
+    commit(&millrace, 43).unwrap();
+    assert_eq!(committed(&millrace), Offset::Offset(43));
     insert(&client, rows + 1, 1).await;
     caught_up(&millrace, &client).await;
     assert!(inserted(&millrace, "shop").await.into_iter().eq(1..=rows + 1), "nothing is lost or repeated");

@@ -314,6 +314,43 @@ async fn a_slot_whose_creation_was_cut_short_is_made_again() {
     assert_eq!(gaps(&millrace, "shop").await.len(), 0);
 }
 
+/// SIGKILL while the server still makes the slot, for which it waits until transactions that are open have ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_while_the_slot_waits_for_an_open_transaction_is_made_good_when_it_ends() {
+    let (postgres, client, data) = start().await;
+    let writer = postgres.client().await;
+    writer.batch_execute("BEGIN; INSERT INTO t VALUES (1)").await.unwrap();
+    let mut millrace =
+        Millrace::spawn(MillraceOptions::new(data.path(), &postgres.url()).args(&["--task", "shop"]));
+    until("the slot is being made", Duration::from_secs(30), async || {
+        !client.query("SELECT FROM pg_replication_slots WHERE active", &[]).await.unwrap().is_empty()
+    })
+    .await;
+    millrace.kill9();
+    millrace.spawn_again();
+    says(&millrace.wait_state("retrying").await, &["millrace_shop is in use", "pg_terminate_backend"]);
+    writer.batch_execute("COMMIT").await.unwrap();
+    millrace.wait_state("running").await;
+    insert(&client, 2).await;
+    caught_up(&millrace, &client).await;
+    assert_eq!(inserted(&millrace, "shop").await.last(), Some(&2));
+    assert_eq!(gaps(&millrace, "shop").await.len(), 0);
+
+    // Told to stop while it waits for another, it does not wait.
+    let other = tempfile::tempdir().unwrap();
+    writer.batch_execute("BEGIN; INSERT INTO t VALUES (3)").await.unwrap();
+    let mut waiting =
+        Millrace::spawn(MillraceOptions::new(other.path(), &postgres.url()).args(&["--task", "other"]));
+    until("the other slot is being made", Duration::from_secs(30), async || {
+        let sql = "SELECT FROM pg_replication_slots WHERE slot_name = 'millrace_other' AND active";
+        !client.query(sql, &[]).await.unwrap().is_empty()
+    })
+    .await;
+    waiting.wait_state("starting").await;
+    waiting.sigterm();
+    assert_eq!(waiting.wait().await.code(), Some(0), "{}", waiting.output());
+}
+
 /// SIGKILL somewhere in the first second: the next start comes up by itself and misses nothing from then on.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_during_the_first_start_leaves_nothing_that_the_next_stumbles_over() {
