@@ -157,35 +157,6 @@ async fn a_slot_dropped_while_we_run_fails_the_task_until_the_gap_is_accepted() 
     );
 }
 
-/// The source is replaced by an old copy of it, without the slot and with lower LSNs: what it commits from then on is not
-/// taken for what the log has.
-#[tokio::test(flavor = "multi_thread")]
-async fn an_old_copy_of_the_source_is_a_gap_and_once_accepted_all_that_follows_is_captured() {
-    let (postgres, client, data) = start().await;
-    let mut millrace = Millrace::up(data.path(), &postgres.url(), &["--task", "shop"]).await;
-    // Its WAL is then far ahead of that of a fresh cluster; all servers of the tests are copies of one.
-    client
-        .batch_execute("CREATE TABLE big AS SELECT g, repeat('x', 900) FROM generate_series(1, 30000) g")
-        .await
-        .unwrap();
-    insert(&client, 1).await;
-    caught_up(&millrace, &client).await;
-    millrace.sigterm();
-    assert!(millrace.wait().await.success());
-
-    let (copy, client, _) = start().await;
-    let mut millrace =
-        Millrace::spawn(MillraceOptions::new(data.path(), &copy.url()).args(&["--task", "shop"]));
-    says(&millrace.wait_state("failed").await, &["--accept-gap"]);
-    millrace.sigterm();
-    assert!(millrace.wait().await.success());
-    let millrace = Millrace::up(data.path(), &copy.url(), &["--task", "shop", "--accept-gap"]).await;
-    insert(&client, 2).await;
-    caught_up(&millrace, &client).await;
-    let ids = inserted(&millrace, "shop").await;
-    assert_eq!(ids.last(), Some(&2), "{} rows, the last is {:?}", ids.len(), ids.last());
-}
-
 /// While the task is stopped the source writes more than `max_slot_wal_keep_size` and gives the slot up.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slot_that_the_source_gave_up_fails_the_task_until_the_gap_is_accepted() {
