@@ -165,7 +165,8 @@ impl<W: LogWriter> Capture<W> {
             draining: false,
             received: durable.acked_through,
             durable,
-            acknowledged: durable.acked_through,
+            // The slot may be behind what is durable: the last session had no time to say so.
+            acknowledged: Lsn::ZERO,
             last_status: now,
             last_idle_commit: now,
             reply_wanted: false,
