@@ -47,8 +47,10 @@ use crate::format::FormatError;
 use crate::log::LogError;
 use crate::postgres::connect::ConnectError;
 use crate::postgres::pgoutput::DecodeError;
+use crate::postgres::publication::PublicationError;
 use crate::postgres::replication::ReplicationError;
 use crate::postgres::slot::SlotError;
+use crate::postgres::sql::SqlError;
 use crate::postgres::timeline::Divergence;
 use crate::state::StateError;
 
@@ -162,9 +164,8 @@ impl CaptureError {
             CaptureError::Connect(error) if error.is_retryable() => Trouble::Source,
             CaptureError::Replication(error) if error.is_retryable() => Trouble::Source,
             CaptureError::Slot(error) if error.is_transient() => Trouble::Source,
-            CaptureError::SlotBusy { .. } | CaptureError::StandbyBehind(_) | CaptureError::Query { .. } => {
-                Trouble::Source
-            }
+            CaptureError::Query { source, .. } if may_pass(&**source) => Trouble::Source,
+            CaptureError::SlotBusy { .. } | CaptureError::StandbyBehind(_) => Trouble::Source,
             CaptureError::Log(error) if error.is_retryable() => Trouble::Disk,
             CaptureError::LogStalled => Trouble::Disk,
             CaptureError::State(error) if error.is_lack_of_space() => Trouble::Disk,
@@ -185,6 +186,13 @@ impl CaptureError {
     }
 }
 
+/// Whether a query may succeed later with nothing changed by hand.
+fn may_pass(error: &(dyn std::error::Error + 'static)) -> bool {
+    let of_sql = error.downcast_ref().map(SqlError::is_transient);
+    let of_publication = error.downcast_ref().map(PublicationError::is_transient);
+    of_sql.or(of_publication).unwrap_or(true)
+}
+
 fn is_lack_of_space(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
@@ -200,4 +208,17 @@ pub enum Trouble {
     Task,
     /// Retrying cannot help.
     Final,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_that_was_refused_is_not_tried_for_as_long_as_one_that_was_not_answered() {
+        let failed = |source| CaptureError::Query { what: "look", source }.trouble();
+        let refused = PublicationError::MayNotCreate { database: "d".into(), user: "u".into() };
+        assert_eq!(failed(Box::new(refused)), Trouble::Task);
+        assert_eq!(failed(Box::new(io::Error::from(io::ErrorKind::TimedOut))), Trouble::Source);
+    }
 }
