@@ -143,3 +143,28 @@ fn start_logging(arguments: &Arguments) -> Result<(), String> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn every_flag_and_variable_is_on_the_page_for_operators() {
+        let page = include_str!("../../docs/operations.md");
+        let mut arguments = Arguments::command();
+        arguments.build();
+        for command in ["up", "serve", "precheck"] {
+            let command = arguments.find_subcommand(command).unwrap();
+            let flags = command.get_arguments().filter_map(|argument| argument.get_long());
+            for flag in flags.filter(|flag| !["help", "version"].contains(flag)) {
+                assert!(page.contains(&format!("`--{flag}`")), "--{flag} of {}", command.get_name());
+            }
+            for variable in command.get_arguments().filter_map(|argument| argument.get_env()) {
+                let variable = variable.to_str().unwrap();
+                assert!(page.contains(&format!("`{variable}`")), "{variable} of {}", command.get_name());
+            }
+        }
+    }
+}
