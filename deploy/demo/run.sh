@@ -3,7 +3,7 @@
 #
 #   SOURCE=postgres://…   follow this database, and start neither PostgreSQL nor a workload
 #   TASK=name             name of task and topic (default: the database's)
-#   PARTITIONS=n          partitions of the topic (default 1)
+#   PARTITIONS=n          partitions of the topic when it is made (default 1)
 #   DATA_DIR=dir          where the log is kept (default with SOURCE ./millrace-data, otherwise a temporary place)
 #   DEMO_SECONDS=n        end by itself after n seconds; fails if no change was seen
 #
@@ -136,7 +136,7 @@ http_port=$(free_port 9080)
 
 say "Starting Millrace"
 setsid setpriv --pdeathsig TERM "$millrace" up "$SOURCE_URL" --task "$task" --data-dir "$data_dir" \
-  --partitions "${PARTITIONS:-1}" --partition-by "$([ "${PARTITIONS:-1}" = 1 ] && echo none || echo key)" \
+  ${PARTITIONS:+--partitions "$PARTITIONS"} \
   --kafka-listen "127.0.0.1:$kafka_port" --http-listen "127.0.0.1:$http_port" </dev/null &
 millrace_pid=$!
 until_true 60 "$millrace_pid" ready || fail "Millrace did not become ready; what it said stands above"
