@@ -139,7 +139,9 @@ async fn every_row_has_the_shape_of_its_time() {
     );
     let schemas: Vec<&Value> =
         records[10..14].iter().map(|record| &record.value.as_ref().unwrap()["source"]["schema"]).collect();
-    assert_eq!(schemas, ["public", "elsewhere", "elsewhere", "renamed"]);
+    // Older servers send a schema's new name only when something else about the table changes.
+    let renamed = if stage.postgres.major() >= 18 { "renamed" } else { "elsewhere" };
+    assert_eq!(schemas, ["public", "elsewhere", renamed, "renamed"]);
 }
 
 /// The same in a transaction that is sent while it runs, so that aborted parts and their shapes come too.
