@@ -1,5 +1,6 @@
 //! Our disk is full: ingest waits, what is durable stays served, the source is held up by nothing of ours.
 
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use millrace_test_support::{Millrace, Postgres, PostgresOptions};
@@ -114,14 +115,30 @@ async fn a_full_disk_delays_no_shutdown_of_the_source() {
     let client = postgres.client().await;
     let (millrace, rows) = filled(&postgres, &client, &disk).await;
     drop(client);
-    let started = Instant::now();
-    postgres.stop_fast().await;
-    let took = started.elapsed();
-    assert!(took < Duration::from_secs(8), "the shutdown took {took:?}");
-    disk.remount("size=256m");
+    let stop = async |postgres: &mut Postgres| {
+        let started = Instant::now();
+        postgres.stop_fast().await;
+        let took = started.elapsed();
+        assert!(took < Duration::from_secs(8), "the shutdown took {took:?}");
+    };
+    stop(&mut postgres).await;
+    disk.remount("size=64m");
+    postgres.start_again().await;
+    millrace.wait_state("running").await;
+    caught_up(&millrace, &postgres.client().await).await;
+
+    // Idle and connected, with no room for the position that the source's last question asks for.
+    let filler = disk.path().join("filler");
+    let mut file = std::fs::File::create(&filler).unwrap();
+    while file.write_all(&[0; 4096]).is_ok() {}
+    stop(&mut postgres).await;
+    drop(file);
+    std::fs::remove_file(filler).unwrap();
     postgres.start_again().await;
     let client = postgres.client().await;
     millrace.wait_state("running").await;
+    insert(&client, rows + 1, 1).await;
     caught_up(&millrace, &client).await;
-    assert!(inserted(&millrace, "shop").await.into_iter().eq(1..=rows), "nothing is lost or repeated");
+    assert!(inserted(&millrace, "shop").await.into_iter().eq(1..=rows + 1), "nothing is lost or repeated");
+    assert_eq!(gaps(&millrace, "shop").await.len(), 0);
 }
