@@ -39,11 +39,13 @@ impl Relation {
     /// When the catalog cannot be asked.
     pub async fn resolve(self, control: &Control) -> Result<TableShape, SqlError> {
         let tables = catalog::table_shapes(control, &[self.oid]).await?;
+        let types: Vec<u32> = self.columns.iter().map(|(_, type_oid, ..)| *type_oid).collect();
+        let domains = catalog::base_types(control, &types).await?;
         let Relation { oid, schema, name, identity, columns } = self;
         let columns: Vec<_> = columns
             .iter()
             .map(|(name, type_oid, modifier, identity)| (name.as_str(), *type_oid, *modifier, *identity))
             .collect();
-        Ok(catalog::shape_from_relation(oid, &schema, &name, identity, &columns, tables.get(&oid)))
+        Ok(catalog::shape_from_relation(oid, &schema, &name, identity, &columns, &domains, tables.get(&oid)))
     }
 }

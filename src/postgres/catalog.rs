@@ -109,23 +109,6 @@ pub async fn server_info(client: &Client) -> Result<ServerInfo, SqlError> {
     Ok(info)
 }
 
-/// One column as the catalog has it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CatalogColumn {
-    /// Its name.
-    pub name: String,
-    /// OID of its declared type.
-    pub type_oid: u32,
-    /// OID of the type below all domains; `type_oid` when it is no domain.
-    pub base_oid: u32,
-    /// Type modifier, of the innermost domain that has one where the column has none; -1 when absent.
-    pub type_modifier: i32,
-    /// Name of the declared type.
-    pub type_name: String,
-    /// Whether the type below all domains is an enum.
-    pub is_enum: bool,
-}
-
 /// One table as the catalog has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CatalogTable {
@@ -141,8 +124,6 @@ pub struct CatalogTable {
     pub deferrable_key: bool,
     /// Columns of the index that was declared as replica identity, in index order; empty when there is none.
     pub identity_index: Vec<String>,
-    /// Columns in the table's order, without dropped ones.
-    pub columns: Vec<CatalogColumn>,
 }
 
 /// Reads the tables with these OIDs; those that no longer exist are left out.
@@ -161,31 +142,11 @@ pub async fn table_shapes(client: &Client, oids: &[u32]) -> Result<HashMap<u32, 
                EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary AND NOT i.indimmediate)
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE c.oid = ANY($1)";
-    const COLUMNS: &str = "
-        WITH RECURSIVE base(attrelid, attnum, type, typmod) AS (
-            SELECT attrelid, attnum, atttypid, atttypmod FROM pg_attribute
-            WHERE attrelid = ANY($1) AND attnum > 0 AND NOT attisdropped
-          UNION ALL
-            SELECT b.attrelid, b.attnum, t.typbasetype,
-                   CASE WHEN b.typmod = -1 THEN t.typtypmod ELSE b.typmod END
-            FROM base b JOIN pg_type t ON t.oid = b.type WHERE t.typtype = 'd')
-        SELECT a.attrelid, a.attname::text, a.atttypid, b.type, b.typmod, t.typname::text, bt.typtype = 'e'
-        FROM base b
-        JOIN pg_type bt ON bt.oid = b.type AND bt.typtype <> 'd'
-        JOIN pg_attribute a ON a.attrelid = b.attrelid AND a.attnum = b.attnum
-        JOIN pg_type t ON t.oid = a.atttypid
-        ORDER BY a.attrelid, a.attnum";
     let failed = |error| SqlError::new("read the shapes of tables", error);
     let mut tables = HashMap::new();
     for row in client.query(TABLES, &[&oids]).await.map_err(failed)? {
         let (oid, table) = read_table(&row).map_err(failed)?;
         tables.insert(oid, table);
-    }
-    for row in client.query(COLUMNS, &[&oids]).await.map_err(failed)? {
-        let (oid, column) = read_column(&row).map_err(failed)?;
-        if let Some(table) = tables.get_mut(&oid) {
-            table.columns.push(column);
-        }
     }
     Ok(tables)
 }
@@ -198,21 +159,41 @@ fn read_table(row: &Row) -> Result<(u32, CatalogTable), tokio_postgres::Error> {
         primary_key: row.try_get(4)?,
         identity_index: row.try_get(5)?,
         deferrable_key: row.try_get(6)?,
-        columns: Vec::new(),
     };
     Ok((row.try_get(0)?, table))
 }
 
-fn read_column(row: &Row) -> Result<(u32, CatalogColumn), tokio_postgres::Error> {
-    let column = CatalogColumn {
-        name: row.try_get(1)?,
-        type_oid: row.try_get(2)?,
-        base_oid: row.try_get(3)?,
-        type_modifier: row.try_get(4)?,
-        type_name: row.try_get(5)?,
-        is_enum: row.try_get(6)?,
-    };
-    Ok((row.try_get(0)?, column))
+/// The type below a domain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BaseType {
+    /// Its OID.
+    pub oid: u32,
+    /// Type modifier, of the innermost domain that has one; -1 when none has.
+    pub type_modifier: i32,
+}
+
+/// The first OID that a type outside the server's own catalog may have; no domain has one below.
+const FIRST_DOMAIN: u32 = 10_000;
+
+/// Reads what is below all domains of those of these types that are domains and still exist.
+pub async fn base_types(client: &Client, types: &[u32]) -> Result<HashMap<u32, BaseType>, SqlError> {
+    const SQL: &str = "
+        WITH RECURSIVE base(domain, type, typmod) AS (
+            SELECT oid, typbasetype, typtypmod FROM pg_type WHERE oid = ANY($1) AND typtype = 'd'
+          UNION ALL
+            SELECT b.domain, t.typbasetype, CASE WHEN b.typmod = -1 THEN t.typtypmod ELSE b.typmod END
+            FROM base b JOIN pg_type t ON t.oid = b.type WHERE t.typtype = 'd')
+        SELECT b.domain, b.type, b.typmod
+        FROM base b JOIN pg_type t ON t.oid = b.type AND t.typtype <> 'd'";
+    let types: Vec<u32> = types.iter().copied().filter(|&oid| oid >= FIRST_DOMAIN).collect();
+    if types.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let failed = |error| SqlError::new("read the types below domains", error);
+    let read =
+        |row: &Row| Ok((row.try_get(0)?, BaseType { oid: row.try_get(1)?, type_modifier: row.try_get(2)? }));
+    let rows = client.query(SQL, &[&types]).await.map_err(failed)?;
+    rows.iter().map(read).collect::<Result<_, _>>().map_err(failed)
 }
 
 /// From `pg_class.relreplident`. A letter that no known server uses promises nothing of old rows.
@@ -229,19 +210,19 @@ pub fn replica_identity(letter: i8) -> ReplicaIdentity {
 /// replica identity.
 pub type RelationColumn<'a> = (&'a str, u32, i32, bool);
 
-/// The shape of a table's rows: columns from the stream, base types and the key from the catalog where it still knows
+/// The shape of a table's rows: columns from the stream, `domains` and the key from the catalog where it still knows
 /// them.
 ///
 /// The key is the primary key if all its columns are sent; else the replica identity's columns; else empty. (With
 /// `REPLICA IDENTITY FULL` the server flags every column, which makes no key.) Where the server flags the columns of
-/// the primary key, the catalog gives no more than their order: it may have become another one since. A column that
-/// the catalog knows under another type by now was altered since: what is told of its type is then of no use.
+/// the primary key, the catalog gives no more than their order: it may have become another one since.
 pub fn shape_from_relation(
     oid: u32,
     schema: &str,
     name: &str,
     identity: ReplicaIdentity,
     columns: &[RelationColumn<'_>],
+    domains: &HashMap<u32, BaseType>,
     catalog: Option<&CatalogTable>,
 ) -> TableShape {
     let place = |wanted: &str| columns.iter().position(|(name, ..)| *name == wanted);
@@ -274,22 +255,15 @@ pub fn shape_from_relation(
         (_, None) => in_order_of(catalog.and_then(|table| places(&table.identity_index))),
     };
 
-    let known = |name: &str, type_oid: u32| {
-        let columns = &catalog?.columns;
-        columns.iter().find(|column| column.name == name && column.type_oid == type_oid)
-    };
     let columns = columns
         .iter()
         .map(|&(name, type_oid, modifier, flag)| {
-            let known = known(name, type_oid);
+            let base = domains.get(&type_oid);
             Column {
                 name: name.to_owned(),
                 type_oid,
-                base_oid: known.map_or(type_oid, |column| column.base_oid),
-                type_modifier: match known {
-                    Some(column) if modifier == -1 && column.base_oid != type_oid => column.type_modifier,
-                    _ => modifier,
-                },
+                base_oid: base.map_or(type_oid, |base| base.oid),
+                type_modifier: base.filter(|_| modifier == -1).map_or(modifier, |base| base.type_modifier),
                 identity: flag,
             }
         })
@@ -420,14 +394,6 @@ mod tests {
     use super::*;
 
     fn catalog() -> CatalogTable {
-        let column = |name: &str, type_oid, base_oid, type_modifier| CatalogColumn {
-            name: name.to_owned(),
-            type_oid,
-            base_oid,
-            type_modifier,
-            type_name: "t".to_owned(),
-            is_enum: false,
-        };
         CatalogTable {
             schema: "public".to_owned(),
             name: "t".to_owned(),
@@ -435,7 +401,6 @@ mod tests {
             primary_key: vec!["b".to_owned(), "a".to_owned()],
             deferrable_key: false,
             identity_index: Vec::new(),
-            columns: vec![column("a", 23, 23, -1), column("b", 90001, 1700, 786438), column("c", 25, 25, -1)],
         }
     }
 
@@ -447,7 +412,7 @@ mod tests {
         columns: &[RelationColumn<'_>],
         catalog: Option<&CatalogTable>,
     ) -> Vec<usize> {
-        shape_from_relation(1, "public", "t", identity, columns, catalog).key
+        shape_from_relation(1, "public", "t", identity, columns, &HashMap::new(), catalog).key
     }
 
     #[test]
@@ -493,17 +458,9 @@ mod tests {
 
     #[test]
     fn a_domain_is_resolved_and_lends_its_modifier() {
-        let shape =
-            shape_from_relation(1, "public", "t", ReplicaIdentity::Default, &COLUMNS, Some(&catalog()));
+        let domains = HashMap::from([(90001, BaseType { oid: 1700, type_modifier: 786438 })]);
+        let shape = shape_from_relation(1, "public", "t", ReplicaIdentity::Default, &COLUMNS, &domains, None);
         let types: Vec<_> = shape.columns.iter().map(|c| (c.type_oid, c.base_oid, c.type_modifier)).collect();
         assert_eq!(types, [(23, 23, -1), (90001, 1700, 786438), (25, 25, -1)]);
-    }
-
-    #[test]
-    fn a_column_altered_since_keeps_the_type_that_the_stream_gave() {
-        let columns = [("b", 25, -1, false)];
-        let shape =
-            shape_from_relation(1, "public", "t", ReplicaIdentity::Default, &columns, Some(&catalog()));
-        assert_eq!((shape.columns[0].base_oid, shape.columns[0].type_modifier), (25, -1));
     }
 }
