@@ -205,7 +205,8 @@ impl<W: LogWriter> Capture<W> {
         let durable = self.pipeline.writer().resume();
         // After a failed write there is no group; otherwise it was decoded while the log was stalled, and is whole.
         let group = self.pipeline.writer().has_group().then(|| self.pipeline.position());
-        if let Some(position) = group.or(durable) {
+        if let Some(durable) = durable {
+            let position = group.unwrap_or(durable);
             self.pipeline.restart(position);
             self.commit(position).await?;
             self.progress.durable(position.acked_through, None);

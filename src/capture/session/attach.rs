@@ -13,8 +13,9 @@ use crate::capture::resume::{Facts, Plan, SlotFacts, plan};
 use crate::capture::{CaptureError, watcher};
 use crate::change::{Gap, Lsn};
 use crate::log::{LogWriter, SourcePosition};
+use crate::postgres::catalog::TrackedTable;
 use crate::postgres::connect::{self, Control};
-use crate::postgres::publication::{self, PublicationError, PublicationState};
+use crate::postgres::publication::{self, PublicationError, PublicationState, Reconciled};
 use crate::postgres::replication::{
     ReplicationConnection, ReplicationStream, Snapshot, StartOptions, StreamLimits,
 };
@@ -100,7 +101,8 @@ impl<W: LogWriter> Capture<W> {
             Plan::Unowned => return Err(CaptureError::SlotUnowned { slot: slot_name }),
             Plan::Gap(gap) => return Err(self.report_gap(gap).await),
             Plan::Create { drop_leftover, after, generation } => {
-                self.make_publications(control).await?;
+                let (tables, made) = self.make_publications(control).await?;
+                self.announce(&tables, &made.reconciled, &[]).await?;
                 let intent = Intent {
                     slot: slot_name.clone(),
                     system_identifier: system.system_identifier,
@@ -199,12 +201,13 @@ impl<W: LogWriter> Capture<W> {
         confirmed: Lsn,
         system: &IdentifySystem,
     ) -> Result<SourcePosition, CaptureError> {
-        let made = self.make_publications(control).await?;
-        let mut from = confirmed;
+        let (tables, made) = self.make_publications(control).await?;
+        let done = &made.reconciled;
         if made.created {
             let published =
                 catalog::source_position(control).await.map_err(query("read the end of the WAL"))?;
-            from = confirmed.max(published);
+            let from = confirmed.max(published);
+            self.announce(&tables, done, &[]).await?;
             self.pipeline.gap(&Gap {
                 cause: "slot_older_than_publications",
                 table: None,
@@ -215,26 +218,46 @@ impl<W: LogWriter> Capture<W> {
                      {confirmed} and {from} are not included"
                 ),
             })?;
-        } else {
-            for joined in &made.reconciled.added {
-                self.pipeline.gap(&watcher::late_gap(&joined.table, None, joined.complete_from))?;
-            }
+            return self.first_commit(from, system, 1).await;
         }
-        self.first_commit(from, system, 1).await
+        // What is announced before its gap event is durable would never be told after a crash: so first the others. A
+        // table that somebody was writing to is left to the watcher, which can wait for the end of that.
+        let late: Vec<u32> = done.added.iter().map(|joined| joined.table.oid).collect();
+        self.announce(&tables, done, &late).await?;
+        let (settled, open): (Vec<_>, Vec<_>) =
+            done.added.iter().partition(|joined| joined.open_until.is_none());
+        for joined in settled {
+            self.pipeline.gap(&watcher::late_gap(&joined.table, None, joined.complete_from))?;
+        }
+        let position = self.first_commit(confirmed, system, 1).await?;
+        let unsettled: Vec<u32> = open.iter().map(|joined| joined.table.oid).collect();
+        self.announce(&tables, done, &unsettled).await?;
+        Ok(position)
     }
 
-    async fn make_publications(&mut self, control: &Control) -> Result<PublicationState, CaptureError> {
+    async fn make_publications(
+        &mut self,
+        control: &Control,
+    ) -> Result<(Vec<TrackedTable>, PublicationState), CaptureError> {
         let tables = catalog::tracked_tables(control).await.map_err(query("list the tables"))?;
         let state = publication::ensure(control, &self.options.task, &tables)
             .await
             .map_err(query("make the publications"))?;
-        let done = &state.reconciled;
-        self.progress.set_tables(watcher::shortfalls(&tables, done));
-        // Tables that are left for later polls get a gap event when they join.
-        let captured = tables.iter().filter(|table| !watcher::is_left_out(done, table.oid));
-        let announced = captured.map(|table| (table.oid, watcher::Extent::of(table))).collect();
-        self.store_call(move |store, task| watcher::set_announced_tables(store, task, &announced)).await?;
-        Ok(state)
+        self.progress.set_tables(watcher::shortfalls(&tables, &state.reconciled));
+        Ok((tables, state))
+    }
+
+    /// Saves which tables need no gap event: those that are captured, but for those to be told of `later`.
+    async fn announce(
+        &mut self,
+        tables: &[TrackedTable],
+        done: &Reconciled,
+        later: &[u32],
+    ) -> Result<(), CaptureError> {
+        let is_told = |oid| !watcher::is_left_out(done, oid) && !later.contains(&oid);
+        let told = tables.iter().filter(|table| is_told(table.oid));
+        let announced = told.map(|table| (table.oid, watcher::Extent::of(table))).collect();
+        self.store_call(move |store, task| watcher::set_announced_tables(store, task, &announced)).await
     }
 
     /// Writes where a new slot starts, before anything is read from it. It sends nothing that the log has, and commit
