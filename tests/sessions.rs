@@ -112,8 +112,9 @@ async fn a_table_is_called_complete_only_when_those_who_wrote_to_it_before_have_
         open.commit().await.unwrap();
         client.query_one("SELECT pg_current_wal_lsn()::text", &[]).await.unwrap().get(0)
     };
-    let mut after = Vec::new();
+    let (mut after, committed) = (Vec::new(), Instant::now());
     while after.is_empty() {
+        assert!(committed.elapsed() < Duration::from_secs(60), "{}", millrace.output());
         after = gaps(&read_topic(&millrace.bootstrap(), "late.events").await);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
