@@ -598,12 +598,14 @@ async fn a_database_in_another_encoding_is_read_as_utf8() {
     assert_eq!(events[0].value.as_ref().unwrap()["message"]["prefix"], "ü");
 }
 
-/// Infinite intervals exist from PostgreSQL 17 on, a numeric's negative scale from 15 on.
+/// Infinite intervals exist from PostgreSQL 17 on, a numeric's negative scale from 15 on, generated columns are sent
+/// from 18 on.
 #[tokio::test(flavor = "multi_thread")]
 async fn values_that_only_newer_servers_know_are_captured() {
     let stage = Stage::start(
         PostgresOptions::default(),
-        "CREATE TABLE newer (id int PRIMARY KEY, n numeric(3,-2), i interval)",
+        "CREATE TABLE newer (id int PRIMARY KEY, n numeric(3,-2), i interval,
+                             g int GENERATED ALWAYS AS (id * 2) STORED)",
         &[],
     )
     .await;
@@ -614,6 +616,8 @@ async fn values_that_only_newer_servers_know_are_captured() {
     let records = stage.records().await;
     let newer = rows(&records, "newer");
     assert_eq!(decimal_text(newer[0]["n"].as_str().unwrap(), -2), "-12300");
+    // Before 18 a server does not send generated columns.
+    assert_eq!(newer[0].get("g").and_then(Value::as_i64), (stage.postgres.major() >= 18).then_some(2));
     if stage.postgres.major() >= 17 {
         assert_eq!((newer[1]["i"].as_i64(), newer[2]["i"].as_i64()), (Some(i64::MAX), Some(i64::MIN)));
     }
