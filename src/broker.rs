@@ -210,6 +210,7 @@ impl Broker {
             advertised_port,
             topics,
             groups: groups.clone(),
+            fetch_memory: Default::default(),
         });
         let tasks = Arc::new(tasks);
         let site = Site { tasks: tasks.clone(), groups: groups.clone(), metrics: recorder.clone() };

@@ -20,6 +20,8 @@ use kafka_protocol::messages::ApiKey;
 use crate::group::Coordinator;
 use crate::log::topics::Topics;
 
+use self::api::fetch::FetchMemory;
+
 pub use reply::Reply;
 pub use request::{Request, RequestError};
 
@@ -36,6 +38,8 @@ pub struct Broker {
     pub topics: Topics,
     /// Consumer groups and their committed offsets.
     pub groups: Arc<Coordinator>,
+    /// What answers to Fetch may occupy.
+    pub fetch_memory: FetchMemory,
 }
 
 /// This broker's node id: there is one node.

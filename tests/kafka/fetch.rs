@@ -312,3 +312,26 @@ async fn clients_that_do_not_read_their_answers_do_not_keep_others_from_theirs()
         assert_eq!(size(&partitions(&response)[0]), MIB as usize);
     }
 }
+
+/// I8: what clients leave unread is bounded, however large a single batch is.
+#[tokio::test]
+async fn batches_that_are_over_every_limit_wait_for_memory_and_then_come() {
+    const LARGE: usize = 32 * MIB as usize;
+    let (server, log) = orders(1).await;
+    log.commit(&[Append { size: LARGE, ..one(0) }]);
+    let request = fetch(12, vec![from(0, 0).with_partition_max_bytes(1)]);
+    let mut deaf = Vec::new();
+    for _ in 0..20 {
+        let mut client = server.client().await;
+        client.request(12, &request).await;
+        deaf.push(client);
+    }
+    let mut answered = 0;
+    for client in &deaf {
+        answered += usize::from(timeout(Duration::from_millis(100), client.stream.readable()).await.is_ok());
+    }
+    assert!(answered <= 8, "{answered} answers of 32 MiB are more than the memory for answers");
+    drop(deaf);
+    let response = server.client().await.call(12, &request).await;
+    assert_eq!(size(&partitions(&response)[0]), LARGE);
+}

@@ -50,6 +50,7 @@ impl Server {
             advertised_port: address.port(),
             topics,
             groups: groups.clone(),
+            fetch_memory: Default::default(),
         };
         let shutdown = CancellationToken::new();
         let served = tokio::spawn(serve(listener, Arc::new(broker), limits, shutdown.clone()));

@@ -22,7 +22,7 @@ use futures_util::future::BoxFuture;
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::fetch_request::FetchPartition;
 use kafka_protocol::messages::{ApiKey, FetchRequest, TopicName};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use self::answer::{Answer, Partition};
@@ -70,8 +70,36 @@ const SHAPE: &[Field] = &[
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
 /// Record bytes in one answer when the memory for answers is spent by clients that do not read theirs.
 const SMALL_ANSWER: usize = 64 * 1024;
+/// A first batch that is over its limit waits for memory from this size on; smaller ones are given at once, so that
+/// clients that do not read theirs stop nobody.
+const LARGE_BATCH: usize = 1024 * 1024;
 /// Memory for record bytes on their way to clients, in KiB.
-static ANSWERS: Semaphore = Semaphore::const_new(256 * 1024);
+const ANSWERS_KIB: usize = 256 * 1024;
+
+/// The memory that a broker has for record bytes on their way to all of its clients.
+#[derive(Debug, Clone)]
+pub struct FetchMemory(Arc<Semaphore>);
+
+impl Default for FetchMemory {
+    fn default() -> Self {
+        FetchMemory(Arc::new(Semaphore::new(ANSWERS_KIB)))
+    }
+}
+
+impl FetchMemory {
+    /// Takes memory for an answer; `None` when it is spent. Waiting for it would let clients that do not read stop
+    /// others.
+    fn reserve(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let kib = u32::try_from(bytes.div_ceil(1024)).ok()?;
+        self.0.clone().try_acquire_many_owned(kib).ok()
+    }
+
+    /// Waits for memory, or for all of it where that is less.
+    async fn wait_for(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let kib = bytes.div_ceil(1024).min(ANSWERS_KIB) as u32;
+        self.0.clone().acquire_many_owned(kib).await.ok()
+    }
+}
 /// How long a request waits at least before it looks again, if it found less than `min_bytes` or is wide.
 const LINGER: Duration = Duration::from_millis(5);
 /// A request for more partitions is wide: looking at them at each commit would cost more than it is worth.
@@ -125,6 +153,7 @@ fn session_error(asked: &FetchRequest) -> Option<ResponseError> {
 
 /// What a request wants, found among the topics.
 struct Fetch {
+    memory: FetchMemory,
     version: i16,
     read_committed: bool,
     max_bytes: usize,
@@ -151,6 +180,8 @@ struct Wanted {
 /// What an answer has used of its limits so far.
 struct Spent {
     budget: usize,
+    /// How large a first batch may be that is over its limit.
+    first: usize,
     bytes: usize,
     misses: usize,
 }
@@ -161,6 +192,23 @@ impl Spent {
         let left = self.budget.saturating_sub(self.bytes);
         let done = (left == 0 && self.bytes > 0) || self.misses >= MAX_MISSES;
         (!done).then(|| left.min(max_bytes))
+    }
+}
+
+/// A first batch of so many bytes, for which no memory is reserved.
+struct TooLarge(usize);
+
+/// Why nothing is read of a partition.
+enum Unread {
+    /// The client is told.
+    Answer(ResponseError),
+    /// Its first batch is this large, in bytes: memory is to be waited for.
+    TooLarge(usize),
+}
+
+impl From<ResponseError> for Unread {
+    fn from(error: ResponseError) -> Self {
+        Unread::Answer(error)
     }
 }
 
@@ -191,7 +239,8 @@ impl Fetch {
             let partitions = topic.partitions.iter().map(&mut wanted).collect();
             topics.push(WantedTopic { name: topic.topic, id: topic.topic_id, found: found.ok(), partitions });
         }
-        Fetch { version: request.version, read_committed, max_bytes, view, topics }
+        let memory = request.broker.fetch_memory.clone();
+        Fetch { memory, version: request.version, read_committed, max_bytes, view, topics }
     }
 
     /// Whether there is anything to answer that was not there at the last look. Reads ranges, no bytes.
@@ -212,17 +261,37 @@ impl Fetch {
 
     /// Reads what there is, within the limits.
     async fn read(&self) -> Read {
-        let mut permit = reserve(self.expected());
+        let mut reserved = self.memory.reserve(self.expected());
+        let mut first = reserved.as_ref().map_or(0, |permit| permit.num_permits() * 1024).max(LARGE_BATCH);
+        loop {
+            match self.read_within(reserved, first).await {
+                Ok(read) => return read,
+                Err(TooLarge(bytes)) => {
+                    // What was reserved has been given back: who waits holds nothing that another waits for.
+                    reserved = self.memory.wait_for(bytes).await;
+                    first = usize::MAX;
+                }
+            }
+        }
+    }
+
+    /// Reads into memory that has been reserved, unless the first batch is larger than `first`.
+    async fn read_within(
+        &self,
+        mut permit: Option<OwnedSemaphorePermit>,
+        first: usize,
+    ) -> Result<Read, TooLarge> {
         let mut at_once = permit.is_none();
         let budget = if permit.is_some() { self.max_bytes } else { self.max_bytes.min(SMALL_ANSWER) };
-        let mut spent = Spent { budget, bytes: 0, misses: 0 };
+        let mut spent = Spent { budget, first, bytes: 0, misses: 0 };
         let mut answer = Answer::new(self.version, None, self.topics.len());
         for topic in &self.topics {
             answer.topic(&topic.name, topic.id, topic.partitions.len());
             for wanted in &topic.partitions {
                 let (partition, fetched) = match self.partition(topic, wanted, &mut spent).await {
                     Ok(read) => read,
-                    Err(error) => {
+                    Err(Unread::TooLarge(bytes)) => return Err(TooLarge(bytes)),
+                    Err(Unread::Answer(error)) => {
                         at_once = true;
                         (Partition::failed(wanted.index, error), Fetched::default())
                     }
@@ -236,7 +305,7 @@ impl Fetch {
             let spare = permit.num_permits().saturating_sub(spent.bytes.div_ceil(1024));
             drop(permit.split(spare));
         }
-        Read { reply: answer.finish(permit), bytes: spent.bytes, at_once }
+        Ok(Read { reply: answer.finish(permit), bytes: spent.bytes, at_once })
     }
 
     /// So many bytes can come of a read; more only by a first batch that is over its limit.
@@ -257,12 +326,12 @@ impl Fetch {
         topic: &WantedTopic,
         wanted: &Wanted,
         spent: &mut Spent,
-    ) -> Result<(Partition, Fetched), ResponseError> {
+    ) -> Result<(Partition, Fetched), Unread> {
         let place = wanted.place?;
         let (log, snapshot) = self.view.at(place);
         let range = snapshot.range(place.partition).unwrap_or_default();
         if wanted.from < range.start || wanted.from > range.end {
-            return Err(ResponseError::OffsetOutOfRange);
+            return Err(ResponseError::OffsetOutOfRange.into());
         }
         let partition =
             Partition { index: wanted.index, error: None, high_watermark: range.end, log_start: range.start };
@@ -276,7 +345,10 @@ impl Fetch {
         })?;
         if self.version < 10 && fetched.batches.iter().any(is_zstd) {
             spent.misses += 1;
-            return Err(ResponseError::UnsupportedCompressionType);
+            return Err(ResponseError::UnsupportedCompressionType.into());
+        }
+        if spent.bytes == 0 && fetched.len() > limit.max(spent.first) {
+            return Err(Unread::TooLarge(fetched.len()));
         }
         // The log gives one batch however large; only the first of an answer may be.
         if spent.bytes > 0 && fetched.len() > limit {
@@ -292,12 +364,6 @@ fn find(broker: &Broker, version: i16, name: &TopicName, id: TopicId) -> Result<
         13.. => broker.topics.by_id(id).ok_or(ResponseError::UnknownTopicId),
         _ => broker.topics.by_name(name).ok_or(ResponseError::UnknownTopicOrPartition),
     }
-}
-
-/// Takes memory for an answer; `None` when it is spent. Waiting for it would let clients that do not read stop others.
-fn reserve(bytes: usize) -> Option<SemaphorePermit<'static>> {
-    let kib = u32::try_from(bytes.div_ceil(1024)).ok()?;
-    ANSWERS.try_acquire_many(kib).ok()
 }
 
 /// Whether a stored batch is compressed with zstd, which clients know from version 10 on.

@@ -3,7 +3,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::ResponseError;
-use tokio::sync::SemaphorePermit;
+use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
 use crate::kafka::Reply;
@@ -100,7 +100,7 @@ impl Answer {
     }
 
     /// Ends the answer. The permit is held until its bytes have been sent.
-    pub fn finish(mut self, permit: Option<SemaphorePermit<'static>>) -> Reply {
+    pub fn finish(mut self, permit: Option<OwnedSemaphorePermit>) -> Reply {
         self.end_struct();
         let last = self.head.freeze();
         self.pieces.push(match permit {
@@ -141,7 +141,7 @@ fn code(error: Option<ResponseError>) -> i16 {
 /// Bytes that give memory back when they are dropped.
 struct Held {
     bytes: Bytes,
-    _permit: SemaphorePermit<'static>,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl AsRef<[u8]> for Held {
