@@ -165,9 +165,11 @@ async fn every_row_has_the_shape_of_its_time() {
     );
     let schemas: Vec<&Value> =
         records[12..16].iter().map(|record| &record.value.as_ref().unwrap()["source"]["schema"]).collect();
-    // Older servers send a schema's new name only when something else about the table changes.
-    let renamed = if stage.postgres.major() >= 18 { "renamed" } else { "elsewhere" };
-    assert_eq!(schemas, ["public", "elsewhere", renamed, "renamed"]);
+    // Older servers send a schema's new name only when something else about the table has changed, or they have
+    // forgotten what they sent.
+    let old_name_is_right = stage.postgres.major() < 18 && schemas[2] == "elsewhere";
+    assert!(old_name_is_right || schemas[2] == "renamed", "{schemas:?}");
+    assert_eq!([schemas[0], schemas[1], schemas[3]], ["public", "elsewhere", "renamed"]);
 }
 
 /// The same in a transaction that is sent while it runs, so that aborted parts and their shapes come too.
