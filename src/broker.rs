@@ -22,7 +22,7 @@ use crate::capture::pipeline::{Pipeline, Routes};
 use crate::capture::session::{Capture, CaptureOptions};
 use crate::capture::spool::Spools;
 use crate::format::debezium_json::{DebeziumJson, DebeziumOptions};
-use crate::format::partitioner::PartitionBy;
+use crate::format::partitioner::{ParsePartitionByError, PartitionBy};
 use crate::group::{self, Coordinator};
 use crate::http::{self, Site};
 use crate::kafka;
@@ -84,6 +84,15 @@ pub enum BrokerError {
     /// The data directory or what lies in it.
     #[error(transparent)]
     State(#[from] StateError),
+    /// A saved task that spreads its records in a way that we do not know.
+    #[error("cannot start task {task} as it is saved: {source}; was it made by a newer millrace?")]
+    Routing {
+        /// The task.
+        task: String,
+        /// Why.
+        #[source]
+        source: ParsePartitionByError,
+    },
     /// A task's log.
     #[error("cannot open the log of task {task}: {source}")]
     Log {
@@ -323,6 +332,9 @@ async fn build_pipeline(
     let failed = |source| BrokerError::Log { task: definition.name.clone(), source };
     let changes = writer.create_topic(&definition.name, definition.partitions).await.map_err(failed)?;
     let events = writer.create_topic(&format!("{}.events", definition.name), 1).await.map_err(failed)?;
+    let events = events.first().copied().ok_or(LogError::Stopped).map_err(failed)?;
+    let by = definition.partition_by.parse::<PartitionBy>();
+    let by = by.map_err(|source| BrokerError::Routing { task: definition.name.clone(), source })?;
     for topic in reader.topics() {
         topics.insert(Topic {
             name: topic.name,
@@ -331,11 +343,7 @@ async fn build_pipeline(
             log: reader.clone(),
         });
     }
-    let routes = Routes {
-        changes,
-        events: events[0],
-        by: definition.partition_by.parse().unwrap_or(PartitionBy::None),
-    };
+    let routes = Routes { changes, events, by };
     let path = spool.clone();
     let spools = tokio::task::spawn_blocking(move || Spools::open(&path))
         .await
