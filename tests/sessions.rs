@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use millrace_test_support::{
-    Millrace, MillraceOptions, Postgres, PostgresOptions, Record, parse_lsn, read_topic,
+    Millrace, MillraceOptions, PASSWORD, Postgres, PostgresOptions, Record, parse_lsn, read_topic,
 };
 use tokio_postgres::Client;
 
@@ -151,4 +151,27 @@ async fn sigterm_inside_a_large_transaction_ends_in_time_and_the_next_start_take
         millrace.wait_ready().await;
     }
     assert_eq!(ids(&millrace, &client, "stopped").await, Vec::from_iter(1..=ROWS));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn serve_goes_on_with_every_task_of_a_data_directory() {
+    let postgres = Postgres::start(PostgresOptions::default()).await;
+    let client = postgres.client().await;
+    client.batch_execute("CREATE TABLE t (id int PRIMARY KEY)").await.unwrap();
+    let data = tempfile::tempdir().unwrap();
+    for task in ["first", "second"] {
+        Millrace::up(data.path(), &postgres.url(), &["--task", task]).await.kill9();
+    }
+    client.batch_execute("INSERT INTO t VALUES (1)").await.unwrap();
+    let options = MillraceOptions::serve(data.path()).env("PGPASSWORD", PASSWORD);
+    let mut millrace = Millrace::start(options).await;
+    client.batch_execute("INSERT INTO t VALUES (2)").await.unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    for topic in ["first", "second"] {
+        while ids(&millrace, &client, topic).await != [1, 2] {
+            assert!(Instant::now() < deadline, "{topic} does not go on:\n{}", millrace.output());
+        }
+    }
+    millrace.sigterm();
+    assert_eq!(millrace.wait().await.code(), Some(0));
 }

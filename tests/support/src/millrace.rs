@@ -16,7 +16,7 @@ use crate::parse_lsn;
 /// How to run `millrace up`.
 #[derive(Debug, Clone)]
 pub struct MillraceOptions {
-    url: String,
+    command: Vec<String>,
     data_dir: PathBuf,
     args: Vec<String>,
     env: Vec<(String, String)>,
@@ -25,10 +25,15 @@ pub struct MillraceOptions {
 }
 
 impl MillraceOptions {
+    /// `millrace serve --data-dir DIR`, likewise.
+    pub fn serve(data_dir: &Path) -> Self {
+        MillraceOptions { command: vec!["serve".to_owned()], ..Self::new(data_dir, "") }
+    }
+
     /// `millrace up URL --data-dir DIR` with both listeners on free ports of 127.0.0.1.
     pub fn new(data_dir: &Path, url: &str) -> Self {
         MillraceOptions {
-            url: url.to_owned(),
+            command: vec!["up".to_owned(), url.to_owned()],
             data_dir: data_dir.to_owned(),
             args: Vec::new(),
             env: Vec::new(),
@@ -96,7 +101,7 @@ impl Millrace {
         assert!(self.child.is_none(), "millrace runs already");
         let options = &self.options;
         let mut command = Command::new(binary());
-        command.arg("up").arg(&options.url).arg("--data-dir").arg(&options.data_dir);
+        command.args(&options.command).arg("--data-dir").arg(&options.data_dir);
         command.arg("--kafka-listen").arg(format!("127.0.0.1:{}", options.kafka_port));
         command.arg("--http-listen").arg(format!("127.0.0.1:{}", options.http_port));
         command.args(&options.args).envs(options.env.iter().map(|(name, value)| (name, value)));
