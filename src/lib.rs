@@ -12,5 +12,6 @@ pub mod http;
 pub mod kafka;
 pub mod log;
 pub mod postgres;
+pub mod proto;
 pub mod state;
 pub mod task;

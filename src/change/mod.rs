@@ -76,6 +76,41 @@ pub enum Change<'a> {
     },
     /// Changes may be missing here, and what is known about them (I5). Made by Millrace, marked as such.
     Gap(&'a Gap),
+    /// The task is alive. Made by Millrace.
+    Heartbeat(Heartbeat),
+    /// In a partition everything up to here stands before this. Made by Millrace.
+    Watermark(Watermark),
+    /// A transaction with changes in this output begins.
+    Begin,
+    /// A transaction with changes in this output has ended.
+    End(&'a TransactionTotals),
+}
+
+/// A sign of life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// When.
+    pub time: Timestamp,
+    /// Everything that the source had below this has been processed.
+    pub processed: Lsn,
+}
+
+/// How far a partition is complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Watermark {
+    /// Commit LSN of the last transaction whose changes stand before it.
+    pub commit_lsn: Lsn,
+    /// When the source committed that.
+    pub commit_time: Timestamp,
+}
+
+/// What a transaction has left in one output.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TransactionTotals {
+    /// Its changes over all tables.
+    pub changes: u64,
+    /// Changes by table (`schema`, `name`), in the order in which the tables were first changed.
+    pub tables: Vec<(String, String, u64)>,
 }
 
 /// Why changes may be missing, and between which positions.

@@ -187,6 +187,7 @@ impl DebeziumJson {
             }
             Change::Message { prefix, content, .. } => self.encode_message(event, prefix, content, sink),
             Change::Gap(gap) => self.encode_gap(event, gap, sink),
+            Change::Heartbeat(_) | Change::Watermark(_) | Change::Begin | Change::End(_) => Ok(()),
         }
     }
 
