@@ -10,7 +10,6 @@ mod frame;
 pub mod reply;
 pub mod request;
 pub mod shape;
-mod view;
 
 use std::sync::Arc;
 

@@ -21,6 +21,7 @@ pub mod local;
 pub mod record_batch;
 mod snapshot;
 pub mod topics;
+pub mod view;
 
 pub use snapshot::{PartitionRange, Snapshot};
 

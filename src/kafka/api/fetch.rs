@@ -28,9 +28,9 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use self::answer::{Answer, Partition};
 use super::{from_uuid, storage_error};
 use crate::kafka::shape::{Field, I8, I32, I64, Kind, STRING, UUID};
-use crate::kafka::view::{Place, View};
 use crate::kafka::{Api, Broker, Reply, Request, RequestError};
 use crate::log::topics::{Topic, TopicId};
+use crate::log::view::{Place, View};
 use crate::log::{Fetched, Offset};
 
 /// Fetch.
@@ -231,7 +231,9 @@ impl Fetch {
                 from: Offset(partition.fetch_offset),
                 max_bytes: usize::try_from(partition.partition_max_bytes).unwrap_or(0),
                 place: match &found {
-                    Ok(found) => view.find(found, partition.partition, partition.current_leader_epoch),
+                    Ok(found) => {
+                        super::place(&mut view, found, partition.partition, partition.current_leader_epoch)
+                    }
                     Err(error) => Err(*error),
                 },
                 seen: None,
@@ -251,7 +253,7 @@ impl Fetch {
                 news = true;
                 continue;
             };
-            let range = self.view.at(place).1.range(place.partition).unwrap_or_default();
+            let range = self.view.range(place);
             let moved = wanted.seen.replace(range.end) != Some(range.end);
             let nothing = wanted.from == range.end;
             news |= (moved && !nothing) || wanted.from < range.start;
@@ -313,7 +315,7 @@ impl Fetch {
         let mut expected = 0usize;
         for wanted in self.topics.iter().flat_map(|topic| &topic.partitions) {
             let Ok(place) = wanted.place else { continue };
-            let range = self.view.at(place).1.range(place.partition).unwrap_or_default();
+            let range = self.view.range(place);
             if wanted.from < range.end {
                 expected = expected.saturating_add(wanted.max_bytes.max(1));
             }

@@ -18,10 +18,10 @@ use kafka_protocol::messages::{ApiKey, ListOffsetsRequest, ListOffsetsResponse};
 
 use super::storage_error;
 use crate::kafka::shape::{Field, I8, I32, I64, Kind, STRING};
-use crate::kafka::view::View;
 use crate::kafka::{Api, Reply, Request, RequestError};
 use crate::log::Offset;
 use crate::log::topics::Topic;
+use crate::log::view::View;
 
 /// ListOffsets.
 pub static API: Api =
@@ -81,7 +81,7 @@ async fn list(
     version: i16,
 ) -> Result<Option<Found>, ResponseError> {
     let topic = topic.ok_or(ResponseError::UnknownTopicOrPartition)?;
-    let place = view.find(topic, asked.partition_index, asked.current_leader_epoch)?;
+    let place = super::place(view, topic, asked.partition_index, asked.current_leader_epoch)?;
     let (log, snapshot) = view.at(place);
     let range = snapshot.range(place.partition).unwrap_or_default();
     let found = match asked.timestamp {

@@ -30,7 +30,8 @@ use uuid::Uuid;
 use super::Api;
 use super::request::Preamble;
 use crate::log::LogError;
-use crate::log::topics::TopicId;
+use crate::log::topics::{Topic, TopicId};
+use crate::log::view::{Place, View};
 
 /// Every API that this broker serves. ApiVersions, dispatch and the documentation's table come from here.
 pub static ALL: &[&Api] = &[
@@ -76,6 +77,17 @@ fn from_uuid(id: Uuid) -> TopicId {
 /// A string as the protocol crate has it.
 fn text(text: &str) -> StrBytes {
     StrBytes::from_string(text.to_owned())
+}
+
+/// Finds partition `index` of `topic` and checks the leader epoch that the client has of it (-1: none).
+fn place(view: &mut View, topic: &Topic, index: i32, epoch: i32) -> Result<Place, ResponseError> {
+    let place = usize::try_from(index).ok().and_then(|index| view.find(topic, index));
+    let place = place.ok_or(ResponseError::UnknownTopicOrPartition)?;
+    match topic.log.leader_epoch() {
+        current if epoch >= 0 && epoch < current => Err(ResponseError::FencedLeaderEpoch),
+        current if epoch > current => Err(ResponseError::UnknownLeaderEpoch),
+        _ => Ok(place),
+    }
 }
 
 /// What a client is told of an error in the log, which goes to our own log where it is ours to mend.

@@ -14,9 +14,9 @@ use kafka_protocol::messages::offset_for_leader_epoch_response::{
 use kafka_protocol::messages::{ApiKey, OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse};
 
 use crate::kafka::shape::{Field, I32, Kind, STRING};
-use crate::kafka::view::View;
 use crate::kafka::{Api, Reply, Request, RequestError};
 use crate::log::topics::Topic;
+use crate::log::view::View;
 
 /// OffsetForLeaderEpoch.
 pub static API: Api =
@@ -56,7 +56,7 @@ fn end_of(
     asked: &OffsetForLeaderPartition,
 ) -> Result<(i32, i64), ResponseError> {
     let topic = topic.ok_or(ResponseError::UnknownTopicOrPartition)?;
-    let place = view.find(topic, asked.partition, asked.current_leader_epoch)?;
+    let place = super::place(view, topic, asked.partition, asked.current_leader_epoch)?;
     let (log, snapshot) = view.at(place);
     let range = snapshot.range(place.partition).unwrap_or_default();
     Ok(match asked.leader_epoch {

@@ -168,7 +168,7 @@ impl BatchHeader {
     pub fn records(&self, batch: &[u8], limit: usize) -> Result<Records, BatchError> {
         let payload =
             batch.get(HEADER_LEN..self.len).ok_or(BatchError::Short { have: batch.len(), need: self.len })?;
-        Ok(Records::new(self, self.codec.decompress(payload, limit)?))
+        Ok(Records::new(self, self.codec.decompress(payload, limit)?.into()))
     }
 }
 

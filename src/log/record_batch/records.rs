@@ -1,12 +1,14 @@
 //! Reads the records of a batch one after the other.
 
+use bytes::Bytes;
+
 use super::{BatchError, BatchHeader, varint};
 use crate::log::Offset;
 
 /// The records of one batch, decompressed.
 #[derive(Debug)]
 pub struct Records {
-    payload: Vec<u8>,
+    payload: Bytes,
     at: usize,
     index: i32,
     count: i32,
@@ -31,7 +33,7 @@ pub struct RecordView<'a> {
 }
 
 impl Records {
-    pub(super) fn new(header: &BatchHeader, payload: Vec<u8>) -> Self {
+    pub(super) fn new(header: &BatchHeader, payload: Bytes) -> Self {
         Records {
             payload,
             at: 0,
@@ -40,6 +42,11 @@ impl Records {
             base_offset: header.base_offset.0,
             base_timestamp: header.base_timestamp,
         }
+    }
+
+    /// The bytes that all its records lie in.
+    pub fn payload(&self) -> &Bytes {
+        &self.payload
     }
 
     /// The next record; `None` after the last.

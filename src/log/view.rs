@@ -1,15 +1,14 @@
-//! What a request sees of the logs: one snapshot of each log it touches, all of it answered from those (I1).
+//! What a reader sees of the logs: one snapshot of each log it touches, all of it answered from those (I1).
 
 use std::sync::Arc;
 
 use futures_util::future::select_all;
-use kafka_protocol::ResponseError;
 use tokio::sync::watch;
 
-use crate::log::topics::Topic;
-use crate::log::{LogReader, PartitionId, Snapshot};
+use super::topics::Topic;
+use super::{LogReader, PartitionId, PartitionRange, Snapshot};
 
-/// The logs that a request touches, each with one snapshot.
+/// The logs that a reader touches, each with one snapshot.
 #[derive(Default)]
 pub struct View {
     logs: Vec<Seen>,
@@ -18,11 +17,11 @@ pub struct View {
 struct Seen {
     log: Arc<dyn LogReader>,
     snapshot: Arc<Snapshot>,
-    /// `None` until the request waits, and when the log has been closed.
+    /// `None` until the reader waits.
     watch: Option<watch::Receiver<Arc<Snapshot>>>,
 }
 
-/// A partition that a request names: where it lies in the request's [`View`].
+/// A partition of interest: where it lies in the reader's [`View`].
 #[derive(Debug, Clone, Copy)]
 pub struct Place {
     log: usize,
@@ -31,30 +30,29 @@ pub struct Place {
 }
 
 impl View {
-    /// Finds partition `index` of `topic` and checks the leader epoch that the client has of it (-1: none).
-    pub fn find(&mut self, topic: &Topic, index: i32, epoch: i32) -> Result<Place, ResponseError> {
-        let partition = usize::try_from(index).ok().and_then(|index| topic.partitions.get(index));
-        let partition = *partition.ok_or(ResponseError::UnknownTopicOrPartition)?;
-        match topic.log.leader_epoch() {
-            current if epoch >= 0 && epoch < current => return Err(ResponseError::FencedLeaderEpoch),
-            current if epoch > current => return Err(ResponseError::UnknownLeaderEpoch),
-            _ => {}
-        }
+    /// Takes partition `index` of `topic` into the view; `None` where the topic has no such partition.
+    pub fn find(&mut self, topic: &Topic, index: usize) -> Option<Place> {
+        let partition = *topic.partitions.get(index)?;
         let log = self.logs.iter().position(|seen| Arc::ptr_eq(&seen.log, &topic.log)).unwrap_or_else(|| {
             let snapshot = topic.log.snapshot();
             self.logs.push(Seen { log: topic.log.clone(), snapshot, watch: None });
             self.logs.len() - 1
         });
-        Ok(Place { log, partition })
+        Some(Place { log, partition })
     }
 
-    /// The log of a place, and the snapshot that the request sees of it.
-    pub fn at(&self, place: Place) -> (&dyn LogReader, &Snapshot) {
+    /// The log of a place, and the snapshot that the reader sees of it.
+    pub fn at(&self, place: Place) -> (&Arc<dyn LogReader>, &Arc<Snapshot>) {
         let seen = &self.logs[place.log];
-        (&*seen.log, &seen.snapshot)
+        (&seen.log, &seen.snapshot)
     }
 
-    /// Waits until a log has committed something after the snapshots, and takes a new snapshot of each.
+    /// What of a partition is readable.
+    pub fn range(&self, place: Place) -> PartitionRange {
+        self.logs[place.log].snapshot.range(place.partition).unwrap_or_default()
+    }
+
+    /// Waits until a log has committed something after the snapshots, and takes a new snapshot of each. Cancel-safe.
     pub async fn changed(&mut self) {
         let mut subscribed = false;
         for seen in &mut self.logs {
@@ -91,7 +89,8 @@ impl View {
         }
     }
 
-    fn refresh(&mut self) -> bool {
+    /// Takes a new snapshot of each log, and says whether any is another.
+    pub fn refresh(&mut self) -> bool {
         let mut moved = false;
         for seen in &mut self.logs {
             if let Some(watch) = &mut seen.watch {
