@@ -41,8 +41,8 @@ pub struct BrokerArguments {
     #[arg(long, env = "MILLRACE_ALLOW_PLAINTEXT", value_parser = FalseyValueParser::new())]
     pub allow_plaintext: bool,
     /// Compression of record batches
-    #[arg(long, env = "MILLRACE_LOG_CODEC", default_value = "lz4", value_parser = ["none", "lz4"])]
-    pub codec: String,
+    #[arg(long, env = "MILLRACE_LOG_CODEC", default_value = "lz4", value_name = "none|lz4|zstd")]
+    pub codec: Codec,
     /// Size of a segment file, in MiB
     #[arg(long, env = "MILLRACE_LOG_SEGMENT_MB", default_value_t = 256, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=4096))]
     pub segment_mb: u64,
@@ -125,7 +125,7 @@ impl BrokerArguments {
             kafka_listen: self.kafka_listen,
             kafka_advertise: self.kafka_advertise.clone(),
             http_listen: self.http_listen,
-            codec: if self.codec == "none" { Codec::None } else { Codec::Lz4 },
+            codec: self.codec,
             segment_bytes: self.segment_mb << 20,
             max_record_bytes: (self.max_record_mb as usize) << 20,
             retention_bytes: (self.retention_mb > 0).then_some(self.retention_mb << 20),

@@ -1,10 +1,11 @@
-//! Compression of a batch's records. LZ4 is written as an LZ4 *frame*, which is what Kafka clients expect.
+//! Compression of a batch's records. LZ4 is written as an LZ4 *frame*, which is what Kafka clients expect; zstd too.
 //!
-//! The frame is put together here around `lz4_flex`'s block compressor: its own frame encoder copies every byte twice
+//! The LZ4 frame is put together here around `lz4_flex`'s block compressor: its own frame encoder copies every byte twice
 //! more, through buffers that it allocates anew for each frame.
 
 use std::fmt;
-use std::io::Read;
+use std::io::{self, Read};
+use std::str::FromStr;
 
 use lz4_flex::block::{CompressTable, compress_into_with_table, get_maximum_output_size};
 
@@ -18,6 +19,26 @@ pub enum Codec {
     /// LZ4.
     #[default]
     Lz4,
+    /// Zstandard.
+    Zstd,
+}
+
+/// The text names no codec.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is not a codec; use none, lz4 or zstd")]
+pub struct ParseCodecError(String);
+
+impl FromStr for Codec {
+    type Err = ParseCodecError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "none" => Ok(Codec::None),
+            "lz4" => Ok(Codec::Lz4),
+            "zstd" => Ok(Codec::Zstd),
+            _ => Err(ParseCodecError(text.to_owned())),
+        }
+    }
 }
 
 /// Payloads shorter than this are not worth compressing.
@@ -31,15 +52,22 @@ const BLOCK: usize = 256 * 1024;
 const UNCOMPRESSED_BLOCK: u32 = 1 << 31;
 const END_OF_FRAME: [u8; 4] = [0; 4];
 
+/// Zstandard's own default: higher levels cost several times the CPU for a few percent of size.
+const ZSTD_LEVEL: i32 = 3;
+/// At that level a frame's window has at most 2 MiB, so a frame that asks for more than this is none of ours.
+const ZSTD_MAX_WINDOW_LOG: u32 = 23;
+
 /// Working memory for compression, to be kept from batch to batch.
 pub struct Compressor {
     table: CompressTable,
     block: Vec<u8>,
+    /// Made for the first batch that needs it: its tables take more than a megabyte.
+    zstd: Option<zstd::bulk::Compressor<'static>>,
 }
 
 impl Default for Compressor {
     fn default() -> Self {
-        Compressor { table: CompressTable::large(), block: Vec::new() }
+        Compressor { table: CompressTable::large(), block: Vec::new(), zstd: None }
     }
 }
 
@@ -55,6 +83,7 @@ impl Codec {
         match self {
             Codec::None => 0,
             Codec::Lz4 => 3,
+            Codec::Zstd => 4,
         }
     }
 
@@ -62,6 +91,7 @@ impl Codec {
         match bits {
             0 => Some(Codec::None),
             3 => Some(Codec::Lz4),
+            4 => Some(Codec::Zstd),
             _ => None,
         }
     }
@@ -69,10 +99,17 @@ impl Codec {
     /// Appends `payload` to `out`, compressed where that helps, and says with what.
     pub(super) fn compress(self, payload: &[u8], with: &mut Compressor, out: &mut Vec<u8>) -> Codec {
         let start = out.len();
-        if self == Codec::Lz4 && payload.len() >= MIN_COMPRESSED {
-            put_frame(payload, with, out);
-            if out.len() - start < payload.len() {
-                return Codec::Lz4;
+        if payload.len() >= MIN_COMPRESSED {
+            let shrunk = match self {
+                Codec::None => false,
+                Codec::Lz4 => {
+                    put_lz4_frame(payload, with, out);
+                    out.len() - start < payload.len()
+                }
+                Codec::Zstd => put_zstd_frame(payload, with, out),
+            };
+            if shrunk {
+                return self;
             }
             out.truncate(start);
         }
@@ -85,20 +122,29 @@ impl Codec {
         let plain = match self {
             Codec::None if payload.len() > limit => return Err(BatchError::TooLarge { limit }),
             Codec::None => payload.to_vec(),
-            Codec::Lz4 => {
-                let mut plain = Vec::new();
-                lz4_flex::frame::FrameDecoder::new(payload)
-                    .take(limit as u64 + 1)
-                    .read_to_end(&mut plain)
-                    .map_err(|error| BatchError::Compression(error.to_string()))?;
-                plain
+            Codec::Lz4 => read_at_most(limit, lz4_flex::frame::FrameDecoder::new(payload))?,
+            Codec::Zstd => {
+                let mut decoder = zstd::stream::read::Decoder::with_buffer(payload).map_err(undecodable)?;
+                decoder.window_log_max(ZSTD_MAX_WINDOW_LOG).map_err(undecodable)?;
+                read_at_most(limit, decoder)?
             }
         };
         if plain.len() > limit { Err(BatchError::TooLarge { limit }) } else { Ok(plain) }
     }
 }
 
-fn put_frame(payload: &[u8], with: &mut Compressor, out: &mut Vec<u8>) {
+/// Reads to the end, or to one byte beyond the limit.
+fn read_at_most(limit: usize, decoder: impl Read) -> Result<Vec<u8>, BatchError> {
+    let mut plain = Vec::new();
+    decoder.take(limit as u64 + 1).read_to_end(&mut plain).map_err(undecodable)?;
+    Ok(plain)
+}
+
+fn undecodable(error: io::Error) -> BatchError {
+    BatchError::Compression(error.to_string())
+}
+
+fn put_lz4_frame(payload: &[u8], with: &mut Compressor, out: &mut Vec<u8>) {
     with.block.resize(get_maximum_output_size(BLOCK), 0);
     out.extend_from_slice(&FRAME_HEADER);
     for block in payload.chunks(BLOCK) {
@@ -114,4 +160,26 @@ fn put_frame(payload: &[u8], with: &mut Compressor, out: &mut Vec<u8>) {
         }
     }
     out.extend_from_slice(&END_OF_FRAME);
+}
+
+/// `false` where it would not shrink.
+fn put_zstd_frame(payload: &[u8], with: &mut Compressor, out: &mut Vec<u8>) -> bool {
+    let start = out.len();
+    let compressor = match &mut with.zstd {
+        Some(compressor) => compressor,
+        none => match zstd::bulk::Compressor::new(ZSTD_LEVEL) {
+            Ok(compressor) => none.insert(compressor),
+            // Out of memory.
+            Err(_) => return false,
+        },
+    };
+    out.resize(start + payload.len(), 0);
+    // It fails where what is to be written does not fit.
+    match compressor.compress_to_buffer(payload, &mut out[start..]) {
+        Ok(len) => {
+            out.truncate(start + len);
+            len < payload.len()
+        }
+        Err(_) => false,
+    }
 }

@@ -16,7 +16,7 @@ mod records;
 mod varint;
 
 pub use builder::{BatchBuilder, Mark};
-pub use codec::{Codec, Compressor};
+pub use codec::{Codec, Compressor, ParseCodecError};
 pub use records::{RecordHeaders, RecordView, Records};
 
 use super::Offset;
@@ -239,14 +239,18 @@ mod tests {
         proptest::collection::vec(record, 1..40)
     }
 
+    fn codec() -> impl Strategy<Value = Codec> {
+        prop_oneof![Just(Codec::None), Just(Codec::Lz4), Just(Codec::Zstd)]
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
         #[test]
-        fn what_is_appended_is_read_again(all in records(), base in 0..i64::from(u32::MAX), lz4 in any::<bool>()) {
+        fn what_is_appended_is_read_again(all in records(), base in 0..i64::from(u32::MAX), codec in codec()) {
             let mut builder = BatchBuilder::default();
             all.iter().for_each(|record| append(&mut builder, record));
-            let batch = close(&builder, base, if lz4 { Codec::Lz4 } else { Codec::None });
+            let batch = close(&builder, base, codec);
             let expected: Vec<_> = (base..).zip(all.iter().cloned()).collect();
             prop_assert_eq!(read(&batch), expected);
             prop_assert_eq!(BatchHeader::parse(&batch).unwrap().max_timestamp, all.iter().map(|r| r.0).max().unwrap());
@@ -280,7 +284,7 @@ mod tests {
         #[test]
         fn garbage_is_an_error_and_never_a_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
             if let Some(magic) = bytes.get_mut(16) { *magic = 2 }
-            if let Some(attributes) = bytes.get_mut(22) { *attributes &= 3 }
+            if let Some(attributes) = bytes.get_mut(22) { *attributes %= 5 }
             if let Ok(header) = BatchHeader::parse(&bytes)
                 && let Ok(mut records) = header.records(&bytes, 1 << 20) {
                 while let Ok(Some(record)) = records.next_record() {
@@ -303,12 +307,14 @@ mod tests {
 
     #[test]
     fn another_implementation_reads_our_batches() {
-        for (count, codec) in [(1, Codec::Lz4), (5_000, Codec::Lz4), (300, Codec::None)] {
+        for (count, codec) in
+            [(1, Codec::Lz4), (5_000, Codec::Lz4), (300, Codec::None), (1, Codec::Zstd), (5_000, Codec::Zstd)]
+        {
             let mut builder = BatchBuilder::default();
             let all = rows(count);
             all.iter().for_each(|record| append(&mut builder, record));
             let mut batch = Bytes::from(close(&builder, 1000, codec));
-            let lz4 = |payload: &mut Bytes, compression| {
+            let decompress = |payload: &mut Bytes, compression| {
                 let mut plain = Vec::new();
                 match compression {
                     Compression::Lz4 => {
@@ -317,11 +323,12 @@ mod tests {
                             &mut plain,
                         )?;
                     }
+                    Compression::Zstd => plain = zstd::decode_all(&payload[..])?,
                     _ => plain.extend_from_slice(payload),
                 }
                 Ok(Bytes::from(plain))
             };
-            let decoded = RecordBatchDecoder::decode_with_custom_compression(&mut batch, Some(lz4)).unwrap();
+            let decoded = RecordBatchDecoder::decode_with_custom_compression(&mut batch, Some(decompress)).unwrap();
             assert_eq!(decoded.records.len(), count);
             for (n, (theirs, ours)) in decoded.records.iter().zip(&all).enumerate() {
                 assert_eq!(theirs.offset, 1000 + n as i64);
@@ -337,27 +344,41 @@ mod tests {
 
     #[test]
     fn small_and_incompressible_batches_stay_uncompressed() {
-        let codec_of = |batch: &[u8]| BatchHeader::parse(batch).unwrap().codec;
-        let built = |values: &[Vec<u8>]| {
-            let mut builder = BatchBuilder::default();
-            values.iter().for_each(|value| append(&mut builder, &(0, None, Some(value.clone()), vec![])));
-            close(&builder, 0, Codec::Lz4)
-        };
-        assert_eq!(codec_of(&built(&[vec![0; 900]])), Codec::None);
-        assert_eq!(codec_of(&built(&[vec![0; 1100]])), Codec::Lz4);
         let mut random = vec![0; 600_000];
         getrandom::fill(&mut random).unwrap();
-        assert_eq!(codec_of(&built(&[random])), Codec::None);
+        for codec in [Codec::Lz4, Codec::Zstd] {
+            let built = |value: &[u8]| {
+                let mut builder = BatchBuilder::default();
+                append(&mut builder, &(0, None, Some(value.to_vec()), vec![]));
+                BatchHeader::parse(&close(&builder, 0, codec)).unwrap().codec
+            };
+            assert_eq!(built(&[0; 900]), Codec::None);
+            assert_eq!(built(&[0; 1100]), codec);
+            assert_eq!(built(&random), Codec::None);
+        }
     }
 
     #[test]
     fn a_decompression_bomb_is_refused() {
         let mut builder = BatchBuilder::default();
         append(&mut builder, &(0, None, Some(vec![0; 3 << 20]), vec![]));
-        let batch = close(&builder, 0, Codec::Lz4);
-        let header = BatchHeader::check(&batch).unwrap();
-        assert_eq!(header.records(&batch, 1 << 20).err(), Some(BatchError::TooLarge { limit: 1 << 20 }));
-        assert!(header.records(&batch, 4 << 20).is_ok());
+        for codec in [Codec::None, Codec::Lz4, Codec::Zstd] {
+            let batch = close(&builder, 0, codec);
+            let header = BatchHeader::check(&batch).unwrap();
+            assert_eq!(header.codec, codec);
+            assert_eq!(header.records(&batch, 1 << 20).err(), Some(BatchError::TooLarge { limit: 1 << 20 }));
+            assert!(header.records(&batch, 4 << 20).is_ok());
+        }
+    }
+
+    // I8. Before the first byte of content a frame may ask for a window of gigabytes.
+    #[test]
+    fn a_zstd_frame_that_asks_for_much_memory_is_refused() {
+        let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 3).unwrap();
+        encoder.window_log(27).unwrap();
+        std::io::Write::write_all(&mut encoder, &[0; 2000]).unwrap();
+        let frame = encoder.finish().unwrap();
+        assert!(matches!(Codec::Zstd.decompress(&frame, 1 << 20), Err(BatchError::Compression(_))));
     }
 
     #[test]
