@@ -18,11 +18,10 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-use crate::capture::pipeline::{Pipeline, Routes};
+use crate::capture::output::{Output, Routes};
+use crate::capture::pipeline::Pipeline;
 use crate::capture::session::{Capture, CaptureOptions};
 use crate::capture::spool::Spools;
-use crate::format::debezium_json::{DebeziumJson, DebeziumOptions};
-use crate::format::partitioner::{ParsePartitionByError, PartitionBy};
 use crate::group::{self, Coordinator};
 use crate::http::{self, Site};
 use crate::kafka;
@@ -31,7 +30,7 @@ use crate::log::record_batch::Codec;
 use crate::log::topics::{Topic, Topics};
 use crate::log::{LogError, LogWriter};
 use crate::state::{DataDir, OffsetStore, StateError, Store};
-use crate::task::TaskDefinition;
+use crate::task::definition::{DefinitionError, TaskDefinition, check_output_names};
 use crate::task::supervisor::{RetryTimes, Supervisor, Task};
 
 /// Upper bounds of the buckets of times, in seconds.
@@ -84,15 +83,9 @@ pub enum BrokerError {
     /// The data directory or what lies in it.
     #[error(transparent)]
     State(#[from] StateError),
-    /// A saved task that spreads its records in a way that we do not know.
-    #[error("cannot start task {task} as it is saved: {source}; was it made by a newer millrace?")]
-    Routing {
-        /// The task.
-        task: String,
-        /// Why.
-        #[source]
-        source: ParsePartitionByError,
-    },
+    /// Tasks that cannot be served together.
+    #[error(transparent)]
+    Definition(#[from] DefinitionError),
     /// A task's log.
     #[error("cannot open the log of task {task}: {source}")]
     Log {
@@ -185,6 +178,7 @@ impl Broker {
         store: Arc<Store>,
         starts: Vec<TaskStart>,
     ) -> Result<Broker, BrokerError> {
+        check_output_names(starts.iter().map(|start| &start.definition))?;
         let recorder = install_recorder()?;
         let topics = Topics::default();
         let address = |listener: &TcpListener, configured| listener.local_addr().unwrap_or(configured);
@@ -330,11 +324,15 @@ async fn build_pipeline(
 ) -> Result<Pipeline<LocalWriter>, BrokerError> {
     let definition = &start.definition;
     let failed = |source| BrokerError::Log { task: definition.name.clone(), source };
-    let changes = writer.create_topic(&definition.name, definition.partitions).await.map_err(failed)?;
-    let events = writer.create_topic(&format!("{}.events", definition.name), 1).await.map_err(failed)?;
-    let events = events.first().copied().ok_or(LogError::Stopped).map_err(failed)?;
-    let by = definition.partition_by.parse::<PartitionBy>();
-    let by = by.map_err(|source| BrokerError::Routing { task: definition.name.clone(), source })?;
+    let mut outputs = Vec::new();
+    for output in &definition.outputs {
+        let changes = writer.create_topic(&output.name, output.partitions).await.map_err(failed)?;
+        let events = writer.create_topic(&format!("{}.events", output.name), 1).await.map_err(failed)?;
+        let events = events.first().copied().ok_or(LogError::Stopped).map_err(failed)?;
+        let routes = Routes { changes: changes.into(), events, by: output.partition_by };
+        let format = output.format.make(&output.name, &start.capture.source.dbname);
+        outputs.push(Output::new(&output.name, format, routes));
+    }
     for topic in reader.topics() {
         topics.insert(Topic {
             name: topic.name,
@@ -343,13 +341,11 @@ async fn build_pipeline(
             log: reader.clone(),
         });
     }
-    let routes = Routes { changes, events, by };
     let path = spool.clone();
     let spools = tokio::task::spawn_blocking(move || Spools::open(&path))
         .await
         .map_err(io::Error::other)
         .flatten()
         .map_err(|source| BrokerError::Spool { path: spool, source })?;
-    let format = DebeziumJson::new(DebeziumOptions::new(&definition.name, &start.capture.source.dbname));
-    Ok(Pipeline::new(writer, Box::new(format), routes, spools, task.progress.clone()))
+    Ok(Pipeline::new(writer, outputs, spools, task.progress.clone()))
 }

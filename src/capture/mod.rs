@@ -30,6 +30,7 @@
 //! [`session::Capture`] is one task that owns the stream, the pipeline and the writer. A [`watcher`] beside it polls the
 //! source over a connection of its own (new tables, the slot, lag, heartbeats) and reports over a bounded channel.
 
+pub mod output;
 pub mod pipeline;
 pub mod progress;
 mod relations;
@@ -103,12 +104,14 @@ pub enum CaptureError {
         lsn: Lsn,
     },
     /// A change that cannot be rendered or kept.
-    #[error("cannot capture the change at {position}{}: {source}", table.as_ref().map(|t| format!(" of {t}")).unwrap_or_default())]
+    #[error("cannot capture the change at {position}{} for output {output}: {source}", table.as_ref().map(|t| format!(" of {t}")).unwrap_or_default())]
     Change {
         /// Its place.
         position: Position,
         /// Its table.
         table: Option<String>,
+        /// The output that cannot take it.
+        output: String,
         /// Why.
         #[source]
         source: Box<FormatError>,

@@ -1,4 +1,5 @@
-//! From a replication message to records in the log: transaction assembly, ordinals, deduplication, routing.
+//! From a replication message to records in the log: transaction assembly, ordinals, deduplication, and
+//! the hand-over to each output.
 //!
 //! The fast path is [`Pipeline::message`]: it parses into borrowed slices, encodes the change once and appends it, with
 //! no allocation, lock or system call. What needs to wait (the catalog, a spool file, a large transaction) is handed
@@ -7,14 +8,13 @@
 use std::sync::Arc;
 
 use super::CaptureError;
+use super::output::Output;
 use super::progress::Progress;
 use super::relations::Relation;
 use super::shapes::{Arrival, Shapes};
 use super::spool::{Spool, Spools};
-use crate::change::{Change, Event, Gap, Lsn, Operation, TableShape, Timestamp, Transaction};
-use crate::format::partitioner::PartitionBy;
-use crate::format::{Destination, Format, Sink};
-use crate::log::{LogError, LogWriter, PartitionId, Record, SourcePosition};
+use crate::change::{Before, Change, Event, Gap, Lsn, Operation, Row, TableShape, Timestamp, Transaction};
+use crate::log::{LogWriter, SourcePosition};
 use crate::postgres::pgoutput::{self, Cells, Message};
 
 /// Logical messages with this prefix are Millrace's own (heartbeats) and no events.
@@ -36,17 +36,6 @@ pub enum Step {
         /// Where it ends.
         end_lsn: Lsn,
     },
-}
-
-/// Which partitions an output writes to.
-#[derive(Debug, Clone)]
-pub struct Routes {
-    /// The partitions of the output's topic.
-    pub changes: Vec<PartitionId>,
-    /// The partition for events that are not changes.
-    pub events: PartitionId,
-    /// How records are spread.
-    pub by: PartitionBy,
 }
 
 /// A transaction whose messages are arriving.
@@ -74,31 +63,27 @@ pub struct Pipeline<W> {
     progress: Arc<Progress>,
 }
 
-/// What a row change meets: its table's shape, its transaction, the format and the log.
-struct Rows<W> {
-    shapes: Shapes,
-    /// The shape that the last row had: rows of a table come in runs.
-    last_shape: Option<Arc<TableShape>>,
-    open: Option<Open>,
-    output: Output<W>,
+/// What happened to a table.
+enum TableChange<'a> {
+    Row { operation: Operation, before: Option<Before<'a>>, after: Option<Row<'a>> },
+    Truncate,
 }
 
-struct Output<W> {
+/// What a row change meets: its table's shape, its transaction, the outputs and the log.
+struct Rows<W> {
+    shapes: Shapes,
+    /// The shape that the last row had, which the outputs have entered: rows of a table come in runs.
+    last_shape: Option<Arc<TableShape>>,
+    open: Option<Open>,
+    outputs: Vec<Output>,
     writer: W,
-    format: Box<dyn Format>,
-    routes: Routes,
+    /// Records that the open transaction has left, over all outputs.
     records: u64,
 }
 
 impl<W: LogWriter> Pipeline<W> {
     /// A pipeline that has taken nothing yet; [`restart`](Self::restart) tells it where it begins.
-    pub fn new(
-        writer: W,
-        format: Box<dyn Format>,
-        routes: Routes,
-        spools: Spools,
-        progress: Arc<Progress>,
-    ) -> Self {
+    pub fn new(writer: W, outputs: Vec<Output>, spools: Spools, progress: Arc<Progress>) -> Self {
         let position = SourcePosition {
             last_commit: None,
             end_lsn: Lsn::ZERO,
@@ -114,7 +99,9 @@ impl<W: LogWriter> Pipeline<W> {
                 shapes: Shapes::default(),
                 last_shape: None,
                 open: None,
-                output: Output { writer, format, routes, records: 0 },
+                outputs,
+                writer,
+                records: 0,
             },
             streaming: None,
             spools,
@@ -128,8 +115,8 @@ impl<W: LogWriter> Pipeline<W> {
     /// Forgets everything that is not in the log, for a new connection that starts at `position`. Shapes are forgotten
     /// too: a new walsender sends them again.
     pub fn restart(&mut self, position: SourcePosition) {
-        self.rows.output.writer.abort();
-        self.rows.output.records = 0;
+        self.rows.writer.abort();
+        self.rows.records = 0;
         self.rows.open = None;
         self.rows.shapes = Shapes::default();
         self.rows.last_shape = None;
@@ -141,7 +128,7 @@ impl<W: LogWriter> Pipeline<W> {
 
     /// The log's writer.
     pub fn writer(&mut self) -> &mut W {
-        &mut self.rows.output.writer
+        &mut self.rows.writer
     }
 
     /// What the next commit carries.
@@ -259,7 +246,7 @@ impl<W: LogWriter> Pipeline<W> {
         if self.rows.shapes.end_replay() {
             self.rows.last_shape = None;
         }
-        let records = std::mem::take(&mut self.rows.output.records);
+        let records = std::mem::take(&mut self.rows.records);
         self.idle_through = self.idle_through.max(end_lsn);
         if open.duplicate {
             return Ok(());
@@ -268,7 +255,7 @@ impl<W: LogWriter> Pipeline<W> {
         if records == 0 {
             return Ok(());
         }
-        self.rows.output.writer.boundary();
+        self.rows.writer.boundary();
         self.position = SourcePosition {
             last_commit: Some(open.transaction.commit_lsn),
             end_lsn,
@@ -293,9 +280,9 @@ impl<W: LogWriter> Pipeline<W> {
             previous_commit_lsn: self.position.last_commit.unwrap_or_default(),
         };
         let event = Event { transaction: &transaction, ordinal: 0, lsn: gap.to, change: Change::Gap(gap) };
-        self.rows.output.event(&event)?;
-        self.rows.output.records = 0;
-        self.rows.output.writer.boundary();
+        self.rows.event(&event)?;
+        self.rows.records = 0;
+        self.rows.writer.boundary();
         Ok(())
     }
 }
@@ -312,7 +299,7 @@ impl<W: LogWriter> Rows<W> {
     }
 
     fn take(&mut self, lsn: Lsn, message: Message<'_>) -> Result<Step, CaptureError> {
-        let Some(open) = &mut self.open else {
+        if self.open.is_none() {
             return match message {
                 Message::Relation { oid, schema, name, identity, columns, .. } => {
                     Ok(Step::Shape(Relation::new(oid, schema, name, identity, &columns), self.shapes.read()))
@@ -320,7 +307,7 @@ impl<W: LogWriter> Rows<W> {
                 Message::Type { .. } | Message::Origin { .. } => Ok(Step::Done),
                 _ => Err(CaptureError::Protocol("a change outside a transaction".into())),
             };
-        };
+        }
         let (oid, operation, before, after) = match message {
             Message::Insert { relation, new, .. } => (relation, Operation::Insert, None, Some(new)),
             Message::Update { relation, old, new, .. } => (relation, Operation::Update, old, Some(new)),
@@ -336,104 +323,80 @@ impl<W: LogWriter> Rows<W> {
                 return Ok(Step::Done);
             }
             Message::LogicalMessage { transactional, prefix, content, .. } => {
-                let change = Change::Message { transactional, prefix, content };
-                self.output.change(open, lsn, change)?;
+                self.message(lsn, Change::Message { transactional, prefix, content })?;
                 return Ok(Step::Done);
             }
             Message::Truncate { relations, .. } => {
                 for oid in relations {
-                    let table = self.shapes.get(oid).ok_or(CaptureError::UnknownTable { oid, lsn })?;
-                    self.output.change(open, lsn, Change::Truncate { table })?;
+                    self.change(oid, lsn, TableChange::Truncate)?;
                 }
                 return Ok(Step::Done);
             }
             other => return Err(CaptureError::Protocol(format!("{other:?} inside a transaction"))),
         };
-        if open.duplicate {
-            return Ok(Step::Done);
-        }
+        self.change(oid, lsn, TableChange::Row { operation, before, after })?;
+        Ok(Step::Done)
+    }
+
+    /// Takes the open transaction's next change, which is one of a table.
+    #[inline]
+    fn change(&mut self, oid: u32, lsn: Lsn, change: TableChange<'_>) -> Result<(), CaptureError> {
+        let Some(open) = self.open.as_mut().filter(|open| !open.duplicate) else { return Ok(()) };
         let table = match &self.last_shape {
             Some(shape) if shape.oid == oid => shape,
             _ => {
                 let shape = self.shapes.get(oid).ok_or(CaptureError::UnknownTable { oid, lsn })?;
+                for output in &mut self.outputs {
+                    output.enter(shape);
+                }
                 self.last_shape.insert(shape.clone())
             }
         };
-        self.output.change(open, lsn, Change::Row { operation, table, before, after })?;
-        Ok(Step::Done)
-    }
-}
-
-impl<W: LogWriter> Output<W> {
-    /// Takes the open transaction's next change.
-    #[inline]
-    fn change(&mut self, open: &mut Open, lsn: Lsn, change: Change<'_>) -> Result<(), CaptureError> {
-        if open.duplicate {
-            return Ok(());
-        }
+        let change = match change {
+            TableChange::Row { operation, before, after } => Change::Row { operation, table, before, after },
+            TableChange::Truncate => Change::Truncate { table },
+        };
         let event = Event { transaction: &open.transaction, ordinal: open.ordinal, lsn, change };
         open.ordinal += 1;
-        self.event(&event)
-    }
-
-    #[inline]
-    fn event(&mut self, event: &Event<'_>) -> Result<(), CaptureError> {
-        let mut sink = Router { writer: &mut self.writer, routes: &self.routes, records: 0 };
-        let encoded = self.format.encode(event, &mut sink);
-        self.records += sink.records;
-        encoded.map_err(|source| CaptureError::Change {
-            position: event.position(),
-            table: match event.change {
-                Change::Row { table, .. } | Change::Truncate { table } => {
-                    Some(format!("{}.{}", table.schema, table.name))
-                }
-                _ => None,
-            },
-            source: Box::new(source),
-        })
-    }
-}
-
-impl Routes {
-    fn partition(&self, destination: Destination, record: &Record<'_>) -> PartitionId {
-        match destination {
-            Destination::Events => self.events,
-            Destination::Changes { table_hash, .. } => {
-                let chosen = self.by.partition(table_hash, record.key, self.changes.len() as u32);
-                self.changes.get(chosen as usize).copied().unwrap_or(self.events)
-            }
+        for output in &mut self.outputs {
+            self.records += output.change(&mut self.writer, &event)?;
         }
+        Ok(())
     }
-}
 
-/// Sends each record to its partition.
-struct Router<'a, W> {
-    writer: &'a mut W,
-    routes: &'a Routes,
-    records: u64,
-}
+    /// Takes the open transaction's next change, which is an application's message.
+    fn message(&mut self, lsn: Lsn, change: Change<'_>) -> Result<(), CaptureError> {
+        let Some(open) = self.open.as_mut().filter(|open| !open.duplicate) else { return Ok(()) };
+        let (transaction, ordinal) = (open.transaction, open.ordinal);
+        open.ordinal += 1;
+        self.event(&Event { transaction: &transaction, ordinal, lsn, change })
+    }
 
-impl<W: LogWriter> Sink for Router<'_, W> {
-    fn record(&mut self, destination: Destination, record: &Record<'_>) -> Result<(), LogError> {
-        self.records += 1;
-        self.writer.append(self.routes.partition(destination, record), record)
+    /// Writes an event that is not a change of a table.
+    fn event(&mut self, event: &Event<'_>) -> Result<(), CaptureError> {
+        for output in &mut self.outputs {
+            self.records += output.event(&mut self.writer, event)?;
+        }
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::debezium_json::{DebeziumJson, DebeziumOptions};
+    use crate::capture::output::Routes;
+    use crate::format::FormatName;
+    use crate::format::partitioner::PartitionBy;
     use crate::log::local::{LocalLog, LocalWriter, Options};
 
     /// A pipeline over a log in a directory, whose topic and events are one partition.
     async fn pipeline(directory: &std::path::Path) -> Pipeline<LocalWriter> {
         let (mut writer, ..) = LocalLog::open(Options::new(directory.join("log"), "t")).unwrap();
         let partitions = writer.create_topic("t", 1).await.unwrap();
-        let routes = Routes { events: partitions[0], changes: partitions, by: PartitionBy::None };
+        let routes = Routes { events: partitions[0], changes: partitions.into(), by: PartitionBy::None };
         let spools = Spools::open(&directory.join("spool")).unwrap();
-        let format = DebeziumJson::new(DebeziumOptions::new("t", "db"));
-        Pipeline::new(writer, Box::new(format), routes, spools, Arc::default())
+        let output = Output::new("t", FormatName::DebeziumJson.make("t", "db"), routes);
+        Pipeline::new(writer, vec![output], spools, Arc::default())
     }
 
     fn begin(final_lsn: u64) -> Vec<u8> {

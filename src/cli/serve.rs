@@ -13,7 +13,7 @@ use crate::broker::{Broker, BrokerError, Listeners, Settings, TaskStart};
 use crate::capture::session::CaptureOptions;
 use crate::log::record_batch::Codec;
 use crate::postgres::source::SourceConfig;
-use crate::state::{DataDir, Store};
+use crate::state::{DataDir, Store, TaskRow};
 use crate::task::TaskDefinition;
 use crate::task::supervisor::RetryTimes;
 
@@ -159,6 +159,20 @@ pub async fn open_state(settings: &Settings) -> Result<(DataDir, Arc<Store>), Fa
     .map_err(|error: crate::state::StateError| Failure::failed(error))
 }
 
+/// The tasks of a data directory.
+pub fn saved_tasks(store: &Store) -> Result<Vec<TaskDefinition>, Failure> {
+    let rows = store.tasks().map_err(Failure::failed)?;
+    let read = |row: TaskRow| {
+        serde_json::from_str(&row.definition).map_err(|error| {
+            Failure::failed(format!(
+                "task {} cannot be read as it is saved: {error}; was it made by a newer millrace?",
+                row.name
+            ))
+        })
+    };
+    rows.into_iter().map(read).collect()
+}
+
 /// `millrace serve`
 #[derive(Debug, Args)]
 pub struct Serve {
@@ -174,9 +188,7 @@ impl Serve {
         let listeners = Listeners::bind(&settings).await?;
         let (data_dir, store) = open_state(&settings).await?;
         let mut starts = Vec::new();
-        for row in store.tasks().map_err(Failure::failed)? {
-            let definition: TaskDefinition = serde_json::from_str(&row.definition)
-                .map_err(|error| Failure::failed(format!("task {} is not readable: {error}", row.name)))?;
+        for definition in saved_tasks(&store)? {
             let source = SourceConfig::parse(&definition.source).map_err(Failure::failed)?;
             let capture = self.capture.options(&definition.name, source);
             starts.push(TaskStart { definition, capture });

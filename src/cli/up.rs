@@ -3,32 +3,25 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::warn;
 
-use super::serve::{BrokerArguments, CaptureArguments, open_state, wait_for_signal};
+use super::serve::{BrokerArguments, CaptureArguments, open_state, saved_tasks, wait_for_signal};
 use super::{Exit, Failure, precheck, say};
 use crate::broker::{Broker, Listeners, TaskStart};
 use crate::change::Timestamp;
+use crate::format::FormatName;
+use crate::format::partitioner::PartitionBy;
 use crate::postgres::source::SourceConfig;
 use crate::state::Store;
-use crate::task::definition::{MAX_PARTITIONS, is_valid_name, name_from_database};
+use crate::task::definition::{
+    Difference, MAX_PARTITIONS, OutputSettings, check_output_names, is_valid_name, name_from_database,
+};
 use crate::task::supervisor::Task;
 use crate::task::{State, TaskDefinition};
 
 const SUMMARY_INTERVAL: Duration = Duration::from_secs(10);
-
-/// How records are spread over partitions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum PartitionByArgument {
-    /// One partition: all changes in commit order
-    None,
-    /// A table's changes stay together
-    Table,
-    /// A row's changes stay together, by the key as the Java client hashes it
-    Key,
-}
 
 /// `millrace up`
 #[derive(Debug, Args)]
@@ -39,15 +32,15 @@ pub struct Up {
     /// The task's name, which topic, slot and publications are named after; from the database's when absent
     #[arg(long)]
     task: Option<String>,
-    /// Output format
-    #[arg(long, default_value = "debezium-json", value_parser = ["debezium-json"])]
-    format: String,
+    /// Output format; debezium-json when absent
+    #[arg(long, value_enum)]
+    format: Option<FormatName>,
     /// Partitions of the topic; 1 when absent
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=MAX_PARTITIONS as i64))]
     partitions: Option<u32>,
     /// How records are spread over them; `key` when there is more than one
     #[arg(long, value_enum)]
-    partition_by: Option<PartitionByArgument>,
+    partition_by: Option<PartitionBy>,
     /// Where to start: with the changes from now on
     #[arg(long, default_value = "now", value_parser = ["now"])]
     start: String,
@@ -60,8 +53,7 @@ pub struct Up {
 impl Up {
     pub async fn run(self) -> Result<(), Failure> {
         let settings = self.broker.settings()?;
-        let source = SourceConfig::parse(&self.source)
-            .map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
+        let source = SourceConfig::parse(&self.source).map_err(usage)?;
         if source.password.is_some() {
             warn!(
                 "the password in the command line can be seen by other users of this machine; prefer PGPASSWORD or ~/.pgpass"
@@ -71,12 +63,12 @@ impl Up {
         let listeners = Listeners::bind(&settings).await?;
         let (data_dir, store) = open_state(&settings).await?;
         let definition = self.saved_or_new(&store, asked, &source).await?;
-        for row in store.tasks().map_err(Failure::failed)? {
-            if row.name != definition.name {
+        for task in saved_tasks(&store)? {
+            if task.name != definition.name {
                 warn!(
                     "task {} of this data directory is neither captured nor served meanwhile, and its slot keeps WAL; \
                      `millrace serve` runs all tasks",
-                    row.name
+                    task.name
                 );
             }
         }
@@ -101,27 +93,23 @@ impl Up {
                 format!("--task {name} is not a name: use 1 to 40 of a-z, 0-9 and _"),
             ));
         }
-        let partitions = self.partitions.unwrap_or(1);
-        let by = match self.partition_by {
-            None if partitions > 1 => PartitionByArgument::Key,
-            None | Some(PartitionByArgument::None) if partitions == 1 => PartitionByArgument::None,
-            Some(PartitionByArgument::None) => {
-                return Err(Failure::new(
-                    Exit::Usage,
-                    "--partition-by none means one partition; leave out --partitions",
-                ));
-            }
-            Some(by) => by,
-            None => PartitionByArgument::None,
-        };
-        let by = by.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
-        Ok(TaskDefinition {
-            name,
-            source: source.display(),
-            format: self.format.clone(),
-            partitions,
-            partition_by: by,
-        })
+        if self.partition_by == Some(PartitionBy::None) && self.partitions.is_some_and(|count| count > 1) {
+            return Err(Failure::new(
+                Exit::Usage,
+                "--partition-by none means one partition; leave out --partitions",
+            ));
+        }
+        TaskDefinition::new(name, source.display(), vec![self.output()]).map_err(usage)
+    }
+
+    /// The one output that the flags speak of.
+    fn output(&self) -> OutputSettings {
+        OutputSettings {
+            name: None,
+            format: self.format,
+            partitions: self.partitions,
+            partition_by: self.partition_by,
+        }
     }
 
     /// The saved task of that name, unchanged; or the asked one, when the database passes the checks.
@@ -131,12 +119,13 @@ impl Up {
         asked: TaskDefinition,
         source: &SourceConfig,
     ) -> Result<TaskDefinition, Failure> {
-        if let Some(row) = store.task(&asked.name).map_err(Failure::failed)? {
-            let saved: TaskDefinition = serde_json::from_str(&row.definition)
-                .map_err(|error| Failure::failed(format!("task {} is not readable: {error}", row.name)))?;
-            self.compare(&saved, asked, source)?;
-            return Ok(saved);
+        let saved = saved_tasks(store)?;
+        if let Some(saved) = saved.iter().find(|saved| saved.name == asked.name) {
+            self.compare(saved, &asked, source)?;
+            return Ok(saved.clone());
         }
+        check_output_names(saved.iter().chain([&asked]))
+            .map_err(|error| Failure::new(Exit::Refused, error.to_string()))?;
         let report = precheck::check(source, &asked.name, self.capture.adopt_slot).await?;
         say(&report);
         if !report.passed() {
@@ -155,19 +144,18 @@ impl Up {
     fn compare(
         &self,
         saved: &TaskDefinition,
-        asked: TaskDefinition,
+        asked: &TaskDefinition,
         source: &SourceConfig,
     ) -> Result<(), Failure> {
         let name = &saved.name;
-        let by = match self.partition_by {
-            Some(_) => asked.partition_by,
-            None => saved.partition_by.clone(),
-        };
-        let partitions = self.partitions.unwrap_or(saved.partitions);
-        let asked = TaskDefinition { partitions, partition_by: by, ..asked };
-        for difference in saved.differences(&asked) {
+        let output = saved.outputs.iter().find(|output| output.name == *name).or(saved.outputs.first());
+        let asked_output = self.output();
+        let differences = output.into_iter().flat_map(|output| output.differences(&asked_output));
+        for Difference { setting, saved, wanted } in differences {
+            let flag = setting.replace('_', "-");
             say(format_args!(
-                "task {name} is kept as it is: {difference}; for other settings make another task with --task"
+                "task {name} is kept as it is: --{flag} is {saved}, not {wanted}; for other settings make another \
+                 task with --task"
             ));
         }
         if saved.source == asked.source {
@@ -192,11 +180,15 @@ impl Up {
     }
 }
 
+fn usage(error: impl std::fmt::Display) -> Failure {
+    Failure::new(Exit::Usage, error.to_string())
+}
+
 fn how_to_consume(broker: &Broker) -> String {
     let (kafka, http) = (broker.kafka_address, broker.http_address);
     let mut text = format!("millrace serves Kafka clients on {kafka}, health and metrics on http://{http}\n");
-    for task in broker.tasks.iter() {
-        let topic = &task.definition.name;
+    for output in broker.tasks.iter().flat_map(|task| &task.definition.outputs) {
+        let topic = &output.name;
         text.push_str(&format!(
             "\n  kcat -b {kafka} -C -t {topic} -o beginning\
              \n  kafka-console-consumer.sh --bootstrap-server {kafka} --topic {topic} --from-beginning --group my-group\n"

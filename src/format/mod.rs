@@ -1,35 +1,42 @@
 //! Output formats: pure functions from a change to the records that stand for it.
 //!
-//! A format is given one [`Event`] at a time and hands finished records to a [`Sink`]; it knows no socket, no file and
-//! no task. What it hands over is borrowed from its own scratch space, so that a change costs no allocation.
+//! A format is given one [`Event`] at a time and hands finished records to a [`Sink`]; it knows no socket, no file, no
+//! task and no topic. What it hands over is borrowed from its own scratch space, so that a change costs no allocation.
 
 pub mod debezium_json;
 pub mod partitioner;
 
+use serde::{Deserialize, Serialize};
+
+use self::debezium_json::{DebeziumJson, DebeziumOptions};
 use crate::change::Event;
 use crate::log::{LogError, Record};
 
-/// Where a record belongs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Destination {
-    /// The output's own topic; the sink routes by the record's key, by `table`, or to the one partition.
-    Changes {
-        /// `pg_class.oid` of the table.
-        table: u32,
-        /// Hash of the table's name, for [`partitioner::PartitionBy::partition`].
-        table_hash: u32,
-    },
-    /// The output's topic for events that are not changes (`<output>.events`).
-    Events,
+/// The formats by the names that users give.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum FormatName {
+    /// Debezium's change events as JSON, without schemas
+    #[default]
+    DebeziumJson,
 }
 
-/// Takes the records of an output.
+impl FormatName {
+    /// The format for an output of that name, of this database.
+    pub fn make(self, output: &str, database: &str) -> Box<dyn Format> {
+        match self {
+            FormatName::DebeziumJson => Box::new(DebeziumJson::new(DebeziumOptions::new(output, database))),
+        }
+    }
+}
+
+/// Takes the records of an event. Where they go is the sink's business.
 pub trait Sink {
     /// Takes one record.
     ///
     /// # Errors
     /// What the log says of it.
-    fn record(&mut self, destination: Destination, record: &Record<'_>) -> Result<(), LogError>;
+    fn record(&mut self, record: &Record<'_>) -> Result<(), LogError>;
 }
 
 /// An output format.

@@ -2,17 +2,17 @@
 //!
 //! The hash is that of Kafka's Java client, so that records meet those that other producers wrote under the same keys.
 
-use std::str::FromStr;
+use serde::{Deserialize, Serialize};
 
 /// How a topic's records are spread over its partitions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
 pub enum PartitionBy {
-    /// All in partition 0.
-    #[default]
+    /// One partition: all changes in commit order
     None,
-    /// By table: a table's records stay together, in commit order.
+    /// A table's changes stay together
     Table,
-    /// By the record's key, as the Java client does; a record without one goes by its table.
+    /// A row's changes stay together, by the key as the Java client hashes it; without a key by table
     Key,
 }
 
@@ -26,24 +26,6 @@ impl PartitionBy {
             (PartitionBy::Key | PartitionBy::Table, _) => table_hash,
         };
         hash % partitions.max(1)
-    }
-}
-
-/// The text is none of the three ways.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is not a way to spread records; use none, table or key")]
-pub struct ParsePartitionByError(String);
-
-impl FromStr for PartitionBy {
-    type Err = ParsePartitionByError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "none" => Ok(PartitionBy::None),
-            "table" => Ok(PartitionBy::Table),
-            "key" => Ok(PartitionBy::Key),
-            _ => Err(ParsePartitionByError(text.to_owned())),
-        }
     }
 }
 

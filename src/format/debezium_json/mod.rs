@@ -15,7 +15,7 @@ mod values;
 use std::collections::HashMap;
 
 use self::prepared::{Table, TransactionParts};
-use super::{Destination, Format, FormatError, Sink};
+use super::{Format, FormatError, Sink};
 use crate::change::{Before, Change, Event, Gap, Operation, Row, TableShape, Timestamp, Transaction, Value};
 use crate::log::{Header, Record};
 
@@ -267,7 +267,7 @@ fn send_event(
         Header { name: EVENT_HEADER, value: kind.as_bytes() },
     ];
     let timestamp = event.transaction.commit_time.millis();
-    sink.record(Destination::Events, &Record { timestamp, key, value: Some(value), headers: &headers })?;
+    sink.record(&Record { timestamp, key, value: Some(value), headers: &headers })?;
     Ok(())
 }
 
@@ -514,8 +514,7 @@ impl<'a> RowEncoder<'a> {
             value: value.map(Vec::as_slice),
             headers: &headers[..count],
         };
-        let destination = Destination::Changes { table: self.table.shape.oid, table_hash: self.table.hash };
-        sink.record(destination, &record)?;
+        sink.record(&record)?;
         Ok(())
     }
 }

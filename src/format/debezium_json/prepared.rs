@@ -3,7 +3,6 @@
 use super::json;
 use super::values::Rendering;
 use crate::change::{Lsn, ReplicaIdentity, TableShape, Timestamp, Transaction};
-use crate::format::partitioner;
 
 /// A table, prepared.
 #[derive(Debug)]
@@ -15,8 +14,6 @@ pub(super) struct Table {
     /// Indexes of the columns of the record key. Columns of the replica identity, so that inserts, updates and deletes
     /// of a row agree on its key.
     pub(super) key: Vec<usize>,
-    /// Hash by which the table's records are spread.
-    pub(super) hash: u32,
     /// `,"schema":"…","table":"…","txId":`
     pub(super) source_names: Vec<u8>,
 }
@@ -41,7 +38,6 @@ impl Table {
         Table {
             columns: columns.collect(),
             key: record_key(shape),
-            hash: partitioner::table_hash(&shape.schema, &shape.name),
             source_names: source_names(&shape.schema, &shape.name),
             shape: shape.clone(),
         }

@@ -9,7 +9,6 @@ use crate::log::LogError;
 /// A record, owned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Sent {
-    destination: Destination,
     timestamp: i64,
     key: Option<String>,
     value: Option<String>,
@@ -20,10 +19,9 @@ struct Sent {
 struct Collected(Vec<Sent>);
 
 impl Sink for Collected {
-    fn record(&mut self, destination: Destination, record: &Record<'_>) -> Result<(), LogError> {
+    fn record(&mut self, record: &Record<'_>) -> Result<(), LogError> {
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
         self.0.push(Sent {
-            destination,
             timestamp: record.timestamp,
             key: record.key.map(text),
             value: record.value.map(text),
@@ -132,10 +130,6 @@ fn headers(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
 fn sent(key: Option<&str>, value: Option<String>, more_headers: &[(&str, &str)]) -> Sent {
     let position = [("millrace.position", "0/16B3748:12")];
     Sent {
-        destination: Destination::Changes {
-            table: 16_384,
-            table_hash: crate::format::partitioner::table_hash("public", "customers"),
-        },
         timestamp: 1_767_225_600_123,
         key: key.map(str::to_owned),
         value,
@@ -316,7 +310,6 @@ fn a_message_is_an_event_with_its_content_in_base64() {
     assert_eq!(
         encode(&mut format(), change),
         [Sent {
-            destination: Destination::Events,
             timestamp: 1_767_225_600_123,
             key: Some(r#"{"prefix":"app"}"#.to_owned()),
             value: Some(value),
@@ -342,7 +335,6 @@ fn a_gap_is_an_event_that_says_so() {
     assert_eq!(
         encode(&mut format(), Change::Gap(&gap)),
         [Sent {
-            destination: Destination::Events,
             timestamp: 1_767_225_600_123,
             key: None,
             value: Some(value.to_owned()),
