@@ -27,7 +27,7 @@ use crate::http::{self, Site};
 use crate::kafka;
 use crate::log::local::{self, LocalLog, LocalReader, LocalWriter, Retention};
 use crate::log::record_batch::Codec;
-use crate::log::topics::{Topic, Topics};
+use crate::log::topics::{Announcer, Topics};
 use crate::log::{LogError, LogWriter};
 use crate::state::{DataDir, OffsetStore, StateError, Store};
 use crate::task::definition::{DefinitionError, TaskDefinition, check_output_names};
@@ -187,12 +187,13 @@ impl Broker {
 
         let mut tasks = Vec::new();
         let mut captures = Vec::new();
+        let mut announcers = Vec::new();
         for start in starts {
             let task = Arc::new(Task::new(start.definition.clone(), store.clone()));
             let directory = data_dir.join("tasks").join(&start.definition.name);
             let (writer, reader) = open_log(settings, &start.definition.name, directory.join("log")).await?;
-            let pipeline =
-                build_pipeline(writer, &reader, &topics, &start, &task, directory.join("spool")).await?;
+            let pipeline = build_pipeline(settings, writer, &start, &task, directory.join("spool")).await?;
+            announcers.push(Announcer::new(topics.clone(), reader));
             captures.push(Capture::new(start.capture, pipeline, store.clone(), task.progress.clone()));
             tasks.push(task);
         }
@@ -220,7 +221,7 @@ impl Broker {
         let listeners_stop = CancellationToken::new();
         let kafka_stop = listeners_stop.clone();
         let http_stop = listeners_stop.clone();
-        let serving = vec![
+        let mut serving = vec![
             tokio::spawn(async move {
                 kafka::connection::serve(
                     listeners.kafka,
@@ -237,6 +238,12 @@ impl Broker {
                 }
             }),
         ];
+        for announcer in announcers {
+            let stop = listeners_stop.clone();
+            serving.push(tokio::spawn(async move {
+                stop.run_until_cancelled(announcer.run()).await;
+            }));
+        }
         let supervisors = tasks
             .iter()
             .zip(captures)
@@ -299,7 +306,6 @@ async fn open_log(
     directory: PathBuf,
 ) -> Result<(LocalWriter, Arc<LocalReader>), BrokerError> {
     let options = local::Options {
-        codec: settings.codec,
         segment_bytes: settings.segment_bytes,
         max_record_bytes: settings.max_record_bytes,
         retention: Retention { bytes: settings.retention_bytes, age: settings.retention_age },
@@ -313,11 +319,10 @@ async fn open_log(
         .map_err(failed)
 }
 
-/// Makes the task's topics, shows them to clients, and builds its pipeline.
+/// Makes the task's topics and builds its pipeline.
 async fn build_pipeline(
+    settings: &Settings,
     mut writer: LocalWriter,
-    reader: &Arc<LocalReader>,
-    topics: &Topics,
     start: &TaskStart,
     task: &Task,
     spool: PathBuf,
@@ -326,21 +331,16 @@ async fn build_pipeline(
     let failed = |source| BrokerError::Log { task: definition.name.clone(), source };
     let mut outputs = Vec::new();
     for output in &definition.outputs {
-        let changes = writer.create_topic(&output.name, output.partitions).await.map_err(failed)?;
-        let events = writer.create_topic(&format!("{}.events", output.name), 1).await.map_err(failed)?;
+        let changes = writer.create_topic(&output.name, output.partitions, settings.codec).map_err(failed)?;
+        let events =
+            writer.create_topic(&format!("{}.events", output.name), 1, settings.codec).map_err(failed)?;
         let events = events.first().copied().ok_or(LogError::Stopped).map_err(failed)?;
         let routes = Routes { changes: changes.into(), events, by: output.partition_by };
         let format = output.format.make(&output.name, &start.capture.source.dbname);
         outputs.push(Output::new(&output.name, format, routes));
     }
-    for topic in reader.topics() {
-        topics.insert(Topic {
-            name: topic.name,
-            id: topic.id,
-            partitions: topic.partitions,
-            log: reader.clone(),
-        });
-    }
+    // So that clients find the topics of a task that has not captured anything yet.
+    writer.flush().await.map_err(failed)?;
     let path = spool.clone();
     let spools = tokio::task::spawn_blocking(move || Spools::open(&path))
         .await

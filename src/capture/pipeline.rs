@@ -388,11 +388,12 @@ mod tests {
     use crate::format::FormatName;
     use crate::format::partitioner::PartitionBy;
     use crate::log::local::{LocalLog, LocalWriter, Options};
+    use crate::log::record_batch::Codec;
 
     /// A pipeline over a log in a directory, whose topic and events are one partition.
     async fn pipeline(directory: &std::path::Path) -> Pipeline<LocalWriter> {
         let (mut writer, ..) = LocalLog::open(Options::new(directory.join("log"), "t")).unwrap();
-        let partitions = writer.create_topic("t", 1).await.unwrap();
+        let partitions = writer.create_topic("t", 1, Codec::None).unwrap();
         let routes = Routes { events: partitions[0], changes: partitions.into(), by: PartitionBy::None };
         let spools = Spools::open(&directory.join("spool")).unwrap();
         let output = Output::new("t", FormatName::DebeziumJson.make("t", "db"), routes);

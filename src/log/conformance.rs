@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::record_batch::BatchHeader;
+use super::record_batch::{BatchHeader, Codec};
 use super::{LogError, LogReader, LogWriter, Offset, PartitionId, PartitionRange, Record, SourcePosition};
 use crate::change::Lsn;
 
@@ -27,6 +27,8 @@ pub trait Log {
 pub async fn check<L: Log>(new: impl Fn() -> L) {
     run("a_new_log_is_empty", a_new_log_is_empty(new())).await;
     run("topics_are_made_once", topics_are_made_once(new())).await;
+    run("topics_are_shown_by_the_next_commit_or_flush", topics_are_shown_by_the_next_commit_or_flush(new()))
+        .await;
     run("a_group_is_seen_whole_and_only_when_committed", a_group_is_seen_whole(new())).await;
     run("what_follows_the_boundary_stays_for_the_next_group", what_follows_the_boundary_stays(new())).await;
     run("an_abort_takes_back_to_the_boundary", an_abort_takes_back_to_the_boundary(new())).await;
@@ -116,7 +118,8 @@ fn range(reader: &impl LogReader, partition: PartitionId) -> (i64, i64) {
 }
 
 async fn two_partitions(writer: &mut impl LogWriter) -> (PartitionId, PartitionId) {
-    let ids = writer.create_topic("t", 2).await.unwrap();
+    let ids = writer.create_topic("t", 2, Codec::Lz4).unwrap();
+    writer.flush().await.unwrap();
     (ids[0], ids[1])
 }
 
@@ -134,16 +137,55 @@ async fn a_new_log_is_empty(log: impl Log) {
 
 async fn topics_are_made_once(log: impl Log) {
     let (mut writer, reader) = log.open();
-    let ids = writer.create_topic("a", 3).await.unwrap();
-    let more = writer.create_topic("b", 1).await.unwrap();
-    assert_eq!(writer.create_topic("a", 3).await.unwrap(), ids);
+    let ids = writer.create_topic("a", 3, Codec::Lz4).unwrap();
+    let more = writer.create_topic("b", 1, Codec::None).unwrap();
+    assert_eq!(writer.create_topic("a", 3, Codec::None).unwrap(), ids);
     assert!(!ids.contains(&more[0]));
-    let refused = writer.create_topic("a", 4).await;
+    let refused = writer.create_topic("a", 4, Codec::Lz4);
     assert!(matches!(refused, Err(LogError::PartitionCount { existing: 3, asked: 4, .. })), "{refused:?}");
+    for (name, partitions) in [("", 1), (".", 1), ("a/b", 1), (&*"x".repeat(250), 1), ("none", 0)] {
+        let refused = writer.create_topic(name, partitions, Codec::Lz4);
+        assert!(matches!(refused, Err(LogError::InvalidTopic { .. })), "{refused:?}");
+    }
+    writer.flush().await.unwrap();
     drop((writer, reader));
     let (mut writer, reader) = log.open();
     assert_eq!(range(&*reader, ids[2]), (0, 0));
-    assert_eq!(writer.create_topic("a", 3).await.unwrap(), ids);
+    assert_eq!(topics(&*reader), [("a".to_owned(), ids.clone()), ("b".to_owned(), more)]);
+    assert_eq!(writer.create_topic("a", 3, Codec::Lz4).unwrap(), ids);
+}
+
+async fn topics_are_shown_by_the_next_commit_or_flush(log: impl Log) {
+    let (mut writer, reader) = log.open();
+    let mut watch = reader.topics();
+    let a = writer.create_topic("a", 1, Codec::Lz4).unwrap();
+    assert_eq!((reader.snapshot().range(a[0]), watch.has_changed().unwrap()), (None, false));
+    writer.flush().await.unwrap();
+    assert!(watch.has_changed().unwrap());
+    assert_eq!((watch.borrow_and_update().len(), range(&*reader, a[0])), (1, (0, 0)));
+    // Made for a transaction that is aborted, and while a commit is under way.
+    let b = writer.create_topic("b", 1, Codec::Lz4).unwrap();
+    put(&mut writer, b[0], 1, b"never");
+    writer.abort();
+    let ticket = writer.commit(position(1));
+    let c = writer.create_topic("c", 2, Codec::Lz4).unwrap();
+    put(&mut writer, c[1], 1, b"one");
+    writer.boundary();
+    ticket.await.unwrap();
+    assert_eq!((reader.snapshot().range(c[1]), range(&*reader, b[0])), (None, (0, 0)));
+    let committed = writer.commit(position(2)).await.unwrap();
+    assert_eq!(committed.snapshot.range(c[1]).unwrap().end, Offset(1));
+    assert_eq!(watch.borrow_and_update().len(), 3);
+    let expected = [("a".to_owned(), a), ("b".to_owned(), b), ("c".to_owned(), c.clone())];
+    assert_eq!(topics(&*reader), expected);
+    drop((writer, reader));
+    let (_writer, reader) = log.open();
+    assert_eq!(topics(&*reader), expected);
+    assert_eq!(values(&*reader, c[1]).await, ["one"]);
+}
+
+fn topics(reader: &impl LogReader) -> Vec<(String, Vec<PartitionId>)> {
+    reader.topics().borrow().iter().map(|topic| (topic.name.clone(), topic.partitions.clone())).collect()
 }
 
 async fn a_group_is_seen_whole(log: impl Log) {

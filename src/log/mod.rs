@@ -35,6 +35,8 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::sync::{oneshot, watch};
 
+use self::record_batch::Codec;
+use self::topics::TopicList;
 use crate::change::Lsn;
 
 /// A partition of one task's log; numbers run over all topics of the log.
@@ -118,15 +120,19 @@ pub trait LogWriter: Send + 'static {
     /// dropped, also what was appended after the error and before its ticket was read.
     fn resume(&self) -> Option<SourcePosition>;
 
-    /// Makes a topic with its partitions, durably, or gives the partitions of the one that there is.
+    /// Makes a topic with its partitions, or gives the partitions of the one that there is. Returns at once; records
+    /// may be appended to it at once. A new topic is durable before the group that first uses it commits, and shown to
+    /// readers with the next commit or flush. No abort and no error from a ticket takes it away. `codec` is how the
+    /// writer compresses this topic's batches from here on.
     ///
     /// # Errors
-    /// [`LogError::PartitionCount`] when it exists with another number of partitions; I/O errors.
-    fn create_topic<'a>(
-        &'a mut self,
-        name: &'a str,
+    /// [`LogError::PartitionCount`] when it exists with another number of partitions; [`LogError::InvalidTopic`].
+    fn create_topic(
+        &mut self,
+        name: &str,
         partitions: u32,
-    ) -> BoxFuture<'a, Result<Vec<PartitionId>, LogError>>;
+        codec: Codec,
+    ) -> Result<Vec<PartitionId>, LogError>;
 
     /// Adds a record behind those that the partition has. Its bytes are copied.
     ///
@@ -146,8 +152,8 @@ pub trait LogWriter: Send + 'static {
     /// Whether anything lies between the last commit and the last boundary.
     fn has_group(&self) -> bool;
 
-    /// Writes what is buffered beyond the high watermark, to bound memory in a large transaction. Makes nothing
-    /// durable or visible.
+    /// Writes what is buffered beyond the high watermark, to bound memory in a large transaction. Makes new topics
+    /// durable and visible, and no record.
     fn flush(&mut self) -> Ticket<()>;
 
     /// Makes everything up to the last boundary, and `position`, durable and then visible, at once. What was appended
@@ -181,6 +187,10 @@ impl<T> Future for Ticket<T> {
 pub trait LogReader: Send + Sync + 'static {
     /// The current high watermarks.
     fn snapshot(&self) -> Arc<Snapshot>;
+
+    /// The log's topics, in the order in which they were made: those that are durable. None is ever taken away, so who
+    /// has seen `n` of them finds the new ones from there on. A topic's partitions are in the snapshot before it is here.
+    fn topics(&self) -> watch::Receiver<TopicList>;
 
     /// Changes with every commit that moved a high watermark: the one way to learn of new data.
     fn watch(&self) -> watch::Receiver<Arc<Snapshot>>;
@@ -269,6 +279,14 @@ pub enum LogError {
         existing: u32,
         /// Partitions asked for.
         asked: u32,
+    },
+    /// A topic cannot be made like this.
+    #[error("topic '{topic}' cannot be made: {detail}")]
+    InvalidTopic {
+        /// The topic.
+        topic: String,
+        /// Why not.
+        detail: &'static str,
     },
     /// A record is over the limit.
     #[error(

@@ -2,18 +2,56 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::io;
 use std::sync::{Arc, RwLock};
 
+use tokio::sync::watch;
+
 use super::{LogReader, PartitionId};
+
+/// A topic's name is at most this long, in bytes.
+pub const MAX_NAME: usize = 249;
 
 /// A topic's id, stable over restarts (Kafka KIP-516).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TopicId(pub u128);
 
+impl TopicId {
+    /// A new one.
+    ///
+    /// # Errors
+    /// The system gives no random numbers.
+    pub fn draw() -> io::Result<TopicId> {
+        let mut id = [0; 16];
+        getrandom::fill(&mut id).map_err(io::Error::other)?;
+        Ok(TopicId(u128::from_le_bytes(id)))
+    }
+}
+
 impl fmt::Display for TopicId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:032x}", self.0)
     }
+}
+
+/// A topic as its log knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicInfo {
+    /// Its name.
+    pub name: String,
+    /// Its id, drawn when it was made.
+    pub id: TopicId,
+    /// Partition `n` of the topic is `partitions[n]` of the log.
+    pub partitions: Vec<PartitionId>,
+}
+
+/// The topics of a log, in the order in which they were made.
+pub type TopicList = Vec<Arc<TopicInfo>>;
+
+/// Whether Kafka allows the name for a topic.
+pub fn is_topic_name(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    !matches!(name, "" | "." | "..") && name.len() <= MAX_NAME && name.bytes().all(allowed)
 }
 
 /// A topic: a name for some partitions of a log.
@@ -32,6 +70,45 @@ pub struct Topic {
 impl fmt::Debug for Topic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Topic({} {} x{})", self.name, self.id, self.partitions.len())
+    }
+}
+
+/// Shows a log's topics to the broker's clients, as they are made.
+pub struct Announcer {
+    topics: Topics,
+    log: Arc<dyn LogReader>,
+    made: watch::Receiver<TopicList>,
+    announced: usize,
+}
+
+impl Announcer {
+    /// Shows the topics that the log has.
+    pub fn new(topics: Topics, log: Arc<dyn LogReader>) -> Self {
+        let made = log.topics();
+        let mut announcer = Announcer { topics, log, made, announced: 0 };
+        announcer.announce();
+        announcer
+    }
+
+    /// Shows the others as the log gets them. Ends when the log has been closed.
+    pub async fn run(mut self) {
+        while self.made.changed().await.is_ok() {
+            self.announce();
+        }
+    }
+
+    /// Shows those that the log has got since.
+    pub fn announce(&mut self) {
+        let made = self.made.borrow_and_update();
+        for info in made.iter().skip(self.announced) {
+            self.topics.insert(Topic {
+                name: info.name.clone(),
+                id: info.id,
+                partitions: info.partitions.clone(),
+                log: self.log.clone(),
+            });
+        }
+        self.announced = made.len();
     }
 }
 

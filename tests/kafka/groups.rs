@@ -24,8 +24,9 @@ use kafka_protocol::protocol::StrBytes;
 use kafka_protocol::{ResponseError, messages};
 use millrace::kafka::connection::Limits;
 use millrace::log::local::{LocalLog, LocalWriter, Options};
-use millrace::log::topics::{Topic, Topics};
-use millrace::log::{LogReader, LogWriter, PartitionId, Record, SourcePosition};
+use millrace::log::record_batch::Codec;
+use millrace::log::topics::{Announcer, Topics};
+use millrace::log::{LogWriter, PartitionId, Record, SourcePosition};
 use millrace::state::DataDir;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
@@ -56,11 +57,10 @@ impl Broker {
         let options = Options::new(data.join("log"), "test");
         let opened = tokio::task::spawn_blocking(move || LocalLog::open(options)).await.unwrap();
         let (mut writer, reader, _) = opened.unwrap();
-        let partitions = writer.create_topic("orders", PARTITIONS).await.unwrap();
-        let info = reader.topics().into_iter().find(|topic| topic.name == "orders").unwrap();
+        let partitions = writer.create_topic("orders", PARTITIONS, Codec::None).unwrap();
+        writer.flush().await.unwrap();
         let topics = Topics::default();
-        let log = reader as Arc<dyn LogReader>;
-        topics.insert(Topic { name: info.name, id: info.id, partitions: info.partitions, log });
+        Announcer::new(topics.clone(), reader);
         let groups = coordinator(&data, &topics);
         let server = Server::start_at(address, topics, Limits::default(), groups).await;
         Broker { server, writer, partitions, data, directory }

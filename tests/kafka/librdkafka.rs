@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use millrace::change::Lsn;
 use millrace::kafka::connection::Limits;
 use millrace::log::local::{LocalLog, LocalReader, LocalWriter, Options};
-use millrace::log::topics::{Topic, Topics};
+use millrace::log::record_batch::{BatchHeader, Codec};
+use millrace::log::topics::{Announcer, Topics};
 use millrace::log::{Header, LogReader, LogWriter, PartitionId, Record, SourcePosition};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -25,6 +26,7 @@ const EPOCH_MS: i64 = 1_700_000_000_000;
 struct Broker {
     server: Server,
     writer: LocalWriter,
+    reader: Arc<LocalReader>,
     partitions: Vec<PartitionId>,
     /// Records in each partition.
     written: Vec<i64>,
@@ -33,27 +35,32 @@ struct Broker {
 
 impl Broker {
     async fn start(partitions: u32) -> Broker {
-        Broker::open(Arc::new(TempDir::new().unwrap()), partitions, vec![0; partitions as usize]).await
+        Broker::start_with(partitions, Codec::Lz4).await
     }
 
-    async fn open(directory: Arc<TempDir>, partitions: u32, written: Vec<i64>) -> Broker {
+    async fn start_with(partitions: u32, codec: Codec) -> Broker {
+        Broker::open(Arc::new(TempDir::new().unwrap()), codec, vec![0; partitions as usize]).await
+    }
+
+    async fn open(directory: Arc<TempDir>, codec: Codec, written: Vec<i64>) -> Broker {
         let options = Options::new(directory.path(), "test");
         let opened = tokio::task::spawn_blocking(move || LocalLog::open(options)).await.unwrap();
         let (mut writer, reader, _) = opened.unwrap();
-        let partitions = writer.create_topic("orders", partitions).await.unwrap();
+        let partitions = writer.create_topic("orders", written.len() as u32, codec).unwrap();
+        writer.flush().await.unwrap();
         let topics = Topics::default();
-        topics.insert(topic(&reader));
+        Announcer::new(topics.clone(), reader.clone());
         let server = Server::start(topics, Limits::default()).await;
-        Broker { server, writer, partitions, written, directory }
+        Broker { server, writer, reader, partitions, written, directory }
     }
 
     /// Stops and starts again on the same files.
     async fn restart(self) -> Broker {
-        let Broker { mut server, writer, partitions, written, directory } = self;
+        let Broker { mut server, writer, written, directory, .. } = self;
         server.shutdown.cancel();
         (&mut server.served).await.unwrap();
         tokio::task::spawn_blocking(move || drop(writer)).await.unwrap();
-        Broker::open(directory, partitions.len() as u32, written).await
+        Broker::open(directory, Codec::Lz4, written).await
     }
 
     /// Appends `records` of `size` bytes to every partition, in one commit.
@@ -95,16 +102,6 @@ impl Broker {
 
     fn address(&self) -> String {
         self.server.address.to_string()
-    }
-}
-
-fn topic(reader: &Arc<LocalReader>) -> Topic {
-    let info = reader.topics().into_iter().find(|topic| topic.name == "orders").unwrap();
-    Topic {
-        name: info.name,
-        id: info.id,
-        partitions: info.partitions,
-        log: reader.clone() as Arc<dyn LogReader>,
     }
 }
 
@@ -241,6 +238,21 @@ async fn what_was_read_is_there_again_after_a_restart() {
     broker.write(500, 300).await;
     let address = broker.address();
     blocking(move || read(&consumer(&address, &[Offset::Beginning; 2]), 2_000)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_compressed_with_zstd_is_read() {
+    let mut broker = Broker::start_with(2, Codec::Zstd).await;
+    broker.write(2_000, 300).await;
+    let snapshot = broker.reader.snapshot();
+    let fetched =
+        broker.reader.fetch(&snapshot, broker.partitions[1], millrace::log::Offset(0), 1).await.unwrap();
+    assert_eq!(BatchHeader::check(&fetched.batches[0]).unwrap().codec, Codec::Zstd);
+    // From here on the topic's batches are compressed with something else.
+    broker.writer.create_topic("orders", 2, Codec::Lz4).unwrap();
+    broker.write(500, 300).await;
+    let address = broker.address();
+    blocking(move || read(&consumer(&address, &[Offset::Beginning; 2]), 5_000)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

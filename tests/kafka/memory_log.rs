@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::future::BoxFuture;
-use millrace::log::topics::{Topic, TopicId};
+use millrace::log::topics::{Topic, TopicId, TopicList};
 use millrace::log::{Fetched, LogError, LogReader, Offset, PartitionId, PartitionRange, Snapshot};
 use tokio::sync::watch;
 
@@ -17,6 +17,7 @@ pub const EPOCH: i32 = 3;
 pub struct MemoryLog {
     snapshot: watch::Sender<Arc<Snapshot>>,
     batches: Mutex<HashMap<PartitionId, Vec<Batch>>>,
+    topics: watch::Sender<TopicList>,
     /// Answers reads with an error.
     pub broken: AtomicBool,
     /// How often bytes have been read.
@@ -131,6 +132,10 @@ fn bytes(base: i64, append: &Append) -> Bytes {
 impl LogReader for MemoryLog {
     fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshot.borrow().clone()
+    }
+
+    fn topics(&self) -> watch::Receiver<TopicList> {
+        self.topics.subscribe()
     }
 
     fn watch(&self) -> watch::Receiver<Arc<Snapshot>> {

@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::group::member::Protocol;
 use crate::log::local::{LocalLog, LocalWriter};
+use crate::log::record_batch::Codec;
 use crate::log::topics::{Topic, TopicId};
 use crate::log::{LogReader, LogWriter};
 use crate::state::DataDir;
@@ -29,7 +30,8 @@ async fn house(options: Options) -> House {
     let data = DataDir::open(directory.path()).unwrap();
     let log = crate::log::local::Options::new(directory.path().join("log"), "test");
     let (mut writer, reader, _) = tokio::task::spawn_blocking(|| LocalLog::open(log)).await.unwrap().unwrap();
-    let partitions = writer.create_topic("orders", 2).await.unwrap();
+    let partitions = writer.create_topic("orders", 2, Codec::None).unwrap();
+    writer.flush().await.unwrap();
     let topics = Topics::default();
     let log = reader as Arc<dyn LogReader>;
     topics.insert(Topic { name: "orders".into(), id: TopicId(1), partitions, log });

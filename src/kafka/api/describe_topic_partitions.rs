@@ -13,11 +13,11 @@ use kafka_protocol::messages::{
     ApiKey, DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponse, TopicName,
 };
 
-use super::metadata::{TOPIC_OPERATIONS, is_topic_name};
+use super::metadata::TOPIC_OPERATIONS;
 use super::{text, to_uuid};
 use crate::kafka::shape::{Field, I32, Kind, STRING};
 use crate::kafka::{Api, NODE_ID, Reply, Request, RequestError};
-use crate::log::topics::Topic;
+use crate::log::topics::{Topic, is_topic_name};
 
 /// DescribeTopicPartitions.
 pub static API: Api =

@@ -23,7 +23,7 @@ use uuid::Uuid;
 use super::{from_uuid, text, to_uuid};
 use crate::kafka::shape::{BOOL, Field, Kind, STRING, UUID};
 use crate::kafka::{Api, Broker, NODE_ID, Reply, Request, RequestError};
-use crate::log::topics::Topic;
+use crate::log::topics::{Topic, is_topic_name};
 
 /// Metadata.
 pub static API: Api =
@@ -120,10 +120,4 @@ fn describe(topic: &Topic) -> MetadataResponseTopic {
         .with_name(Some(TopicName(text(&topic.name))))
         .with_topic_id(to_uuid(topic.id))
         .with_partitions(partitions.collect())
-}
-
-/// Whether Kafka allows the name for a topic.
-pub(super) fn is_topic_name(name: &str) -> bool {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    !matches!(name, "" | "." | "..") && name.len() <= 249 && name.bytes().all(allowed)
 }

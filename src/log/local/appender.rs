@@ -33,6 +33,14 @@ pub struct OpenSegment {
     pub unsynced: bool,
 }
 
+/// Records to append, as one batch.
+#[derive(Debug)]
+pub struct Closed {
+    pub partition: PartitionId,
+    pub codec: Codec,
+    pub builder: BatchBuilder,
+}
+
 /// A place between two entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
@@ -72,7 +80,6 @@ pub struct LastCommit {
 pub struct Appender {
     pub directory: PathBuf,
     pub log_id: u128,
-    pub codec: Codec,
     pub segment_bytes: u64,
     pub leader_epoch: i32,
     /// Segments that are not sealed, oldest first; the last is written to. Never empty.
@@ -103,7 +110,6 @@ impl Appender {
         Appender {
             directory: options.directory.clone(),
             log_id,
-            codec: options.codec,
             segment_bytes: options.segment_bytes,
             leader_epoch,
             chain: end.last.chain,
@@ -129,12 +135,8 @@ impl Appender {
     }
 
     /// Appends a batch.
-    pub fn batch(
-        &mut self,
-        shared: &Shared,
-        partition: PartitionId,
-        builder: &BatchBuilder,
-    ) -> Result<(), LogError> {
+    pub fn batch(&mut self, shared: &Shared, closed: &Closed) -> Result<(), LogError> {
+        let Closed { partition, codec, ref builder } = *closed;
         self.settle(shared)?;
         let index = partition.0 as usize;
         let base = *self.ends.get(index).ok_or(LogError::UnknownPartition(partition))?;
@@ -151,7 +153,7 @@ impl Appender {
         active.batches += 1;
         let segment = active.segment.clone();
         let start = entry::begin_batch(&mut self.out, partition);
-        builder.close(Offset(base), self.leader_epoch, self.codec, &mut self.compressor, &mut self.out);
+        builder.close(Offset(base), self.leader_epoch, codec, &mut self.compressor, &mut self.out);
         let crc = entry::finish(&mut self.out, start, segment.seal, place.position);
         let end = base + i64::from(builder.count());
         self.pending.push(Pending {

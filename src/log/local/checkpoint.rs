@@ -1,18 +1,18 @@
 //! The checkpoint: where recovery starts, and what cannot be read from the segments.
 //!
-//! It is written when topics are made, when segments are sealed, before retention removes any, and at a clean end; never
-//! for a commit. Always whole: written aside, fsynced, renamed over the old one, directory fsynced. The base is a clean
+//! It is written before the first commit that new topics are for, when segments are sealed, before retention removes any, and at a clean end; for
+//! no other commit. Always whole: written aside, fsynced, renamed over the old one, directory fsynced. The base is a clean
 //! place, at the start of a segment with every batch before it committed, so that recovery needs nothing but it and the
 //! segments from there on.
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
-use super::TopicInfo;
 use super::files::{Files, Open, failed};
 use super::segment::corrupt;
 use super::wire::{Fields, Put};
-use crate::log::topics::TopicId;
+use crate::log::topics::{MAX_NAME, TopicId, TopicInfo, TopicList};
 use crate::log::{LogError, PartitionId, SourcePosition};
 
 /// The format that we write.
@@ -20,8 +20,6 @@ pub const VERSION: u32 = 1;
 pub const NAME: &str = "checkpoint";
 pub const ASIDE: &str = "checkpoint.tmp";
 const MAGIC: &[u8; 8] = b"MRCHECKP";
-/// A topic's name is at most this long, as in Kafka.
-const MAX_NAME: usize = 249;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Checkpoint {
@@ -32,7 +30,7 @@ pub struct Checkpoint {
     pub durable_commit: u64,
     pub base: Base,
     pub partitions: Vec<PartitionState>,
-    pub topics: Vec<TopicInfo>,
+    pub topics: TopicList,
     /// Sealed segments that retention has left, oldest first.
     pub sealed: Vec<SealedSegment>,
 }
@@ -179,7 +177,7 @@ impl Checkpoint {
             let name = std::str::from_utf8(fields.bytes(len)?).ok()?.to_owned();
             let count = fields.count(4)?;
             let partitions = (0..count).map(|_| fields.u32().map(PartitionId)).collect::<Option<_>>()?;
-            checkpoint.topics.push(TopicInfo { name, id, partitions });
+            checkpoint.topics.push(Arc::new(TopicInfo { name, id, partitions }));
         }
         for _ in 0..fields.count(24)? {
             let (sequence, len, last_append) = (fields.u64()?, fields.u64()?, fields.i64()?);

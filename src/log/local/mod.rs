@@ -50,9 +50,8 @@ pub use files::{Files, RealFiles};
 pub use reader::LocalReader;
 pub use writer::LocalWriter;
 
-use super::record_batch::Codec;
-use super::topics::TopicId;
-use super::{LogError, PartitionId};
+use super::LogError;
+use super::topics::TopicList;
 
 /// A batch is never larger than this when decompressed.
 pub const BATCH_LIMIT: usize = 512 << 20;
@@ -66,8 +65,6 @@ pub struct Options {
     pub name: String,
     /// Segments are sealed beyond this size; at most 2 GiB.
     pub segment_bytes: u64,
-    /// How batches are compressed.
-    pub codec: Codec,
     /// A batch is closed when its records, uncompressed, reach this size; at most 256 MiB.
     pub max_batch_bytes: usize,
     /// Larger records are refused; at most 256 MiB.
@@ -96,7 +93,6 @@ impl Options {
             directory: directory.into(),
             name: name.into(),
             segment_bytes: 256 << 20,
-            codec: Codec::Lz4,
             max_batch_bytes: 512 << 10,
             max_record_bytes: 32 << 20,
             tail_cache_bytes: 16 << 20,
@@ -104,17 +100,6 @@ impl Options {
             files: Arc::new(RealFiles),
         }
     }
-}
-
-/// A topic of a log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TopicInfo {
-    /// Its name.
-    pub name: String,
-    /// Its id, drawn when it was made.
-    pub id: TopicId,
-    /// Partition `n` of the topic is `partitions[n]` of the log.
-    pub partitions: Vec<PartitionId>,
 }
 
 /// A log of files.
@@ -126,7 +111,7 @@ impl LocalLog {
     ///
     /// # Errors
     /// [`LogError::Corrupt`] and [`LogError::Version`] for files that must not be touched; I/O errors.
-    pub fn open(mut options: Options) -> Result<(LocalWriter, Arc<LocalReader>, Vec<TopicInfo>), LogError> {
+    pub fn open(mut options: Options) -> Result<(LocalWriter, Arc<LocalReader>, TopicList), LogError> {
         options.segment_bytes = options.segment_bytes.clamp(4096, 2 << 30);
         options.max_batch_bytes = options.max_batch_bytes.min(BATCH_LIMIT / 2);
         options.max_record_bytes = options.max_record_bytes.min(BATCH_LIMIT / 2 - 4096);
@@ -140,7 +125,7 @@ impl LocalLog {
             .spawn(move || thread.run(&inbox))
             .map_err(|error| files::failed("start a thread for", &options.directory, error))?;
         let writer = LocalWriter::new(&options, shared.clone(), messages, handle);
-        let topics = shared.topics();
+        let topics = shared.topics.borrow().clone();
         Ok((writer, Arc::new(LocalReader::new(shared)), topics))
     }
 }

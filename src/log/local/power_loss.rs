@@ -7,9 +7,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::sim::{Random, SimFiles};
-use super::{LocalLog, LocalReader, LocalWriter, Options, Retention, TopicInfo};
+use super::{LocalLog, LocalReader, LocalWriter, Options, Retention};
 use crate::log::conformance::{position, put, read_all};
 use crate::log::record_batch::Codec;
+use crate::log::topics::{TopicInfo, TopicList};
 use crate::log::{LogReader, LogWriter, PartitionId};
 
 macro_rules! ensure {
@@ -29,7 +30,9 @@ struct Model {
     commit: u64,
     position: u64,
     records: BTreeMap<PartitionId, Vec<Vec<u8>>>,
-    topics: Vec<TopicInfo>,
+    topics: TopicList,
+    /// Topics made since, in order: they may be durable or not, without holes.
+    made: Vec<(String, Vec<PartitionId>)>,
     /// The group that was being committed: as a whole it may be there or not.
     in_flight: Option<(u64, Group)>,
     /// Transactions since the last commit, up to the boundary; and after it.
@@ -70,7 +73,6 @@ impl History {
             segment_bytes: 4096 + random.below(12_000) as u64,
             max_batch_bytes: 200 + random.below(2_000),
             tail_cache_bytes: [0, 3_000, 1 << 20][random.below(3)],
-            codec: [Codec::None, Codec::Lz4][random.below(2)],
             retention: Retention { bytes: random.one_in(3).then_some(20_000), age: None },
             files: Arc::new(files.clone()),
             ..Options::new("/log", "sim")
@@ -104,9 +106,7 @@ impl History {
             Err(error) => return Err(format!("the log does not open: {error}")),
         };
         let found = reader.snapshot().commit();
-        if let Some(topic) = topics.first() {
-            settle(&mut writer, topic).await;
-        }
+        settle(&mut writer).await;
         self.check_recovered(found, &writer, &reader, topics).await?;
         for _ in 0..self.random.below(120) {
             if !self.step(&mut writer, &reader).await? {
@@ -131,7 +131,7 @@ impl History {
         found: u64,
         writer: &LocalWriter,
         reader: &LocalReader,
-        topics: Vec<TopicInfo>,
+        topics: TopicList,
     ) -> Result<(), String> {
         ensure!(
             found >= self.model.commit,
@@ -149,15 +149,29 @@ impl History {
         let resume = writer.resume();
         let expected = (found > 0).then(|| position(self.model.position));
         ensure!(resume == expected, "resumes at {resume:?} instead of {expected:?}");
-        for topic in &self.model.topics {
-            ensure!(topics.contains(topic), "topic {} is missing or different", topic.name);
-        }
-        self.model.topics = topics;
+        self.see_topics(&topics)?;
+        // What no commit or flush has made durable is gone for good.
+        self.model.made.clear();
         self.check_contents(reader).await
+    }
+
+    /// The topics of before must be there, and behind them none but the first of those that have been made since.
+    fn see_topics(&mut self, found: &[Arc<TopicInfo>]) -> Result<(), String> {
+        let known = self.model.topics.len();
+        ensure!(found.starts_with(&self.model.topics), "topics are missing or different: {found:?}");
+        let new = found[known..].iter().map(|topic| (topic.name.clone(), topic.partitions.clone()));
+        let new: Vec<_> = new.collect();
+        ensure!(self.model.made.starts_with(&new), "{new:?} was made, not {:?}", self.model.made);
+        self.model.made.drain(..new.len());
+        self.model.topics = found.to_vec();
+        Ok(())
     }
 
     async fn check_contents(&mut self, reader: &LocalReader) -> Result<(), String> {
         let snapshot = reader.snapshot();
+        for partition in self.model.records.keys() {
+            ensure!(snapshot.range(*partition).is_some(), "{partition:?} has lost its topic");
+        }
         for topic in &self.model.topics {
             for partition in &topic.partitions {
                 let range = snapshot.range(*partition).ok_or(format!("{partition:?} is missing"))?;
@@ -179,12 +193,13 @@ impl History {
 
     /// One random act; `false` when the log has stopped.
     async fn step(&mut self, writer: &mut LocalWriter, reader: &LocalReader) -> Result<bool, String> {
-        let partitions: Vec<PartitionId> =
-            self.model.topics.iter().flat_map(|topic| topic.partitions.clone()).collect();
+        let known = self.model.topics.iter().map(|topic| &topic.partitions);
+        let made = self.model.made.iter().map(|(_, partitions)| partitions);
+        let partitions: Vec<PartitionId> = known.chain(made).flatten().copied().collect();
         let act = if partitions.is_empty() { 0 } else { self.random.below(60) };
         match act {
-            0 => return self.create_topic(writer).await,
-            1..=25 => {
+            0..=2 => self.create_topic(writer)?,
+            3..=25 => {
                 for _ in 0..1 + self.random.below(8) {
                     self.append(writer, &partitions);
                 }
@@ -203,7 +218,9 @@ impl History {
                 if let Err(error) = ticket.await {
                     return self.failed(writer, error.is_retryable()).await;
                 }
-                return self.settle(writer).await;
+                self.see_topics(&reader.topics().borrow())?;
+                ensure!(self.model.made.is_empty(), "a flush has not shown {:?}", self.model.made);
+                return Ok(settle(writer).await);
             }
             46 => self.files.set_space(Some(self.random.below(6_000) as u64)),
             47 => self.files.set_space(None),
@@ -223,23 +240,18 @@ impl History {
         self.model.open.push((partition, value));
     }
 
-    async fn create_topic(&mut self, writer: &mut LocalWriter) -> Result<bool, String> {
+    fn create_topic(&mut self, writer: &mut LocalWriter) -> Result<(), String> {
         self.counter += 1;
-        if self.model.topics.len() > 4 {
-            return Ok(true);
+        if self.model.topics.len() + self.model.made.len() > 6 {
+            return Ok(());
         }
         let name = format!("topic-{}", self.counter);
         let count = 1 + self.random.below(3);
-        match writer.create_topic(&name, count as u32).await {
-            Ok(partitions) => {
-                ensure!(partitions.len() == count, "{} partitions instead of {count}", partitions.len());
-                self.model.topics = writer.topics();
-                self.settle(writer).await
-            }
-            // Nothing is lost by it, unless the log has stopped.
-            Err(error) if error.is_retryable() => self.settle(writer).await,
-            Err(_) => Ok(false),
-        }
+        let codec = [Codec::None, Codec::Lz4, Codec::Zstd][self.random.below(3)];
+        let made = writer.create_topic(&name, count as u32, codec).map_err(|error| error.to_string())?;
+        ensure!(made.len() == count, "{} partitions instead of {count}", made.len());
+        self.model.made.push((name, made));
+        Ok(())
     }
 
     async fn commit(
@@ -252,6 +264,7 @@ impl History {
         let number = self.counter;
         let group = std::mem::take(&mut self.model.group);
         ensure!(writer.has_group() || group.is_empty(), "the writer knows of no group");
+        let made = self.model.made.len();
         let ticket = writer.commit(position(number));
         self.model.in_flight = Some((number, group));
         if self.random.one_in(2) {
@@ -259,6 +272,9 @@ impl History {
             if self.random.one_in(3) {
                 writer.abort();
                 self.model.open.clear();
+            }
+            if self.random.one_in(8) {
+                self.create_topic(writer)?;
             }
         }
         match ticket.await {
@@ -269,16 +285,13 @@ impl History {
                 ensure!(committed.number == commit, "commit {} instead of {commit}", committed.number);
                 let visible = reader.snapshot().commit();
                 ensure!(visible == commit, "commit {visible} is visible when {commit} is answered");
-                self.settle(writer).await
+                let topics = self.model.topics.len() + made;
+                self.see_topics(&reader.topics().borrow())?;
+                let seen = self.model.topics.len();
+                ensure!(seen == topics, "{seen} topics are visible when there should be {topics}");
+                Ok(settle(writer).await)
             }
             Err(error) => self.failed(writer, error.is_retryable()).await,
-        }
-    }
-
-    async fn settle(&self, writer: &mut LocalWriter) -> Result<bool, String> {
-        match self.model.topics.first() {
-            Some(topic) => Ok(settle(writer, topic).await),
-            None => Ok(true),
         }
     }
 
@@ -294,14 +307,14 @@ impl History {
         if self.random.one_in(2) {
             self.files.set_space(None);
         }
-        self.settle(writer).await
+        Ok(settle(writer).await)
     }
 }
 
 /// Waits until the log's thread has looked after its segments, so that a seed always gives the same history. `false` when
 /// the log has stopped.
-async fn settle(writer: &mut LocalWriter, topic: &TopicInfo) -> bool {
-    writer.create_topic(&topic.name, topic.partitions.len() as u32).await.is_ok()
+async fn settle(writer: &mut LocalWriter) -> bool {
+    writer.settle().await.is_ok()
 }
 
 fn histories(first_seed: u64, count: u64, files: impl Fn() -> SimFiles) -> Result<(), (u64, String)> {

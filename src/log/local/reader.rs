@@ -10,13 +10,14 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
+use super::BATCH_LIMIT;
 use super::entry::{self, BATCH_AT, Entry};
 use super::index::{self, IndexEntry};
 use super::segment::corrupt;
 use super::shared::Shared;
 use super::views::{Loaded, Lookup, Place, Views, Want};
-use super::{BATCH_LIMIT, TopicInfo};
 use crate::log::record_batch::{BatchError, BatchHeader};
+use crate::log::topics::TopicList;
 use crate::log::{Fetched, LogError, LogReader, Offset, PartitionId, PartitionRange, Snapshot};
 
 /// Batches of a partition with at most this much of others between them are read at once.
@@ -33,11 +34,6 @@ pub struct LocalReader {
 impl LocalReader {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         LocalReader { shared }
-    }
-
-    /// The log's topics.
-    pub fn topics(&self) -> Vec<TopicInfo> {
-        self.shared.topics()
     }
 
     /// Whether the log still takes records: false once an error other than lack of space has stopped its writer.
@@ -138,6 +134,10 @@ impl LocalReader {
 impl LogReader for LocalReader {
     fn snapshot(&self) -> Arc<Snapshot> {
         self.shared.snapshot()
+    }
+
+    fn topics(&self) -> watch::Receiver<TopicList> {
+        self.shared.topics.subscribe()
     }
 
     fn watch(&self) -> watch::Receiver<Arc<Snapshot>> {

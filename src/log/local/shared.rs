@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use tokio::sync::watch;
 
-use super::TopicInfo;
 use super::files::Files;
 use super::index::IndexCache;
 use super::tail::TailCache;
 use super::views::Views;
+use crate::log::topics::TopicList;
 use crate::log::{Snapshot, SourcePosition};
 
 /// Buffers kept for builders, and the largest that is kept.
@@ -33,7 +33,8 @@ pub struct Shared {
     /// Segments up to this number have been removed.
     pub removed: AtomicU64,
     pub position: Mutex<Option<SourcePosition>>,
-    pub topics: Mutex<Vec<TopicInfo>>,
+    /// Those that are durable; their partitions are in the snapshot.
+    pub topics: watch::Sender<TopicList>,
     /// Buffers to be used again for builders.
     pub buffers: Mutex<Vec<Vec<u8>>>,
 }
@@ -41,10 +42,6 @@ pub struct Shared {
 impl Shared {
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshot.borrow().clone()
-    }
-
-    pub fn topics(&self) -> Vec<TopicInfo> {
-        self.topics.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub fn is_removed(&self, sequence: u64) -> bool {

@@ -122,6 +122,8 @@ struct State {
     next_inode: u64,
     /// Handles of before the last crash are dead.
     boots: u64,
+    /// How often a file has been renamed.
+    renames: u64,
     /// Operations until the power goes, and whether it is gone.
     power: Option<u64>,
     off: bool,
@@ -207,6 +209,10 @@ impl SimFiles {
         self.state().failing_sync = Some(n);
     }
 
+    pub fn renames(&self) -> u64 {
+        self.state().renames
+    }
+
     pub fn is_off(&self) -> bool {
         self.state().off
     }
@@ -274,6 +280,7 @@ impl Files for SimFiles {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut state = self.state();
         let inode = *state.names.get(from).ok_or(io::ErrorKind::NotFound)?;
+        state.renames += 1;
         state.rename_or_so(NameChange::Rename(from.to_owned(), to.to_owned(), inode))
     }
 

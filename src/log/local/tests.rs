@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::sim::{Random, SimFiles};
 use super::{LocalLog, LocalReader, LocalWriter, Options};
 use crate::log::conformance::{self, Log, position, put, read_all};
-use crate::log::record_batch::BatchHeader;
+use crate::log::record_batch::{BatchHeader, Codec};
 use crate::log::{LogError, LogReader, LogWriter, Offset, PartitionId};
 
 /// Options that make every mechanism work hard: tiny segments, tiny batches.
@@ -66,7 +66,7 @@ async fn contents(options: &Options) -> Result<Vec<Vec<(i64, Vec<u8>)>>, LogErro
 
 /// Commits `count` groups of a few records in two partitions.
 async fn fill(writer: &mut LocalWriter, numbers: std::ops::Range<u64>) {
-    let ids = writer.create_topic("t", 2).await.unwrap();
+    let ids = writer.create_topic("t", 2, Codec::Lz4).unwrap();
     for n in numbers {
         for m in 0..4 {
             put(writer, ids[m % 2], n as i64, format!("{n}.{m} ").repeat(20).as_bytes());
@@ -273,8 +273,7 @@ async fn retention_by_size_removes_whole_old_segments_and_keeps_the_rest_readabl
     fill(&mut writer, 1..2).await;
     let old = reader.snapshot();
     fill(&mut writer, 2..60).await;
-    let topics = writer.topics();
-    let a = topics[0].partitions[0];
+    let a = reader.topics().borrow()[0].partitions[0];
     writer.close().await;
 
     let on_disk: u64 = files_in(&log.options.directory, ".segment")
@@ -298,7 +297,7 @@ async fn retention_by_age_removes_what_is_old_even_if_nothing_follows() {
     log.options.retention.age = Some(Duration::from_millis(20));
     let (mut writer, reader) = log.open();
     fill(&mut writer, 1..10).await;
-    let a = writer.topics()[0].partitions[0];
+    let a = reader.topics().borrow()[0].partitions[0];
     let mut commits = 10;
     while reader.snapshot().range(a).unwrap().start < Offset(18) {
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -321,7 +320,7 @@ async fn a_full_disk_stops_the_log_until_there_is_space_and_loses_nothing_commit
     let (files, options) = simulated();
     let (mut writer, reader, _) = LocalLog::open(options.clone()).unwrap();
     fill(&mut writer, 1..4).await;
-    let a = writer.topics()[0].partitions[0];
+    let a = reader.topics().borrow()[0].partitions[0];
     files.set_space(Some(50));
     put(&mut writer, a, 1, &[1; 500]);
     writer.boundary();
@@ -352,7 +351,7 @@ async fn a_failed_fsync_stops_the_writer_for_good_while_durable_data_stays_reada
     let (files, options) = simulated();
     let (mut writer, reader, _) = LocalLog::open(options.clone()).unwrap();
     fill(&mut writer, 1..4).await;
-    let a = writer.topics()[0].partitions[0];
+    let a = reader.topics().borrow()[0].partitions[0];
     files.fail_sync_after(0);
     put(&mut writer, a, 1, b"lost");
     writer.boundary();
@@ -372,7 +371,7 @@ async fn a_failed_fsync_stops_the_writer_for_good_while_durable_data_stays_reada
 async fn ten_thousand_partitions_share_one_log() {
     let log = InDirectory::new(|directory| Options::new(directory, "test"));
     let (mut writer, reader) = log.open();
-    let ids = writer.create_topic("wide", 10_000).await.unwrap();
+    let ids = writer.create_topic("wide", 10_000, Codec::Lz4).unwrap();
     for n in 1..3 {
         ids.iter().for_each(|id| put(&mut writer, *id, 1, b"value"));
         writer.boundary();
@@ -386,14 +385,95 @@ async fn ten_thousand_partitions_share_one_log() {
 }
 
 #[tokio::test]
+async fn thousands_of_new_topics_in_one_group_cost_one_checkpoint() {
+    let (files, options) = simulated();
+    let (mut writer, reader, _) = LocalLog::open(options.clone()).unwrap();
+    fill(&mut writer, 1..2).await;
+    let renames = files.renames();
+    for n in 0..5_000 {
+        let ids = writer.create_topic(&format!("shop.public.table_{n}"), 1, Codec::Lz4).unwrap();
+        put(&mut writer, ids[0], 1, b"value");
+    }
+    writer.boundary();
+    writer.commit(position(2)).await.unwrap();
+    writer.commit(position(3)).await.unwrap();
+    assert_eq!(files.renames() - renames, 1);
+    assert_eq!(reader.topics().borrow().len(), 5_001);
+    files.crash(&mut Random(1));
+    drop(writer);
+    let all = contents(&options).await.unwrap();
+    assert!(all.len() == 5_002 && all[2..].iter().all(|records| records.len() == 1));
+}
+
+#[tokio::test]
+async fn topics_made_while_the_disk_is_full_keep_their_partitions() {
+    let (files, options) = simulated();
+    let (mut writer, reader, _) = LocalLog::open(options.clone()).unwrap();
+    fill(&mut writer, 1..3).await;
+    files.set_space(Some(0));
+    let a = writer.create_topic("a", 2, Codec::Lz4).unwrap()[1];
+    put(&mut writer, a, 1, b"lost");
+    writer.boundary();
+    let ticket = writer.commit(position(3));
+    // Made before the writer learns of the failure that its group is lost to.
+    let b = writer.create_topic("b", 1, Codec::Lz4).unwrap()[0];
+    put(&mut writer, b, 1, b"lost");
+    assert!(matches!(ticket.await, Err(LogError::NoSpace { .. })));
+    let refused = writer.flush().await;
+    assert!(matches!(refused, Err(LogError::NoSpace { .. })), "{refused:?}");
+    assert_eq!(writer.resume(), Some(position(2)));
+    assert_eq!((reader.topics().borrow().len(), reader.snapshot().range(a)), (1, None));
+
+    files.set_space(None);
+    let c = writer.create_topic("c", 1, Codec::Lz4).unwrap()[0];
+    for (partition, value) in [(a, b"a"), (b, b"b"), (c, b"c")] {
+        put(&mut writer, partition, 1, value);
+    }
+    writer.boundary();
+    writer.commit(position(3)).await.unwrap();
+    drop(writer);
+    files.crash(&mut Random(1));
+    let (_, reader, topics) = LocalLog::open(options).unwrap();
+    assert_eq!(topics.iter().map(|topic| &*topic.name).collect::<Vec<_>>(), ["t", "a", "b", "c"]);
+    assert_eq!((topics[1].partitions[1], topics[2].partitions[0], topics[3].partitions[0]), (a, b, c));
+    for (partition, value) in [(a, b"a"), (b, b"b"), (c, b"c")] {
+        let all = read_all(&*reader, partition, Offset(0), 1 << 20).await.unwrap();
+        assert_eq!(all, [(0, value.to_vec())]);
+    }
+}
+
+#[tokio::test]
+async fn each_topic_has_its_codec() {
+    let log = InDirectory::new(|directory| Options::new(directory, "test"));
+    let (mut writer, reader) = log.open();
+    let codecs = [Codec::None, Codec::Zstd, Codec::Lz4];
+    let make =
+        |writer: &mut LocalWriter, n: usize, codec| writer.create_topic(&n.to_string(), 1, codec).unwrap()[0];
+    for round in 0..3 {
+        for n in 0..3 {
+            let id = make(&mut writer, n, codecs[(n + round) % 3]);
+            put(&mut writer, id, 1, &[7; 5_000]);
+        }
+        writer.boundary();
+        writer.commit(position(round as u64 + 1)).await.unwrap();
+    }
+    for n in 0..3 {
+        let partition = make(&mut writer, n, Codec::None);
+        let fetched = reader.fetch(&reader.snapshot(), partition, Offset(0), usize::MAX).await.unwrap();
+        let used = fetched.batches.iter().map(|batch| BatchHeader::check(batch).unwrap().codec);
+        assert!(used.eq((0..3).map(|round| codecs[(n + round) % 3])));
+    }
+}
+
+#[tokio::test]
 async fn topic_ids_last() {
     let log = InDirectory::new(|directory| Options::new(directory, "test"));
     let (mut writer, reader) = log.open();
-    writer.create_topic("a", 1).await.unwrap();
-    writer.create_topic("b", 2).await.unwrap();
-    let topics = writer.topics();
+    writer.create_topic("a", 1, Codec::Lz4).unwrap();
+    writer.create_topic("b", 2, Codec::Lz4).unwrap();
+    writer.flush().await.unwrap();
+    let topics = reader.topics().borrow().clone();
     assert_ne!(topics[0].id, topics[1].id);
-    assert_eq!(reader.topics(), topics);
     writer.close().await;
     let (_writer, _reader, reopened) = LocalLog::open(log.options.clone()).unwrap();
     assert_eq!(reopened, topics);
@@ -406,7 +486,8 @@ async fn readers_beside_a_busy_writer_see_whole_transactions_only() {
     let mut log = InDirectory::new(small);
     log.options.retention.bytes = Some(40_000);
     let (mut writer, reader) = log.open();
-    let ids = writer.create_topic("t", 3).await.unwrap();
+    let ids = writer.create_topic("t", 3, Codec::Lz4).unwrap();
+    writer.flush().await.unwrap();
     let follow = |partition: PartitionId| {
         let (reader, ids) = (reader.clone(), ids.clone());
         async move {

@@ -11,16 +11,15 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{oneshot, watch};
 
-use super::appender::{Appender, LastCommit, Place};
+use super::Options;
+use super::appender::{Appender, Closed, LastCommit, Place};
 use super::checkpoint::{Base, Checkpoint, PartitionState};
 use super::entry::CommitEntry;
 use super::index::IndexCache;
 use super::recovery::Recovered;
 use super::shared::Shared;
 use super::tail::TailCache;
-use super::{Options, TopicInfo};
-use crate::log::record_batch::BatchBuilder;
-use crate::log::topics::TopicId;
+use crate::log::topics::TopicInfo;
 use crate::log::{Committed, LogError, Offset, PartitionId, PartitionRange, SourcePosition};
 
 /// How much of the sealed segments' indexes is kept in memory.
@@ -34,8 +33,10 @@ pub struct Message {
     pub failures: u64,
     /// How many of the pending batches are kept, where an abort has dropped some.
     pub keep: Option<usize>,
+    /// Topics made since the message before; taken in whatever becomes of the rest.
+    pub topics: Vec<TopicInfo>,
     /// Batches to append, in order.
-    pub pieces: Vec<(PartitionId, BatchBuilder)>,
+    pub pieces: Vec<Closed>,
     pub task: Task,
 }
 
@@ -48,11 +49,9 @@ pub enum Task {
         position: SourcePosition,
         answer: Answer<Committed>,
     },
-    CreateTopic {
-        name: String,
-        partitions: u32,
-        answer: Answer<Vec<PartitionId>>,
-    },
+    /// Nothing, when everything before it is done.
+    #[cfg(test)]
+    Settle(Answer<()>),
 }
 
 type Answer<T> = oneshot::Sender<Result<T, LogError>>;
@@ -81,7 +80,7 @@ impl LogThread {
             poisoned: false.into(),
             removed: 0.into(),
             position: Mutex::new(position),
-            topics: Mutex::new(checkpoint.topics.clone()),
+            topics: watch::Sender::new(checkpoint.topics.clone()),
             buffers: Mutex::new(Vec::new()),
         });
         let appender = Appender::new(&options, checkpoint.log_id, checkpoint.leader_epoch, end);
@@ -113,7 +112,8 @@ impl LogThread {
     }
 
     fn handle(&mut self, message: Message) {
-        let Message { failures, keep, pieces, task } = message;
+        let Message { failures, keep, topics, pieces, task } = message;
+        self.take_in(topics);
         if failures != self.shared.failures.load(Ordering::Acquire) || self.is_poisoned() {
             task.refuse(self.lost_to.clone().unwrap_or(LogError::Stopped));
             return;
@@ -121,7 +121,9 @@ impl LogThread {
         let prepared = self.append(keep, pieces);
         match task {
             Task::Flush(answer) => {
-                let flushed = prepared.and_then(|()| self.appender.write(&self.shared));
+                let flushed = prepared
+                    .and_then(|()| self.save_topics())
+                    .and_then(|()| self.appender.write(&self.shared));
                 let result = self.lost_on_error(flushed);
                 let _ = answer.send(result);
             }
@@ -131,28 +133,25 @@ impl LogThread {
                 // The caller may have stopped waiting.
                 let _ = answer.send(result);
             }
-            Task::CreateTopic { name, partitions, answer } => {
-                let _ = answer.send(self.create_topic(name, partitions));
-            }
+            #[cfg(test)]
+            Task::Settle(answer) => drop(answer.send(prepared)),
         }
     }
 
-    fn append(
-        &mut self,
-        keep: Option<usize>,
-        pieces: Vec<(PartitionId, BatchBuilder)>,
-    ) -> Result<(), LogError> {
+    fn append(&mut self, keep: Option<usize>, pieces: Vec<Closed>) -> Result<(), LogError> {
         if let Some(keep) = keep {
             self.appender.abort(&self.shared, keep)?;
         }
-        for (partition, builder) in pieces {
-            self.appender.batch(&self.shared, partition, &builder)?;
-            self.shared.give_buffer(builder.into_buffer());
+        for closed in pieces {
+            self.appender.batch(&self.shared, &closed)?;
+            self.shared.give_buffer(closed.builder.into_buffer());
         }
         Ok(())
     }
 
     fn commit(&mut self, covered: usize, position: SourcePosition) -> Result<Committed, LogError> {
+        // Durable before there is a commit that needs them.
+        self.save_topics()?;
         let number = self.appender.last.number + 1;
         let covered = covered.min(self.appender.pending.len());
         let touched: BTreeMap<PartitionId, Offset> = self.appender.pending[..covered]
@@ -193,32 +192,23 @@ impl LogThread {
             }
         }
         *self.shared.position.lock().unwrap_or_else(PoisonError::into_inner) = Some(position);
-        let moved = !ends.is_empty();
-        self.swap_snapshot(
-            number,
-            moved,
-            |thread, index| {
-                let state = thread.checkpoint.partitions.get(index).copied().unwrap_or_default();
-                Offset(state.start)
-            },
-            ends,
-        );
+        let range = |(partition, end): (PartitionId, Offset)| {
+            let state = self.checkpoint.partitions.get(partition.0 as usize).copied().unwrap_or_default();
+            (partition, PartitionRange { start: Offset(state.start), end })
+        };
+        self.swap_snapshot(number, !ends.is_empty(), ends.into_iter().map(range));
         self.metrics.commits.increment(1);
         self.metrics.written.increment(std::mem::take(&mut self.appender.written));
         Ok(Committed { number, position, snapshot: self.shared.snapshot() })
     }
 
-    /// Swaps the snapshot for one with other ends (I1); wakes who waits for data if there is some.
+    /// Swaps the snapshot for one with other ranges (I1); wakes who waits for data if there is some.
     fn swap_snapshot(
         &self,
         number: u64,
         wake: bool,
-        start: impl Fn(&Self, usize) -> Offset,
-        ends: Vec<(PartitionId, Offset)>,
+        ranges: impl Iterator<Item = (PartitionId, PartitionRange)>,
     ) {
-        let ranges = ends.into_iter().map(|(partition, end)| {
-            (partition, PartitionRange { start: start(self, partition.0 as usize), end })
-        });
         let next = Arc::new(self.shared.snapshot().with(number, ranges));
         self.shared.snapshot.send_if_modified(|snapshot| {
             *snapshot = next;
@@ -226,30 +216,29 @@ impl LogThread {
         });
     }
 
-    fn create_topic(&mut self, name: String, partitions: u32) -> Result<Vec<PartitionId>, LogError> {
-        if let Some(topic) = self.checkpoint.topics.iter().find(|topic| topic.name == name) {
-            let existing = topic.partitions.len() as u32;
-            if existing != partitions {
-                return Err(LogError::PartitionCount { topic: name, existing, asked: partitions });
-            }
-            return Ok(topic.partitions.clone());
+    /// Takes in topics that the writer has made. Its partition numbers go on from ours, since every message arrives here.
+    fn take_in(&mut self, topics: Vec<TopicInfo>) {
+        let partitions: usize = topics.iter().map(|topic| topic.partitions.len()).sum();
+        let known = self.checkpoint.partitions.len() + partitions;
+        self.checkpoint.partitions.resize(known, PartitionState::default());
+        self.checkpoint.topics.extend(topics.into_iter().map(Arc::new));
+        self.appender.ends.resize(known, 0);
+    }
+
+    /// Makes the topics that are not yet shown durable, all at once, and then shows them. After an error the next commit
+    /// or flush tries again.
+    fn save_topics(&mut self) -> Result<(), LogError> {
+        let shown = self.shared.topics.borrow().len();
+        if shown == self.checkpoint.topics.len() {
+            return Ok(());
         }
-        let mut id = [0; 16];
-        getrandom::fill(&mut id).map_err(|error| {
-            let error = std::io::Error::other(error.to_string());
-            super::files::failed("draw a topic id for", &self.options.directory, error)
-        })?;
-        let first = self.checkpoint.partitions.len() as u32;
-        let ids: Vec<_> = (first..first + partitions).map(PartitionId).collect();
-        let mut next = self.checkpoint.clone();
-        next.partitions.resize(next.partitions.len() + partitions as usize, PartitionState::default());
-        next.topics.push(TopicInfo { name, id: TopicId(u128::from_le_bytes(id)), partitions: ids.clone() });
-        self.save(next)?;
-        self.appender.ends.resize(self.checkpoint.partitions.len(), 0);
-        let ranges = ids.iter().map(|partition| (*partition, Offset(0))).collect();
-        self.swap_snapshot(self.appender.last.number, false, |_, _| Offset(0), ranges);
-        *self.shared.topics.lock().unwrap_or_else(PoisonError::into_inner) = self.checkpoint.topics.clone();
-        Ok(ids)
+        self.save(self.checkpoint.clone())?;
+        let new = self.checkpoint.topics[shown..].to_vec();
+        let partitions = new.iter().flat_map(|topic| topic.partitions.iter().copied());
+        let ranges = partitions.map(|partition| (partition, PartitionRange::default()));
+        self.swap_snapshot(self.appender.last.number, false, ranges);
+        self.shared.topics.send_modify(|topics| topics.extend(new));
+        Ok(())
     }
 
     /// Makes a new checkpoint durable and then the one in force. An error other than lack of space stops the writer.
@@ -347,7 +336,8 @@ impl Task {
         match self {
             Task::Flush(answer) => drop(answer.send(Err(error))),
             Task::Commit { answer, .. } => drop(answer.send(Err(error))),
-            Task::CreateTopic { answer, .. } => drop(answer.send(Err(error))),
+            #[cfg(test)]
+            Task::Settle(answer) => drop(answer.send(Err(error))),
         }
     }
 }

@@ -4,18 +4,22 @@
 //! covers them; both sides count them from the last commit on, in order, so that a boundary or an abort is just a
 //! number. In a builder a boundary is a mark, set only in the builders that were touched since the boundary before.
 
+use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::thread::JoinHandle;
 
-use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 
+use super::Options;
+use super::appender::Closed;
+use super::files::failed;
 use super::shared::Shared;
 use super::thread::{Message, Task};
-use super::{Options, TopicInfo};
-use crate::log::record_batch::{BatchBuilder, Mark};
+use crate::log::record_batch::{BatchBuilder, Codec, Mark};
+use crate::log::topics::{TopicId, TopicInfo, is_topic_name};
 use crate::log::{Committed, LogError, LogWriter, PartitionId, Record, SourcePosition, Ticket};
 
 /// Writes a local log. Dropping it waits for its thread, which may be fsyncing: use [`close`](Self::close).
@@ -29,8 +33,10 @@ pub struct LocalWriter {
 
     /// Builders since the last commit or flush, in order of their first record.
     pieces: Vec<Piece>,
-    /// For each partition the place of its newest builder in `pieces`.
-    newest: Vec<u32>,
+    partitions: Vec<Partition>,
+    /// The log's topics by name, and those of them that have still to be handed over.
+    topics: HashMap<String, Vec<PartitionId>>,
+    new_topics: Vec<TopicInfo>,
     /// Builders that have grown since the last boundary.
     touched: Vec<u32>,
     buffered: usize,
@@ -49,6 +55,14 @@ pub struct LocalWriter {
     cleared: u64,
 }
 
+/// A partition of the log.
+#[derive(Debug, Clone, Copy)]
+struct Partition {
+    /// The place of its newest builder in `pieces`.
+    newest: u32,
+    codec: Codec,
+}
+
 #[derive(Debug)]
 struct Piece {
     partition: PartitionId,
@@ -59,6 +73,8 @@ struct Piece {
 }
 
 const NONE: u32 = u32::MAX;
+/// A topic has at most this many partitions.
+const MAX_PARTITIONS: u32 = 100_000;
 
 impl LocalWriter {
     pub(super) fn new(
@@ -67,7 +83,10 @@ impl LocalWriter {
         messages: SyncSender<Message>,
         thread: JoinHandle<()>,
     ) -> Self {
-        let partitions = shared.topics().iter().map(|topic| topic.partitions.len()).sum();
+        let known = shared.topics.borrow();
+        let partitions = known.iter().map(|topic| topic.partitions.len()).sum();
+        let topics = known.iter().map(|topic| (topic.name.clone(), topic.partitions.clone())).collect();
+        drop(known);
         LocalWriter {
             shared,
             messages: Some(messages),
@@ -75,7 +94,9 @@ impl LocalWriter {
             max_batch_bytes: options.max_batch_bytes,
             max_record_bytes: options.max_record_bytes,
             pieces: Vec::new(),
-            newest: vec![NONE; partitions],
+            partitions: vec![Partition { newest: NONE, codec: Codec::default() }; partitions],
+            topics,
+            new_topics: Vec::new(),
             touched: Vec::new(),
             buffered: 0,
             has_group: false,
@@ -87,15 +108,19 @@ impl LocalWriter {
         }
     }
 
-    /// The log's topics.
-    pub fn topics(&self) -> Vec<TopicInfo> {
-        self.shared.topics()
-    }
-
     /// Ends the log's thread when it has done what it was asked to, without blocking the runtime.
     pub async fn close(self) {
         // Fails only when the runtime is shutting down, and then the drop has run.
         let _ = tokio::task::spawn_blocking(move || drop(self)).await;
+    }
+
+    /// Waits until the log's thread has nothing more to do. Hands nothing over.
+    #[cfg(test)]
+    pub async fn settle(&mut self) -> Result<(), LogError> {
+        let (keep, topics) = (self.keep.take(), std::mem::take(&mut self.new_topics));
+        let ticket = self.send(Vec::new(), Task::Settle);
+        (self.keep, self.new_topics) = (keep, topics);
+        ticket.await
     }
 
     /// Brings this in line with a failure: once the caller has called `resume` everything is dropped. Before that,
@@ -124,14 +149,15 @@ impl LocalWriter {
     }
 
     fn set_newest(&mut self, partition: PartitionId, piece: u32) {
-        if let Some(newest) = self.newest.get_mut(partition.0 as usize) {
-            *newest = piece;
+        if let Some(partition) = self.partitions.get_mut(partition.0 as usize) {
+            partition.newest = piece;
         }
     }
 
     /// The builder that takes the partition's next record.
     fn piece(&mut self, partition: PartitionId) -> Result<u32, LogError> {
-        let newest = *self.newest.get(partition.0 as usize).ok_or(LogError::UnknownPartition(partition))?;
+        let known = self.partitions.get(partition.0 as usize).ok_or(LogError::UnknownPartition(partition))?;
+        let newest = known.newest;
         if let Some(piece) = self.pieces.get(newest as usize)
             && piece.builder.len() < self.max_batch_bytes
         {
@@ -145,7 +171,7 @@ impl LocalWriter {
     }
 
     /// Takes the pieces up to their marks, leaving what was appended after the boundary.
-    fn take_group(&mut self) -> Vec<(PartitionId, BatchBuilder)> {
+    fn take_group(&mut self) -> Vec<Closed> {
         self.touched.clear();
         self.buffered = 0;
         let mut group = Vec::with_capacity(self.pieces.len());
@@ -171,7 +197,7 @@ impl LocalWriter {
             if piece.builder.is_empty() {
                 self.shared.give_buffer(piece.builder.into_buffer());
             } else {
-                group.push((piece.partition, piece.builder));
+                group.push(self.close_piece(piece));
             }
         }
         // In order, so that the newest builder of a partition is the one that is found.
@@ -181,13 +207,42 @@ impl LocalWriter {
         group
     }
 
-    fn send<T>(
-        &mut self,
-        pieces: Vec<(PartitionId, BatchBuilder)>,
-        task: impl FnOnce(Answer<T>) -> Task,
-    ) -> Ticket<T> {
+    fn close_piece(&self, piece: Piece) -> Closed {
+        let known = self.partitions.get(piece.partition.0 as usize);
+        let codec = known.map_or(Codec::default(), |partition| partition.codec);
+        Closed { partition: piece.partition, codec, builder: piece.builder }
+    }
+
+    /// Takes the next partition numbers for a topic, for the log's thread to make it with the next message.
+    fn new_topic(&mut self, name: &str, partitions: u32) -> Result<Vec<PartitionId>, LogError> {
+        let invalid = |detail| LogError::InvalidTopic { topic: name.to_owned(), detail };
+        if !is_topic_name(name) {
+            return Err(invalid(
+                "its name must be 1 to 249 of a-z, A-Z, 0-9, '.', '_' and '-', and not '.' or '..'",
+            ));
+        }
+        if !(1..=MAX_PARTITIONS).contains(&partitions) {
+            return Err(invalid("it can have 1 to 100000 partitions"));
+        }
+        let first = self.partitions.len() as u32;
+        let end = first.checked_add(partitions).ok_or_else(|| invalid("the log has too many partitions"))?;
+        let id = TopicId::draw().map_err(|error| failed("draw a topic id for", Path::new(name), error))?;
+        let ids: Vec<_> = (first..end).map(PartitionId).collect();
+        self.partitions.resize(end as usize, Partition { newest: NONE, codec: Codec::default() });
+        self.topics.insert(name.to_owned(), ids.clone());
+        self.new_topics.push(TopicInfo { name: name.to_owned(), id, partitions: ids.clone() });
+        Ok(ids)
+    }
+
+    fn send<T>(&mut self, pieces: Vec<Closed>, task: impl FnOnce(Answer<T>) -> Task) -> Ticket<T> {
         let (answer, ticket) = Ticket::new();
-        let message = Message { failures: self.cleared, keep: self.keep.take(), pieces, task: task(answer) };
+        let message = Message {
+            failures: self.cleared,
+            keep: self.keep.take(),
+            topics: std::mem::take(&mut self.new_topics),
+            pieces,
+            task: task(answer),
+        };
         // A message that cannot be sent drops its answer, which the ticket reports as a closed log. It can only be full
         // when the caller does not keep to one ticket at a time.
         let Some(messages) = &self.messages else { return ticket };
@@ -208,27 +263,26 @@ impl LogWriter for LocalWriter {
         *self.shared.position.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn create_topic<'a>(
-        &'a mut self,
-        name: &'a str,
+    fn create_topic(
+        &mut self,
+        name: &str,
         partitions: u32,
-    ) -> BoxFuture<'a, Result<Vec<PartitionId>, LogError>> {
-        Box::pin(async move {
-            self.in_step();
-            let keep = self.keep.take();
-            let ticket = self.send(Vec::new(), |answer| Task::CreateTopic {
-                name: name.to_owned(),
-                partitions,
-                answer,
-            });
-            self.keep = keep;
-            let ids = ticket.await?;
-            let known = ids.iter().map(|id| id.0 as usize + 1).max().unwrap_or(0);
-            if self.newest.len() < known {
-                self.newest.resize(known, NONE);
+        codec: Codec,
+    ) -> Result<Vec<PartitionId>, LogError> {
+        let ids = match self.topics.get(name) {
+            Some(ids) if ids.len() == partitions as usize => ids.clone(),
+            Some(ids) => {
+                let existing = ids.len() as u32;
+                return Err(LogError::PartitionCount { topic: name.to_owned(), existing, asked: partitions });
             }
-            Ok(ids)
-        })
+            None => self.new_topic(name, partitions)?,
+        };
+        for id in &ids {
+            if let Some(partition) = self.partitions.get_mut(id.0 as usize) {
+                partition.codec = codec;
+            }
+        }
+        Ok(ids)
     }
 
     #[inline]
@@ -300,7 +354,7 @@ impl LogWriter for LocalWriter {
         self.buffered = 0;
         for piece in std::mem::take(&mut self.pieces) {
             self.set_newest(piece.partition, NONE);
-            pieces.push((piece.partition, piece.builder));
+            pieces.push(self.close_piece(piece));
         }
         let before = self.pending;
         self.pending = before + pieces.len();

@@ -328,7 +328,8 @@ mod tests {
                 }
                 Ok(Bytes::from(plain))
             };
-            let decoded = RecordBatchDecoder::decode_with_custom_compression(&mut batch, Some(decompress)).unwrap();
+            let decoded =
+                RecordBatchDecoder::decode_with_custom_compression(&mut batch, Some(decompress)).unwrap();
             assert_eq!(decoded.records.len(), count);
             for (n, (theirs, ours)) in decoded.records.iter().zip(&all).enumerate() {
                 assert_eq!(theirs.offset, 1000 + n as i64);
