@@ -33,10 +33,13 @@ pub(super) struct BareReader {
     /// How many rows to read
     #[arg(long)]
     rows: u64,
+    /// Note when each transaction comes, and take each at once
+    #[arg(long)]
+    times: bool,
 }
 
 /// What a bare reader has read; printed as a line of JSON at the end.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct BareRead {
     /// Inserts, updates and deletes.
     pub(super) rows: u64,
@@ -46,6 +49,9 @@ pub(super) struct BareRead {
     pub(super) bytes: u64,
     /// When the first row came, in microseconds since 1970.
     pub(super) first_row_at: i64,
+    /// When the end of each transaction came, which have a row each, in microseconds since 1970, where that is wanted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) commits_at: Option<Vec<i64>>,
 }
 
 impl BareReader {
@@ -62,8 +68,8 @@ impl BareReader {
             limits: StreamLimits::default(),
         };
         let mut stream = connection.start(&self.slot, Lsn::ZERO, &options).await?;
-        stream.set_draining(true);
-        let mut read = BareRead::default();
+        stream.set_draining(!self.times);
+        let mut read = BareRead { commits_at: self.times.then(Vec::new), ..BareRead::default() };
         let mut committed = Lsn::ZERO;
         let mut acknowledged = Instant::now();
         let mut told = false;
@@ -108,6 +114,11 @@ impl BareRead {
             _ => return,
         };
         self.transactions += 1;
+        if let Some(commits_at) = &mut self.commits_at
+            && self.rows > commits_at.len() as u64
+        {
+            commits_at.push(Timestamp::now().0);
+        }
         if let Some(end) = body.get(end_at..).and_then(<[u8]>::first_chunk) {
             *committed = Lsn(u64::from_be_bytes(*end));
         }

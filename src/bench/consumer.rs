@@ -1,4 +1,4 @@
-//! The consumer at the end of the way: librdkafka with its own defaults, on a thread of its own, counting.
+//! The consumer at the end of the way: librdkafka with its own defaults, on a thread of its own.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,26 +8,38 @@ use std::time::Duration;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::BorrowedMessage;
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::oneshot;
 
 use super::BenchError;
+use super::site::TASK;
 
-const PARTITION: i32 = 0;
 const POLL: Duration = Duration::from_millis(100);
 const ASK_WITHIN: Duration = Duration::from_secs(10);
 
-/// A consumer that is attached. Dropping it ends it.
+/// A consumer that is attached and will tell `T`. Dropping it ends it.
 #[derive(Debug)]
-pub(super) struct Consumer {
+pub(super) struct Consumer<T> {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
-    done: Option<oneshot::Receiver<Result<u64, BenchError>>>,
+    done: Option<oneshot::Receiver<Result<T, BenchError>>>,
 }
 
-impl Consumer {
-    /// Reads partition 0 of `topic` from its start until there were `records`.
-    pub(super) fn attach(port: u16, topic: &'static str, records: u64) -> Result<Self, BenchError> {
+/// The task's topic as it comes in.
+pub(super) struct Incoming {
+    consumer: BaseConsumer,
+    stop: Arc<AtomicBool>,
+}
+
+impl<T: Send + 'static> Consumer<T> {
+    /// Reads the first `partitions` of the task's topic from their start, as `consume` will; it ends with `None` when
+    /// the records do.
+    pub(super) fn attach(
+        port: u16,
+        partitions: u32,
+        consume: impl FnOnce(&Incoming) -> Result<Option<T>, BenchError> + Send + 'static,
+    ) -> Result<Self, BenchError> {
         let consumer: BaseConsumer = ClientConfig::new()
             .set("bootstrap.servers", format!("127.0.0.1:{port}"))
             .set("group.id", "millrace-bench")
@@ -35,16 +47,18 @@ impl Consumer {
             // It is started before the broker listens.
             .set("reconnect.backoff.max.ms", "100")
             .create()?;
-        let mut partitions = TopicPartitionList::new();
-        partitions.add_partition_offset(topic, PARTITION, Offset::Beginning)?;
-        consumer.assign(&partitions)?;
+        let mut assigned = TopicPartitionList::new();
+        for partition in 0..partitions as i32 {
+            assigned.add_partition_offset(TASK, partition, Offset::Offset(0))?;
+        }
+        consumer.assign(&assigned)?;
         let stop = Arc::new(AtomicBool::new(false));
         let (tell, done) = oneshot::channel();
-        let stopped = stop.clone();
+        let incoming = Incoming { consumer, stop: stop.clone() };
         let thread = std::thread::Builder::new()
             .name("consumer".to_owned())
             .spawn(move || {
-                if let Some(outcome) = consume(&consumer, topic, records, &stopped).transpose() {
+                if let Some(outcome) = consume(&incoming).transpose() {
                     // Nobody waits any more when the measurement was interrupted.
                     let _ = tell.send(outcome);
                 }
@@ -53,8 +67,8 @@ impl Consumer {
         Ok(Consumer { stop, thread: Some(thread), done: Some(done) })
     }
 
-    /// Returns when all records have come, with how many the partition has.
-    pub(super) async fn all(&mut self) -> Result<u64, BenchError> {
+    /// Returns when it has all that it wants.
+    pub(super) async fn done(&mut self) -> Result<T, BenchError> {
         match self.done.take() {
             Some(done) => done.await.unwrap_or(Err(BenchError::Interrupted)),
             None => Err(BenchError::Interrupted),
@@ -62,7 +76,7 @@ impl Consumer {
     }
 }
 
-impl Drop for Consumer {
+impl<T> Drop for Consumer<T> {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
@@ -72,27 +86,32 @@ impl Drop for Consumer {
     }
 }
 
-/// Counts until there were `records`, and gives how many the partition has; `None` when stopped before.
-fn consume(
-    consumer: &BaseConsumer,
-    topic: &str,
-    records: u64,
-    stop: &AtomicBool,
-) -> Result<Option<u64>, BenchError> {
-    let mut seen = 0;
-    while seen < records {
-        match consumer.poll(POLL) {
-            Some(Ok(_)) => seen += 1,
-            Some(Err(error)) if may_pass(&error) => {}
-            Some(Err(error)) => return Err(error.into()),
-            None => {}
+impl Incoming {
+    /// The next record; `None` when told to stop.
+    pub(super) fn next(&self) -> Result<Option<BorrowedMessage<'_>>, BenchError> {
+        while !self.stop.load(Ordering::Relaxed) {
+            match self.consumer.poll(POLL) {
+                Some(Ok(record)) => return Ok(Some(record)),
+                Some(Err(error)) if may_pass(&error) => {}
+                Some(Err(error)) => return Err(error.into()),
+                None => {}
+            }
         }
-        if stop.load(Ordering::Relaxed) {
-            return Ok(None);
-        }
+        Ok(None)
     }
-    let (first, next) = consumer.fetch_watermarks(topic, PARTITION, ASK_WITHIN)?;
-    Ok(Some(u64::try_from(next - first).unwrap_or_default()))
+}
+
+/// Counts until there were `records`, and gives how many partition 0 has.
+pub(super) fn count(records: u64) -> impl FnOnce(&Incoming) -> Result<Option<u64>, BenchError> {
+    move |incoming| {
+        for _ in 0..records {
+            if incoming.next()?.is_none() {
+                return Ok(None);
+            }
+        }
+        let (first, next) = incoming.consumer.fetch_watermarks(TASK, 0, ASK_WITHIN)?;
+        Ok(Some(u64::try_from(next - first).unwrap_or_default()))
+    }
 }
 
 /// Whether it may be that the broker has not started yet.

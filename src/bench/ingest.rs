@@ -17,22 +17,17 @@
 //!   taken in a process that has a task and a consumer and nothing to do.
 //! - A round counts only if the partition holds exactly the rows that were written.
 
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use clap::{Args, ValueEnum};
-use tokio::signal::unix::{SignalKind, signal};
+use clap::Args;
 
 use super::BenchError;
-use super::postgres_server::PostgresServer;
 use super::process::Usage;
 use super::report::{Drain, Report};
 use super::side::{Side, Way};
-use super::site::Site;
-use super::work_dir::WorkDir;
+use super::site::{Site, SiteArguments};
 use super::workload::Workload;
 use crate::change::{Lsn, Timestamp};
-use crate::postgres::source::{Host, SourceConfig};
 
 /// Between starting to read and the first statement, where the source is written to meanwhile.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -53,79 +48,23 @@ pub(super) struct Ingest {
     /// How many times each side drains
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
-    /// How the server that is started for this is reached
-    #[arg(long, value_enum, default_value = "tcp", conflicts_with = "source")]
-    transport: Transport,
-    /// An empty database to use, instead of a server that is started for this
-    #[arg(long, value_name = "POSTGRES-URL")]
-    source: Option<String>,
-    /// Where the programs of the PostgreSQL to start are; the newest installed when absent
-    #[arg(long, value_name = "DIR", conflicts_with = "source")]
-    postgres_bin: Option<PathBuf>,
-    /// Where to write, on the disk that is to be measured; the directory for temporary files when absent
-    #[arg(long, value_name = "DIR")]
-    dir: Option<PathBuf>,
-    /// Keep the directory with data and logs
-    #[arg(long)]
-    keep: bool,
+    #[command(flatten)]
+    site: SiteArguments,
     /// Print one JSON object instead of a table
     #[arg(long)]
     json: bool,
 }
 
-/// How a server on this machine is reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Transport {
-    /// TCP over loopback, without TLS
-    Tcp,
-    /// A unix socket
-    Unix,
-}
-
 impl Ingest {
-    /// Measures and prints. Ends early, and cleans up, at Ctrl-C or SIGTERM.
+    /// Measures and prints.
     pub(super) async fn run(self) -> Result<(), BenchError> {
-        let listen = |kind| signal(kind).map_err(BenchError::io("listen for signals"));
-        let (mut interrupt, mut terminate) =
-            (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
-        let interrupted = async {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-        };
-        tokio::pin!(interrupted);
-        let site = tokio::select! {
-            site = self.open() => site?,
-            () = &mut interrupted => return Err(BenchError::Interrupted),
-        };
-        let outcome = tokio::select! {
-            outcome = self.measure(&site) => outcome,
-            () = &mut interrupted => Err(BenchError::Interrupted),
-        };
-        site.close().await;
-        let report = outcome?;
+        let report = self.site.measure(self.workload, async |site: &Site| self.measure(site).await).await?;
         if self.json {
             println!("{}", report.json())
         } else {
             println!("{report}")
         }
         Ok(())
-    }
-
-    async fn open(&self) -> Result<Site, BenchError> {
-        let parent = self.dir.clone().unwrap_or_else(std::env::temp_dir);
-        let work = WorkDir::make(&parent, self.keep)?;
-        let (server, source) = match &self.source {
-            Some(url) => (None, SourceConfig::parse(url)?),
-            None => {
-                eprintln!("starting a PostgreSQL server in {}", work.path().display());
-                let server = PostgresServer::start(work.path(), self.postgres_bin.as_deref()).await?;
-                let source = server.source(self.transport)?;
-                (Some(server), source)
-            }
-        };
-        Site::open(work, server, source, self.workload).await
     }
 
     async fn measure(&self, site: &Site) -> Result<Report, BenchError> {
@@ -145,7 +84,7 @@ impl Ingest {
         }
         let mut report = Report {
             workload: self.workload,
-            transport: self.transport_used(site),
+            transport: site.transport(),
             server_version: site.control().server_version(),
             rows,
             transactions: self.workload.transactions(rows),
@@ -183,9 +122,8 @@ impl Ingest {
                 site.create_slot(slot).await?;
             }
         }
-        let directory = site.directory().join("data");
         let our_cpu = our_cpu()?;
-        let mut side = Side::start(way, site, rows, directory.clone())?;
+        let mut side = Side::start(way, site, rows)?;
         let walsender = side.alive(site.until_read(slot)).await?;
         let (mut started, mut started_at) = (Instant::now(), Timestamp::now());
         let within = Duration::from_secs(120 + rows / SLOWEST);
@@ -218,10 +156,10 @@ impl Ingest {
         let consumer_cpu = self::our_cpu()?.saturating_sub(our_cpu);
         drop(side);
         site.drop_slot(slot).await?;
-        remove(&directory).await?;
+        site.remove_data().await?;
         Ok(Drain {
             seconds,
-            bytes: arrived.read.map(|read| read.bytes),
+            bytes: arrived.read.as_ref().map(|read| read.bytes),
             cpu: usage.cpu,
             walsender_cpu: walsender.map(|usage| usage.cpu),
             consumer_cpu: (way == Way::Millrace).then_some(consumer_cpu),
@@ -236,27 +174,20 @@ impl Ingest {
 
     /// Resident memory of a process with a task and a consumer, and nothing to do.
     async fn idle(&self, site: &Site) -> Result<u64, BenchError> {
-        let (slot, directory) = (Way::Millrace.slot(), site.directory().join("data"));
+        let slot = Way::Millrace.slot();
         site.create_slot(slot).await?;
-        let mut side = Side::start(Way::Millrace, site, u64::MAX, directory.clone())?;
+        let mut side = Side::start(Way::Millrace, site, u64::MAX)?;
         side.alive(site.until_read(slot)).await?;
         side.alive(pause(IDLE)).await?;
         let memory = side.process().usage()?.memory;
         drop(side);
         site.drop_slot(slot).await?;
-        remove(&directory).await?;
+        site.remove_data().await?;
         Ok(memory)
     }
 
     fn rows(&self) -> u64 {
         self.rows.unwrap_or(self.workload.default_rows())
-    }
-
-    fn transport_used(&self, site: &Site) -> Transport {
-        match site.host() {
-            Host::Tcp(_) => Transport::Tcp,
-            Host::Unix(_) => Transport::Unix,
-        }
     }
 }
 
@@ -283,13 +214,4 @@ fn our_cpu() -> Result<Duration, BenchError> {
 async fn pause(time: Duration) -> Result<(), BenchError> {
     tokio::time::sleep(time).await;
     Ok(())
-}
-
-async fn remove(directory: &Path) -> Result<(), BenchError> {
-    match tokio::fs::remove_dir_all(directory).await {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(BenchError::io(format!("remove {}", directory.display()))(error))
-        }
-        _ => Ok(()),
-    }
 }

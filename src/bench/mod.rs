@@ -7,6 +7,7 @@
 mod bare_reader;
 mod consumer;
 mod ingest;
+mod latency;
 mod postgres_server;
 mod process;
 mod report;
@@ -38,7 +39,9 @@ pub struct Bench {
 enum Measurement {
     /// Drain a backlog from PostgreSQL into the log and on to a consumer, against a reader that keeps nothing
     Ingest(ingest::Ingest),
-    /// The reader that `ingest` compares with
+    /// From a commit at the source until a consumer has the record, against a reader that keeps nothing
+    Latency(latency::Latency),
+    /// The reader that the others compare with
     #[command(hide = true)]
     BareReader(bare_reader::BareReader),
 }
@@ -51,6 +54,7 @@ impl Bench {
     pub async fn run(self) -> Result<(), BenchError> {
         match self.measurement {
             Measurement::Ingest(ingest) => ingest.run().await,
+            Measurement::Latency(latency) => latency.run().await,
             Measurement::BareReader(reader) => reader.run().await,
         }
     }

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use tokio::process::Command;
 
 use super::BenchError;
-use super::ingest::Transport;
 use super::process::Process;
+use super::site::Transport;
 use super::work_dir::random_hex;
 use crate::postgres::connect::{self, ConnectError};
 use crate::postgres::source::{Secret, SourceConfig};

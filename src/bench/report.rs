@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use serde::Serialize;
 
-use super::ingest::Transport;
+use super::site::Transport;
 use super::workload::Workload;
 
 /// One drain.
@@ -191,7 +191,7 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
     }
 }
 
-fn rounded(value: f64) -> f64 {
+pub(super) fn rounded(value: f64) -> f64 {
     (value * 1000.0).round() / 1000.0
 }
 

@@ -12,10 +12,10 @@ use tokio::task::JoinHandle;
 
 use super::BenchError;
 use super::bare_reader::BareRead;
-use super::consumer::Consumer;
+use super::consumer::{Consumer, count};
 use super::postgres_server::free_port;
 use super::process::Process;
-use super::site::{Site, TASK, publications};
+use super::site::{Site, TASK};
 
 /// Who drains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,11 +50,11 @@ enum Arrival {
     /// The reader says on its standard output what it has read.
     Told(Lines<BufReader<ChildStdout>>),
     /// The consumer has counted.
-    Consumed(Consumer),
+    Consumed(Consumer<u64>),
 }
 
 /// All rows have arrived.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Arrived {
     /// How many there are.
     pub(super) rows: u64,
@@ -63,16 +63,12 @@ pub(super) struct Arrived {
 }
 
 impl Side {
-    /// Starts a process that reads the slot of `way`, and expects `rows` from it. It writes to `directory`, if at all.
-    pub(super) fn start(way: Way, site: &Site, rows: u64, directory: PathBuf) -> Result<Self, BenchError> {
-        let mut command = site.millrace()?;
+    /// Starts a process that reads the slot of `way`, and expects `rows` from it.
+    pub(super) fn start(way: Way, site: &Site, rows: u64) -> Result<Self, BenchError> {
+        let directory = site.data();
         match way {
             Way::Bare => {
-                command.args(["bench", "bare-reader"]).arg(site.url());
-                command.args(["--slot", way.slot()]).arg("--rows").arg(rows.to_string());
-                for publication in publications() {
-                    command.arg("--publication").arg(publication);
-                }
+                let command = site.bare_reader(way.slot(), rows)?;
                 let log = site.directory().join("bare-reader.log");
                 let (process, stdout) = Process::start_piped("the bare reader", command, log, libc::SIGTERM)?;
                 let arrival = Arrival::Told(BufReader::new(stdout).lines());
@@ -80,13 +76,10 @@ impl Side {
             }
             Way::Millrace => {
                 let port = free_port()?;
-                command.arg("up").arg(site.url()).args(["--task", TASK, "--adopt-slot"]);
-                command.args(["--heartbeat-seconds", "0", "--http-listen", "127.0.0.1:0"]);
-                command.arg("--kafka-listen").arg(format!("127.0.0.1:{port}"));
-                command.arg("--data-dir").arg(&directory);
+                let command = site.up(port, &directory)?;
                 let log = site.directory().join("millrace.log");
                 let process = Process::start("millrace up", command, log, libc::SIGTERM)?;
-                let arrival = Arrival::Consumed(Consumer::attach(port, TASK, rows)?);
+                let arrival = Arrival::Consumed(Consumer::attach(port, 1, count(rows))?);
                 Ok(Side { arrival, process, directory })
             }
         }
@@ -111,8 +104,11 @@ impl Side {
     pub(super) async fn all_rows(&mut self, within: Duration) -> Result<Arrived, BenchError> {
         let arrival = async {
             match &mut self.arrival {
-                Arrival::Told(lines) => told(lines).await,
-                Arrival::Consumed(consumer) => Ok(Arrived { rows: consumer.all().await?, read: None }),
+                Arrival::Told(lines) => {
+                    let read = told(lines).await?;
+                    Ok(Arrived { rows: read.rows, read: Some(read) })
+                }
+                Arrival::Consumed(consumer) => Ok(Arrived { rows: consumer.done().await?, read: None }),
             }
         };
         tokio::select! {
@@ -134,14 +130,11 @@ impl Side {
     }
 }
 
-async fn told(lines: &mut Lines<BufReader<ChildStdout>>) -> Result<Arrived, BenchError> {
-    let name = "bare reader";
+/// What a bare reader says at the end.
+pub(super) async fn told(lines: &mut Lines<BufReader<ChildStdout>>) -> Result<BareRead, BenchError> {
     let line = lines.next_line().await.map_err(BenchError::io("hear from the bare reader"))?;
     let said = line.unwrap_or_default();
-    match serde_json::from_str::<BareRead>(&said) {
-        Ok(read) => Ok(Arrived { rows: read.rows, read: Some(read) }),
-        Err(_) => Err(BenchError::Unreadable { name, said }),
-    }
+    serde_json::from_str(&said).map_err(|_| BenchError::Unreadable { name: "bare reader", said })
 }
 
 /// More than the log writes while nothing happens.

@@ -1,4 +1,5 @@
-//! Where a measurement takes place: the source with its publications and slots, and a directory for everything else.
+//! Where a measurement takes place: the source with its publications and slots, and a directory for everything else;
+//! and the processes that are measured there.
 //!
 //! pgoutput decodes with the catalog as it was when a change was written, so publications have to be there before the
 //! backlog is. The backlog stands behind one slot that nobody reads; each drain gets a copy of it.
@@ -7,7 +8,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::{Args, ValueEnum};
 use tokio::process::Command;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::BenchError;
 use super::postgres_server::PostgresServer;
@@ -27,6 +30,80 @@ pub(super) const BACKLOG_SLOT: &str = "millrace_bench_backlog";
 const POLL: Duration = Duration::from_millis(2);
 /// How long a process may take to start reading, a slot to become free, or an acknowledgement to arrive.
 const SOON: Duration = Duration::from_secs(60);
+
+/// Where to measure.
+#[derive(Debug, Args)]
+pub(super) struct SiteArguments {
+    /// How the server that is started for this is reached
+    #[arg(long, value_enum, default_value = "tcp", conflicts_with = "source")]
+    transport: Transport,
+    /// An empty database to use, instead of a server that is started for this
+    #[arg(long, value_name = "POSTGRES-URL")]
+    source: Option<String>,
+    /// Where the programs of the PostgreSQL to start are; the newest installed when absent
+    #[arg(long, value_name = "DIR", conflicts_with = "source")]
+    postgres_bin: Option<PathBuf>,
+    /// Where to write, on the disk that is to be measured; the directory for temporary files when absent
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Keep the directory with data and logs
+    #[arg(long)]
+    keep: bool,
+}
+
+/// How a server on this machine is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Transport {
+    /// TCP over loopback, without TLS
+    Tcp,
+    /// A unix socket
+    Unix,
+}
+
+impl SiteArguments {
+    /// Opens the site and measures there. Ends early, and cleans up, at Ctrl-C or SIGTERM.
+    pub(super) async fn measure<T>(
+        &self,
+        workload: Workload,
+        measure: impl AsyncFnOnce(&Site) -> Result<T, BenchError>,
+    ) -> Result<T, BenchError> {
+        let listen = |kind| signal(kind).map_err(BenchError::io("listen for signals"));
+        let (mut interrupt, mut terminate) =
+            (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+        let interrupted = async {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        };
+        tokio::pin!(interrupted);
+        let site = tokio::select! {
+            site = self.open(workload) => site?,
+            () = &mut interrupted => return Err(BenchError::Interrupted),
+        };
+        let outcome = tokio::select! {
+            outcome = measure(&site) => outcome,
+            () = &mut interrupted => Err(BenchError::Interrupted),
+        };
+        site.close().await;
+        outcome
+    }
+
+    async fn open(&self, workload: Workload) -> Result<Site, BenchError> {
+        let parent = self.dir.clone().unwrap_or_else(std::env::temp_dir);
+        let work = WorkDir::make(&parent, self.keep)?;
+        let (server, source) = match &self.source {
+            Some(url) => (None, SourceConfig::parse(url)?),
+            None => {
+                eprintln!("starting a PostgreSQL server in {}", work.path().display());
+                let server = PostgresServer::start(work.path(), self.postgres_bin.as_deref()).await?;
+                let source = server.source(self.transport)?;
+                (Some(server), source)
+            }
+        };
+        Site::open(work, server, source, workload).await
+    }
+}
 
 /// A source that is ready, and a directory.
 #[derive(Debug)]
@@ -93,7 +170,7 @@ impl Site {
 
     /// This very binary, told how to reach the source by its environment, so that no password is in its arguments, and
     /// with no setting of ours.
-    pub(super) fn millrace(&self) -> Result<Command, BenchError> {
+    fn millrace(&self) -> Result<Command, BenchError> {
         let program: PathBuf = std::env::current_exe().map_err(BenchError::io("find this binary"))?;
         let mut command = Command::new(program);
         for (name, _) in std::env::vars_os() {
@@ -142,19 +219,59 @@ impl Site {
         Ok(command)
     }
 
-    /// Where the source is.
-    pub(super) fn host(&self) -> &Host {
-        &self.source.host
+    /// The reader that keeps nothing, which ends its counting after `rows`.
+    pub(super) fn bare_reader(&self, slot: &str, rows: u64) -> Result<Command, BenchError> {
+        let mut command = self.millrace()?;
+        command.args(["bench", "bare-reader"]).arg(self.source.display());
+        command.args(["--slot", slot]).arg("--rows").arg(rows.to_string());
+        for publication in [publication::full_name(TASK), publication::insert_only_name(TASK)] {
+            command.arg("--publication").arg(publication);
+        }
+        Ok(command)
+    }
+
+    /// `millrace up` with the task [`TASK`], whose slot is there already.
+    pub(super) fn up(&self, kafka_port: u16, data: &Path) -> Result<Command, BenchError> {
+        let mut command = self.millrace()?;
+        command.arg("up").arg(self.source.display()).args(["--task", TASK, "--adopt-slot"]);
+        command.args(["--heartbeat-seconds", "0", "--http-listen", "127.0.0.1:0"]);
+        command.arg("--kafka-listen").arg(format!("127.0.0.1:{kafka_port}"));
+        command.arg("--data-dir").arg(data);
+        Ok(command)
+    }
+
+    /// Another session, to write with.
+    pub(super) async fn writer(&self) -> Result<Control, BenchError> {
+        Ok(connect::connect(&self.source).await?)
+    }
+
+    /// How the source is reached.
+    pub(super) fn transport(&self) -> Transport {
+        match &self.source.host {
+            Host::Tcp(_) => Transport::Tcp,
+            Host::Unix(_) => Transport::Unix,
+        }
+    }
+
+    /// Where `millrace up` writes.
+    pub(super) fn data(&self) -> PathBuf {
+        self.work.path().join("data")
+    }
+
+    /// Removes what it has written.
+    pub(super) async fn remove_data(&self) -> Result<(), BenchError> {
+        let directory = self.data();
+        match tokio::fs::remove_dir_all(&directory).await {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(BenchError::io(format!("remove {}", directory.display()))(error))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Whether the server was started for this.
     pub(super) fn server_is_ours(&self) -> bool {
         self.server.is_some()
-    }
-
-    /// The source's URL without its password.
-    pub(super) fn url(&self) -> String {
-        self.source.display()
     }
 
     /// A slot that starts here and now.
@@ -242,11 +359,6 @@ impl Site {
             (Some(_), Err(source)) => Err(BenchError::io("read what the walsender has used")(source)),
         }
     }
-}
-
-/// The publications of [`TASK`].
-pub(super) fn publications() -> [String; 2] {
-    [publication::full_name(TASK), publication::insert_only_name(TASK)]
 }
 
 /// What `pg_replication_slots` says of a slot.

@@ -83,6 +83,12 @@ DROP PROCEDURE IF EXISTS public.place_orders(bigint, bigint, bigint, pg_lsn);
 DROP TABLE IF EXISTS public.orders;
 ";
 
+/// One more order, with a given id.
+pub(super) const PLACE_ONE: &str = "
+INSERT INTO public.orders VALUES ($1, 7, now(), now(), 'open', 12.50, 3,
+    'c4ca4238a0b923820dcc509a6f75849bc4ca4238a0b923820dcc509a6f75849bc4ca4238a0b923820dcc509a6f75849bc4ca4238a0b92382',
+    '{\"sku\": \"A-1\", \"weight\": 7, \"tags\": [\"new\", \"web\"]}', true)";
+
 impl Workload {
     pub(super) fn default_rows(self) -> u64 {
         match self {
