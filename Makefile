@@ -1,15 +1,16 @@
 # `make help` lists what can be done here.
 
-PG       ?= 15
-CARGO    ?= cargo
-SETUP    := deploy/setup-debian.sh
-JAVA_DIR := tests/clients/java
+PG         ?= 15
+CARGO      ?= cargo
+SETUP      := deploy/setup-debian.sh
+JAVA_DIR   := tests/clients/java
+PYTHON_DIR := tests/clients/python
 
 # For `make console-consumer`
 BOOTSTRAP ?= 127.0.0.1:9092
 TOPIC     ?= shop
 
-.PHONY: help setup setup-clients build run test test-postgres test-clients test-all lint fmt bench java console-consumer clean
+.PHONY: help setup setup-clients build run test test-postgres test-clients test-all lint fmt bench java python console-consumer clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,7 +34,7 @@ test-postgres: setup ## the same tests with another PostgreSQL: PG=18
 	deploy/fetch-postgres.sh $(PG)
 	MILLRACE_TEST_PG=$(PG) $(CARGO) test --workspace --locked --no-fail-fast
 
-test-clients: setup-clients java ## Kafka clients in groups: librdkafka, kcat, Java
+test-clients: setup-clients java python ## Kafka clients in groups: librdkafka, kcat, Java, Python
 	$(CARGO) test --locked --test clients
 
 test-all: test test-clients ## every test, with PostgreSQL 15 and 18
@@ -56,10 +57,17 @@ $(JAVA_DIR)/target/built: $(JAVA_DIR)/pom.xml $(shell find $(JAVA_DIR)/src -type
 	mvn -B -q -f $(JAVA_DIR) compile
 	@touch $@
 
+python: $(PYTHON_DIR)/.venv/built ## install the Python clients' libraries
+
+$(PYTHON_DIR)/.venv/built: $(PYTHON_DIR)/requirements.txt
+	python3 -m venv --clear $(@D)
+	$(@D)/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
 console-consumer: setup-clients java ## Java's console consumer: TOPIC=shop BOOTSTRAP=127.0.0.1:9092
 	@java -cp '$(JAVA_DIR)/target/classes:$(JAVA_DIR)/target/console/*' org.apache.kafka.tools.consumer.ConsoleConsumer \
 	  --bootstrap-server $(BOOTSTRAP) --topic $(TOPIC) --from-beginning $(ARGS)
 
 clean: ## remove what was built (never data: millrace-data stays)
 	$(CARGO) clean
-	rm -rf $(JAVA_DIR)/target
+	rm -rf $(JAVA_DIR)/target $(PYTHON_DIR)/.venv

@@ -4,7 +4,7 @@
 #   deploy/setup-debian.sh [--yes] [--clients]
 #
 #   --yes       do not ask (also when CI=true)
-#   --clients   also what `make test-clients` needs: a JDK and Maven
+#   --clients   also what `make test-clients` needs: a JDK, Maven and Python
 #
 # Packages come from Debian only, as root or through sudo. A PostgreSQL that it installs gets no cluster: nothing is
 # started, no port is opened.
@@ -41,6 +41,7 @@ missing=$(
   if [ -n "$clients" ]; then
     want default-jdk-headless "compiles and runs the Java client's tests" has java javac
     want maven "fetches the Java client" has mvn
+    want python3-venv "keeps the Python clients apart from the system's Python" python3 -c 'import ensurepip, venv'
   fi
 )
 

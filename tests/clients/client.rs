@@ -22,6 +22,8 @@ pub enum Client {
     Librdkafka,
     Kcat,
     Java,
+    ConfluentKafka,
+    KafkaPython,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +55,30 @@ pub fn java() -> Command {
     java_with("lib")
 }
 
+const PYTHON: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/python");
+
+/// Python with the libraries of `tests/clients/python/requirements.txt`, which `make python` installs.
+pub fn python() -> Command {
+    let mut command = Command::new(format!("{PYTHON}/.venv/bin/python"));
+    // Unbuffered, and no compiled files beside the sources.
+    command.args(["-u", "-B"]);
+    command
+}
+
 impl Client {
+    /// The program that plays a role: `list`, `read` or `group` with what belongs to it.
+    fn in_role(self, role: &[&str]) -> Command {
+        let (mut command, story) = match self {
+            Client::Librdkafka => return librdkafka::process(role),
+            Client::Kcat => unreachable!("kcat has a command line of its own"),
+            Client::Java => (java(), "ClientStory".to_owned()),
+            Client::ConfluentKafka => (python(), format!("{PYTHON}/confluent_story.py")),
+            Client::KafkaPython => (python(), format!("{PYTHON}/kafka_python_story.py")),
+        };
+        command.arg(story).args(role);
+        command
+    }
+
     /// Topics and their number of partitions.
     pub fn list(self, bootstrap: &str) -> BTreeMap<String, usize> {
         match self {
@@ -71,8 +96,8 @@ impl Client {
                     .map(|t| (t["topic"].as_str().unwrap().into(), t["partitions"].as_array().unwrap().len()))
                     .collect()
             }
-            Client::Java => {
-                let output = java().args(["ClientStory", "list", bootstrap]).output().unwrap();
+            _ => {
+                let output = self.in_role(&["list", bootstrap]).output().unwrap();
                 let lines = String::from_utf8(output.stdout).unwrap();
                 let topics = lines.lines().map(|l| serde_json::from_str::<Value>(l).unwrap());
                 topics
@@ -93,16 +118,11 @@ impl Client {
             (_, Start::Time(t)) => t.to_string(),
         };
         match self {
-            Client::Librdkafka => {
-                Member::start(self, &mut librdkafka::process(&["read", bootstrap, topic, &place]))
-            }
             Client::Kcat => Member::start(
                 self,
                 kcat(bootstrap).args(["-C", "-t", topic, "-o", &place, "-X", "fetch.wait.max.ms=100"]),
             ),
-            Client::Java => {
-                Member::start(self, java().args(["ClientStory", "read", bootstrap, topic, &place]))
-            }
+            _ => Member::start(self, &mut self.in_role(&["read", bootstrap, topic, &place])),
         }
     }
 
@@ -113,9 +133,6 @@ impl Client {
             Commit::Async => "async",
         };
         match self {
-            Client::Librdkafka => {
-                Member::start(self, &mut librdkafka::process(&["group", bootstrap, topic, group, mode]))
-            }
             Client::Kcat => Member::start(
                 self,
                 kcat(bootstrap)
@@ -123,9 +140,7 @@ impl Client {
                     .args(["-X", "auto.commit.interval.ms=200", "-X", "auto.offset.reset=earliest"])
                     .args(["-G", group, topic]),
             ),
-            Client::Java => {
-                Member::start(self, java().args(["ClientStory", "group", bootstrap, topic, group, mode]))
-            }
+            _ => Member::start(self, &mut self.in_role(&["group", bootstrap, topic, group, mode])),
         }
     }
 }

@@ -5,7 +5,8 @@
 //! print what they see, and the [`ledger`] judges it: all of it arrives, in order per key, always the same at one
 //! offset, and repeated only where the last commit explains it.
 //!
-//! kcat (Debian's librdkafka 2.0), Java (the newest from Maven) and the newest librdkafka that its crate bundles.
+//! kcat (Debian's librdkafka 2.0), Java (the newest from Maven), the newest librdkafka that its crate bundles, and
+//! Python's confluent-kafka and kafka-python.
 
 #![allow(clippy::unwrap_used, reason = "what fails here is the test")]
 
@@ -19,10 +20,14 @@ use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::Duration;
 
-use client::{Client, Commit, Start, Troupe, java, java_with};
+use client::{Client, Commit, Start, Troupe, java, java_with, python};
 use group::Group;
 use ledger::Ledger;
 use stage::{PARTITIONS, Stage, TOPIC};
+
+const README: &str = include_str!("../../README.md");
+/// Where its programs look for the broker.
+const README_ADDRESS: &str = "127.0.0.1:9092";
 
 #[test]
 fn kcat_lists_and_reads_from_the_beginning_the_end_and_a_time() {
@@ -37,6 +42,16 @@ fn java_lists_and_reads_from_the_beginning_the_end_and_a_time() {
 #[test]
 fn librdkafka_lists_and_reads_from_the_beginning_the_end_and_a_time() {
     lists_and_reads(Client::Librdkafka);
+}
+
+#[test]
+fn confluent_kafka_lists_and_reads_from_the_beginning_the_end_and_a_time() {
+    lists_and_reads(Client::ConfluentKafka);
+}
+
+#[test]
+fn kafka_python_lists_and_reads_from_the_beginning_the_end_and_a_time() {
+    lists_and_reads(Client::KafkaPython);
 }
 
 /// kcat commits by itself, in the background.
@@ -66,6 +81,28 @@ fn a_group_of_librdkafka_clients_that_commit_asynchronously_loses_nothing_throug
 }
 
 #[test]
+fn a_group_of_confluent_kafka_clients_that_commit_synchronously_loses_nothing_through_crashes_on_both_sides()
+{
+    a_group_loses_nothing(Client::ConfluentKafka, Commit::Sync);
+}
+
+#[test]
+fn a_group_of_confluent_kafka_clients_that_commit_asynchronously_loses_nothing_through_crashes_on_both_sides()
+{
+    a_group_loses_nothing(Client::ConfluentKafka, Commit::Async);
+}
+
+#[test]
+fn a_group_of_kafka_python_clients_that_commit_synchronously_loses_nothing_through_crashes_on_both_sides() {
+    a_group_loses_nothing(Client::KafkaPython, Commit::Sync);
+}
+
+#[test]
+fn a_group_of_kafka_python_clients_that_commit_asynchronously_loses_nothing_through_crashes_on_both_sides() {
+    a_group_loses_nothing(Client::KafkaPython, Commit::Async);
+}
+
+#[test]
 fn the_programs_of_the_readme_show_changes() {
     let stage = Stage::start();
     stage.write(3);
@@ -89,6 +126,21 @@ fn the_programs_of_the_readme_show_changes() {
         .output()
         .unwrap();
     assert_eq!(String::from_utf8_lossy(&kcat.stdout).lines().count(), 5, "{kcat:?}");
+}
+
+#[test]
+fn the_python_program_of_the_readme_shows_changes() {
+    let (_, rest) = README.split_once("```python\n").unwrap();
+    let (program, _) = rest.split_once("```").unwrap();
+    assert!(program.contains(README_ADDRESS), "{program}");
+    let stage = Stage::start();
+    stage.write(3);
+
+    let mut troupe = Troupe::default();
+    troupe.add_program(python().args(["-c", &program.replace(README_ADDRESS, &stage.bootstrap())]));
+    troupe.until("the README's program has printed five changes", |troupe| {
+        troupe.member(0).last_words().iter().filter(|line| line.contains(r#""op":"#)).count() >= 5
+    });
 }
 
 fn lists_and_reads(client: Client) {

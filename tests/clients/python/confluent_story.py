@@ -1,0 +1,103 @@
+"""confluent-kafka in the story of the client tests; telling.py has the command line."""
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
+
+import telling
+
+PATIENCE = 30.0
+
+
+def consumer(bootstrap, **more):
+    settings = {
+        "bootstrap.servers": bootstrap,
+        "enable.auto.commit": False,
+        "auto.offset.reset": "earliest",
+        "reconnect.backoff.max.ms": 500,
+        "fetch.wait.max.ms": 100,
+    }
+    return Consumer(settings | more)
+
+
+def list_topics(bootstrap):
+    topics = consumer(bootstrap, **{"group.id": "none"}).list_topics(timeout=PATIENCE).topics
+    for name, topic in topics.items():
+        telling.topic(name, len(topic.partitions))
+
+
+def read(bootstrap, topic, start):
+    reader = consumer(bootstrap, **{"group.id": "none"})
+    partitions = reader.list_topics(topic, timeout=PATIENCE).topics[topic].partitions
+    places = [TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in partitions]
+    if start == "end":
+        for place in places:
+            place.offset = reader.get_watermark_offsets(place, timeout=PATIENCE)[1]
+    elif start != "beginning":
+        for place in places:
+            place.offset = int(start)
+        places = reader.offsets_for_times(places, timeout=PATIENCE)
+    reader.assign(places)
+    telling.assigned(offsets(places))
+    while True:
+        tell(reader.poll(0.2))
+
+
+def group(bootstrap, topic, name, mode):
+    leaving = telling.input_end()
+    settings = {
+        "group.id": name,
+        "session.timeout.ms": 6000,
+        "heartbeat.interval.ms": 500,
+        "on_commit": on_commit,
+    }
+    member = consumer(bootstrap, **settings)
+    member.subscribe([topic], on_assign=on_assign, on_revoke=on_revoke)
+    uncommitted = 0
+    while not leaving.is_set():
+        told = tell(member.poll(0.1))
+        uncommitted += told
+        if uncommitted == 20 or (uncommitted and not told):
+            commit(member, asynchronous=mode == "async")
+            uncommitted = 0
+    # Calls on_revoke before it leaves.
+    member.close()
+
+
+def on_assign(_, partitions):
+    telling.assigned(offsets(partitions))
+
+
+def on_revoke(member, _):
+    # What was printed so far is committed before another member gets it.
+    commit(member, asynchronous=False)
+    telling.assigned({})
+
+
+def commit(member, asynchronous):
+    """Commits what poll() has returned. What fails comes again."""
+    try:
+        places = member.commit(asynchronous=asynchronous)
+    except KafkaException:
+        return
+    if not asynchronous:
+        on_commit(None, places)
+
+
+def on_commit(error, partitions):
+    if error is None:
+        telling.committed(offsets(p for p in partitions if p.error is None and p.offset >= 0))
+
+
+def offsets(partitions):
+    return {p.partition: p.offset for p in partitions}
+
+
+def tell(message):
+    """Prints a record; whether there was one."""
+    if message is None or message.error():
+        return False
+    _, timestamp = message.timestamp()
+    telling.record(message.partition(), message.offset(), timestamp, message.key(), message.value())
+    return True
+
+
+telling.run(list_topics, read, group)
