@@ -217,7 +217,12 @@ impl Broker {
             fetch_memory: Default::default(),
         });
         let tasks = Arc::new(tasks);
-        let site = Site { tasks: tasks.clone(), groups: groups.clone(), metrics: recorder.clone() };
+        let site = Site {
+            tasks: tasks.clone(),
+            groups: groups.clone(),
+            data_dir: data_dir.path().into(),
+            metrics: recorder.clone(),
+        };
         let listeners_stop = CancellationToken::new();
         let kafka_stop = listeners_stop.clone();
         let http_stop = listeners_stop.clone();

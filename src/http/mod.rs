@@ -1,9 +1,11 @@
 //! The HTTP listener: health, metrics and the state of tasks.
 
 mod connections;
+mod resources;
 
 use std::io;
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use axum::Router;
@@ -30,6 +32,8 @@ pub struct Site {
     pub tasks: Arc<Vec<Arc<Task>>>,
     /// Consumer groups, for their lag.
     pub groups: Arc<Coordinator>,
+    /// Where everything is kept, for the room that is left there.
+    pub data_dir: Arc<Path>,
     /// The metrics recorder.
     pub metrics: PrometheusHandle,
 }
@@ -119,6 +123,9 @@ async fn metrics(State(site): State<Site>) -> Response {
     for task in site.tasks.iter() {
         publish(task);
     }
+    let data_dir = site.data_dir.clone();
+    // A page without these is better than none.
+    let _ = tokio::task::spawn_blocking(move || resources::publish(&data_dir)).await;
     let mut text = site.metrics.render();
     append_lags(&mut text, &site.groups.lags());
     let content_type = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
