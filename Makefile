@@ -10,7 +10,7 @@ PYTHON_DIR := tests/clients/python
 BOOTSTRAP ?= 127.0.0.1:9092
 TOPIC     ?= shop
 
-.PHONY: help setup setup-clients build run test test-postgres test-clients test-all lint fmt bench java python console-consumer clean
+.PHONY: help setup setup-clients build run test test-postgres test-clients test-all lint lint-deploy fmt bench java python console-consumer clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,13 +37,16 @@ test-postgres: setup ## the same tests with another PostgreSQL: PG=18
 test-clients: setup-clients java python ## Kafka clients in groups: librdkafka, kcat, Java, Python
 	$(CARGO) test --locked --test clients
 
-test-all: test test-clients ## every test, with PostgreSQL 15 and 18
+test-all: test test-clients lint-deploy ## every test, with PostgreSQL 15 and 18
 	$(MAKE) test-postgres PG=18
 
 lint: ## formatting and clippy
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --all-features --locked -- -D warnings
 	$(CARGO) clippy --all-features --test clients --locked -- -D warnings
+
+lint-deploy: ## check what deploy/ has for containers, systemd, Kubernetes and Prometheus
+	deploy/lint.sh
 
 fmt: ## format the code
 	$(CARGO) fmt --all
