@@ -68,6 +68,24 @@ pub struct Settings {
     pub retry: RetryTimes,
 }
 
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            data_dir: PathBuf::from("./millrace-data"),
+            kafka_listen: SocketAddr::from(([127, 0, 0, 1], 9092)),
+            kafka_advertise: None,
+            http_listen: SocketAddr::from(([127, 0, 0, 1], 9080)),
+            codec: Codec::default(),
+            segment_bytes: 256 << 20,
+            max_record_bytes: 32 << 20,
+            retention_bytes: None,
+            retention_age: Some(Duration::from_secs(168 * 3600)),
+            group_initial_delay: Duration::from_secs(3),
+            retry: RetryTimes::default(),
+        }
+    }
+}
+
 /// A task to start.
 #[derive(Debug, Clone)]
 pub struct TaskStart {

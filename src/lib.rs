@@ -6,6 +6,7 @@ pub mod broker;
 pub mod capture;
 pub mod change;
 pub mod cli;
+pub mod config;
 pub mod format;
 pub mod group;
 pub mod http;

@@ -1,5 +1,6 @@
 //! The command line: one file a command.
 
+mod config;
 mod precheck;
 mod serve;
 mod up;
@@ -72,6 +73,9 @@ enum Command {
     Up(up::Up),
     /// Serve the tasks that a data directory holds
     Serve(serve::Serve),
+    /// Check or show the settings that `serve` would have
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
     /// Check whether a database can be captured, and say what to mend
     Precheck(precheck::Precheck),
     /// Measure Millrace on this machine
@@ -104,6 +108,7 @@ pub fn main() -> ExitCode {
         match arguments.command {
             Command::Up(up) => up.run().await,
             Command::Serve(serve) => serve.run().await,
+            Command::Config(config) => config.run().await,
             Command::Precheck(precheck) => precheck.run().await,
             #[cfg(feature = "bench")]
             Command::Bench(bench) => bench.run().await.map_err(Failure::failed),
@@ -149,6 +154,7 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
+    use crate::config::{Config, SETTINGS};
 
     #[test]
     fn every_flag_and_variable_is_on_the_page_for_operators() {
@@ -165,6 +171,19 @@ mod tests {
                 let variable = variable.to_str().unwrap();
                 assert!(page.contains(&format!("`{variable}`")), "{variable} of {}", command.get_name());
             }
+        }
+    }
+
+    #[test]
+    fn every_setting_is_on_the_page_for_operators_with_its_flag_variable_and_default() {
+        let page = include_str!("../../docs/operations.md");
+        for setting in SETTINGS {
+            let line = page.lines().find(|line| line.starts_with(&format!("| `{}` |", setting.key)));
+            let line = line.unwrap_or_else(|| panic!("{} is not on the page", setting.key));
+            assert!(line.contains(&format!("`--{}`<br>`{}`", setting.flag, setting.variable())), "{line}");
+            let default = setting.render(&Config::default());
+            let default = default.as_ref().map_or("", |default| default.trim_matches('"'));
+            assert!(line.contains(&format!("| `{default}` |")) || default.is_empty(), "{line}");
         }
     }
 }

@@ -7,7 +7,8 @@ use clap::Args;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::warn;
 
-use super::serve::{BrokerArguments, CaptureArguments, open_state, saved_tasks, wait_for_signal};
+use super::config::ConfigArguments;
+use super::serve::{StartArguments, open_state, saved_tasks, wait_for_signal};
 use super::{Exit, Failure, precheck, say};
 use crate::broker::{Broker, Listeners, TaskStart};
 use crate::change::Timestamp;
@@ -45,14 +46,15 @@ pub struct Up {
     #[arg(long, default_value = "now", value_parser = ["now"])]
     start: String,
     #[command(flatten)]
-    broker: BrokerArguments,
+    config: ConfigArguments,
     #[command(flatten)]
-    capture: CaptureArguments,
+    leave: StartArguments,
 }
 
 impl Up {
     pub async fn run(self) -> Result<(), Failure> {
-        let settings = self.broker.settings()?;
+        let config = self.config.load().await?.config;
+        let settings = &config.broker;
         let source = SourceConfig::parse(&self.source).map_err(usage)?;
         if source.password.is_some() {
             warn!(
@@ -60,8 +62,8 @@ impl Up {
             );
         }
         let asked = self.definition(&source)?;
-        let listeners = Listeners::bind(&settings).await?;
-        let (data_dir, store) = open_state(&settings).await?;
+        let listeners = Listeners::bind(settings).await?;
+        let (data_dir, store) = open_state(settings).await?;
         let definition = self.saved_or_new(&store, asked, &source).await?;
         for task in saved_tasks(&store)? {
             if task.name != definition.name {
@@ -72,9 +74,9 @@ impl Up {
                 );
             }
         }
-        let capture = self.capture.options(&definition.name, source);
+        let capture = self.leave.capture(&config, &definition.name, source);
         let start = TaskStart { definition, capture };
-        let broker = Broker::start(&settings, listeners, data_dir, store, vec![start]).await?;
+        let broker = Broker::start(settings, listeners, data_dir, store, vec![start]).await?;
         say(how_to_consume(&broker));
         tokio::select! {
             () = wait_for_signal() => {}
@@ -126,7 +128,7 @@ impl Up {
         }
         check_output_names(saved.iter().chain([&asked]))
             .map_err(|error| Failure::new(Exit::Refused, error.to_string()))?;
-        let report = precheck::check(source, &asked.name, self.capture.adopt_slot).await?;
+        let report = precheck::check(source, &asked.name, self.leave.adopt_slot).await?;
         say(&report);
         if !report.passed() {
             return Err(Failure::new(Exit::Failed, "the database cannot be captured yet; see above"));

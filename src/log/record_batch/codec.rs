@@ -41,6 +41,16 @@ impl FromStr for Codec {
     }
 }
 
+impl fmt::Display for Codec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Codec::None => "none",
+            Codec::Lz4 => "lz4",
+            Codec::Zstd => "zstd",
+        })
+    }
+}
+
 /// Payloads shorter than this are not worth compressing.
 const MIN_COMPRESSED: usize = 1024;
 

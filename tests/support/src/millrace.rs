@@ -30,6 +30,11 @@ impl MillraceOptions {
         MillraceOptions { command: vec!["serve".to_owned()], ..Self::new(data_dir, "") }
     }
 
+    /// `millrace config COMMAND --data-dir DIR`, likewise.
+    pub fn config(command: &str, data_dir: &Path) -> Self {
+        MillraceOptions { command: vec!["config".to_owned(), command.to_owned()], ..Self::new(data_dir, "") }
+    }
+
     /// `millrace up URL --data-dir DIR` with both listeners on free ports of 127.0.0.1.
     pub fn new(data_dir: &Path, url: &str) -> Self {
         MillraceOptions {

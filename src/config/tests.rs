@@ -1,0 +1,192 @@
+//! What settings are read from, which of them wins, and what is said when they are wrong.
+
+use super::*;
+
+fn file(text: &str) -> File {
+    File { name: "millrace.toml".to_owned(), text: text.to_owned() }
+}
+
+fn variables(variables: &[(&str, &str)]) -> Vec<(String, String)> {
+    variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+fn flags(flags: &[(&str, &str)]) -> Vec<(&'static Setting, String)> {
+    flags.iter().map(|(key, value)| (Setting::named(key).unwrap(), (*value).to_owned())).collect()
+}
+
+/// What is wrong, without the first line.
+fn wrong(text: &str, environment: &[(&str, &str)], given: &[(&str, &str)]) -> String {
+    let errors = load(Some(&file(text)), &variables(environment), &flags(given)).unwrap_err().to_string();
+    errors.split_once('\n').unwrap().1.to_owned()
+}
+
+#[test]
+fn without_anything_all_settings_have_their_defaults() {
+    let loaded = load(None, &[], &[]).unwrap();
+    for setting in SETTINGS {
+        assert_eq!(loaded.origin(setting), &Origin::Default);
+        assert_eq!(setting.render(&loaded.config), setting.render(&Config::default()));
+    }
+}
+
+#[test]
+fn a_flag_wins_over_the_environment_and_that_over_the_file_and_that_over_the_default() {
+    let text = "[log]\nsegment_mb = 1\nmax_record_mb = 1\nretention_mb = 1\n";
+    let environment = variables(&[("MILLRACE_LOG_MAX_RECORD_MB", "2"), ("MILLRACE_LOG_RETENTION_MB", "2")]);
+    let loaded = load(Some(&file(text)), &environment, &flags(&[("log.retention_mb", "3")])).unwrap();
+    let settings = &loaded.config.broker;
+    assert_eq!((settings.segment_bytes, settings.max_record_bytes), (1 << 20, 2 << 20));
+    assert_eq!(settings.retention_bytes, Some(3 << 20));
+    let origin = |key: &str| loaded.origin(Setting::named(key).unwrap()).to_string();
+    assert_eq!(origin("log.segment_mb"), "millrace.toml:2:14");
+    assert_eq!(origin("log.max_record_mb"), "MILLRACE_LOG_MAX_RECORD_MB");
+    assert_eq!(origin("log.retention_mb"), "--retention-mb");
+    assert_eq!(origin("log.retention_hours"), "default");
+}
+
+#[test]
+fn every_setting_can_be_given_in_the_file_and_the_environment_and_by_its_flag() {
+    for setting in SETTINGS {
+        let (text, in_file) = match &setting.value {
+            Value::Switch { .. } => ("true".to_owned(), "true".to_owned()),
+            Value::Number { range, .. } => (range.end().to_string(), format!("{:#x}", range.end())),
+            Value::Text { expected, .. } => {
+                let example = expected.split('"').nth(1).unwrap();
+                (example.to_owned(), format!("{example:?}"))
+            }
+        };
+        let environment = [(setting.variable(), text.clone())];
+        let by_file = load(Some(&file(&format!("{} = {in_file}", setting.key))), &[], &[]).unwrap();
+        let by_environment = load(None, &environment, &[]).unwrap();
+        let by_flag = load(None, &[], &[(setting, text.clone())]).unwrap();
+        for loaded in [by_file, by_environment, by_flag] {
+            let value = setting.render(&loaded.config).unwrap();
+            assert_eq!(value.trim_matches('"'), text, "{} from {}", setting.key, loaded.origin(setting));
+        }
+    }
+}
+
+#[test]
+fn an_empty_variable_counts_as_none_and_a_strangers_variable_is_left_alone() {
+    let environment = [
+        ("MILLRACE_KAFKA_LISTEN", ""),
+        ("MILLRACE_SERVICE_PORT", "9092"),
+        ("MILLRACE_KAFKA_PORT", "tcp://10.0.0.1:9092"),
+        ("MILLRACE_LOG", "debug"),
+        ("PATH", "/bin"),
+    ];
+    let loaded = load(None, &variables(&environment), &[]).unwrap();
+    assert_eq!(loaded.config.broker.kafka_listen.port(), 9092);
+}
+
+#[test]
+fn all_that_is_wrong_is_said_at_once_with_its_place() {
+    let text = r#"
+data_dir = 5
+allow_plaintxt = true
+[kafka]
+listen = "localhost:9092"
+adverttise = "h:1"
+[log]
+segment_mb = "256"
+max_record_mb = 0
+retention_hours = 1.5
+codec = "gzip"
+heartbeat_seconds = 5
+colour = "blue"
+[source]
+retry_minutes = -4
+[lgo]
+x = 1
+"#;
+    let environment = [("MILLRACE_TASK_RETRY_MINUTES", "soon"), ("MILLRACE_HTTP_LISTN", "127.0.0.1:1")];
+    assert_eq!(
+        wrong(text, &environment, &[("group.initial_delay_ms", "1e3")]),
+        r#"millrace.toml:2:12: data_dir: 5 does not fit; write the path of a directory, such as "/var/lib/millrace"
+millrace.toml:3:1: allow_plaintxt: there is no such setting; did you mean allow_plaintext?
+millrace.toml:5:10: kafka.listen: "localhost:9092" does not fit; write an address and a port, such as "127.0.0.1:9092"
+millrace.toml:6:1: kafka.adverttise: there is no such setting; did you mean kafka.advertise?
+millrace.toml:8:14: log.segment_mb: "256" does not fit; write a whole number of MiB from 1 to 4096, without quotes
+millrace.toml:9:17: log.max_record_mb: 0 does not fit; write a whole number of MiB from 1 to 255
+millrace.toml:10:19: log.retention_hours: 1.5 does not fit; write a whole number of hours from 0 to 876000
+millrace.toml:11:9: log.codec: "gzip" does not fit; write "none", "lz4" or "zstd"
+millrace.toml:12:1: log.heartbeat_seconds: there is no such setting; did you mean source.heartbeat_seconds?
+millrace.toml:13:1: log.colour: there is no such setting; there are log.codec, log.segment_mb, log.max_record_mb, log.retention_mb, log.retention_hours
+millrace.toml:15:17: source.retry_minutes: -4 does not fit; write a whole number of minutes from 10 to 1440
+millrace.toml:16:2: lgo: there is no such setting; there are data_dir, allow_plaintext, [kafka], [http], [log], [group], [source], [task]
+MILLRACE_HTTP_LISTN: there is no such setting; did you mean MILLRACE_HTTP_LISTEN?
+MILLRACE_TASK_RETRY_MINUTES: soon does not fit; write a whole number of minutes from 1 to 1440
+--group-initial-delay-ms: 1e3 does not fit; write a whole number of milliseconds from 0 to 300000"#
+    );
+}
+
+#[test]
+fn errors_of_the_file_s_form_stand_beside_those_of_its_settings() {
+    let text = "data_dir = \"größe\" \u{fc}\n[kafka]\nlisten = \nadvertise = \"nowhere\"\n[kafka]\n";
+    assert_eq!(
+        wrong(text, &[], &[]),
+        "millrace.toml:1:20: unexpected key or value, expected newline, `#`\n\
+         millrace.toml:3:10: string values must be quoted, expected literal string\n\
+         millrace.toml:4:13: kafka.advertise: \"nowhere\" does not fit; write HOST:PORT, such as \
+         \"millrace.example.com:9092\"\n\
+         millrace.toml:5:2: duplicate key"
+    );
+    assert_eq!(
+        wrong("kafka = 3", &[], &[]),
+        "millrace.toml:1:1: kafka: this is a section; write [kafka], and its settings on the lines below"
+    );
+}
+
+#[test]
+fn a_listener_beyond_this_machine_needs_leave_and_each_needs_its_own_port() {
+    let open = "is open to other machines, and anyone there could read everything; listen on 127.0.0.1, or set \
+                allow_plaintext (--allow-plaintext) if the network is yours";
+    assert_eq!(
+        wrong("kafka.listen = \"0.0.0.0:9092\"", &[("MILLRACE_HTTP_LISTEN", "[::]:80")], &[]),
+        format!(
+            "millrace.toml:1:16: kafka.listen: 0.0.0.0:9092 {open}\nMILLRACE_HTTP_LISTEN: [::]:80 {open}"
+        )
+    );
+    // Whether it was meant to be allowed is not known.
+    assert_eq!(
+        wrong("allow_plaintext = 1", &[], &[("kafka.listen", "0.0.0.0:9092")]),
+        "millrace.toml:1:19: allow_plaintext: 1 does not fit; write true or false"
+    );
+    assert!(
+        load(Some(&file("allow_plaintext = true")), &[], &flags(&[("kafka.listen", "0.0.0.0:9092")])).is_ok()
+    );
+    assert_eq!(
+        wrong("", &[], &[("http.listen", "127.0.0.1:9092")]),
+        "--http-listen: kafka.listen has 127.0.0.1:9092 already; give each a port of its own"
+    );
+    assert!(
+        load(None, &[], &flags(&[("http.listen", "127.0.0.1:0"), ("kafka.listen", "127.0.0.1:0")])).is_ok()
+    );
+}
+
+#[test]
+fn the_example_has_every_setting_with_its_default() {
+    let text = include_str!("../../deploy/millrace.toml");
+    let loaded = load(Some(&file(text)), &[], &[]).unwrap();
+    let mut section = "";
+    let mut without_default = Vec::new();
+    for line in text.lines() {
+        match line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+            Some(name) => section = name,
+            None => without_default.extend(
+                line.strip_prefix("# ")
+                    .and_then(|line| line.split_once(" = "))
+                    .map(|(name, _)| format!("{section}.{name}")),
+            ),
+        }
+    }
+    for setting in SETTINGS {
+        let default = setting.render(&Config::default());
+        assert_eq!(setting.render(&loaded.config), default, "{}", setting.key);
+        let is_there = match default {
+            Some(_) => matches!(loaded.origin(setting), Origin::File { .. }),
+            None => without_default.contains(&setting.key.to_owned()),
+        };
+        assert!(is_there, "{} is missing", setting.key);
+    }
+}
