@@ -19,8 +19,12 @@
 //! * In every generation one member leads, and each member gets its part from that leader or is told to rejoin.
 //! * At most one request of a member waits. When another comes, or the member is removed, the first is answered.
 //!
+//! * A virtual member leads only a generation that no Kafka client has joined. It keeps its partitions through a
+//!   rebalance only into a generation whose protocol is cooperative.
+//!
 //! Where this differs from Apache Kafka: a waiting request whose connection closed stops counting as a sign of life at
-//! once (Kafka keeps such a member until a rebalance or a five-minute timer ends it).
+//! once (Kafka keeps such a member until a rebalance or a five-minute timer ends it). A group that only virtual
+//! members have come to does not wait for more, as they share out anew within moments.
 
 mod join;
 #[cfg(test)]
@@ -36,6 +40,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use kafka_protocol::ResponseError;
 
+use super::assignor;
 use super::member::{Answer, Identity, JoinRefused, Joined, Member, Subscribed, Synced, Token, Waiting};
 
 /// What a group is doing.
@@ -318,7 +323,9 @@ impl Group {
                 }
             }
         }
-        let first = self.state == State::Empty && !self.settings.initial_rebalance_delay.is_zero();
+        let delayed =
+            !self.settings.initial_rebalance_delay.is_zero() && self.members.values().any(Member::is_client);
+        let first = self.state == State::Empty && delayed;
         self.transition(State::PreparingRebalance);
         if first {
             let delay = self.settings.initial_rebalance_delay;
@@ -369,6 +376,10 @@ impl Group {
             self.deadline = Some(now.saturating_add(self.rebalance_timeout().max(Duration::from_secs(1))));
             return;
         }
+        if self.sends_back_who_keeps_partitions(now) {
+            self.deadline = Some(now.saturating_add(self.rebalance_timeout()));
+            return;
+        }
         self.generation = self.generation.saturating_add(1);
         let (Some(leader), Some(protocol)) = (self.leader.clone(), self.select_protocol()) else {
             self.protocol = None;
@@ -400,15 +411,27 @@ impl Group {
         }
     }
 
-    /// Makes sure that the leader is one of those who are in. Whether there is one.
-    fn elect_leader(&mut self) -> bool {
-        let is_in = |id: &Arc<str>| self.members.get(id).is_some_and(Member::awaits_join);
-        if !self.leader.as_ref().is_some_and(is_in) {
-            let Some(next) = self.members.keys().find(|id| is_in(id)).cloned() else {
-                return false;
-            };
-            self.leader = Some(next);
+    /// Where the protocol will not be a cooperative one, virtual members that still have partitions cannot be in before
+    /// they have given them up. They are told to rejoin, which they do without. Whether there are any.
+    fn sends_back_who_keeps_partitions(&mut self, now: Duration) -> bool {
+        if self.select_protocol().is_none_or(|protocol| assignor::is_cooperative(&protocol)) {
+            return false;
         }
+        let keep = |(id, member): (&Arc<str>, &Member)| member.keeps_partitions().then(|| id.clone());
+        let ids: Vec<Arc<str>> = self.members.iter().filter_map(keep).collect();
+        for id in &ids {
+            self.refuse_waiting(id, ResponseError::RebalanceInProgress);
+            self.heard(id, now);
+        }
+        !ids.is_empty()
+    }
+
+    /// Makes sure that the leader is one of those who are in, and a Kafka client if one is. Whether there is one.
+    fn elect_leader(&mut self) -> bool {
+        let joined = self.members.iter().filter(|(_, member)| member.awaits_join());
+        let best = joined.min_by_key(|(id, member)| (!member.is_client(), self.leader.as_ref() != Some(*id)));
+        let Some((id, _)) = best else { return false };
+        self.leader = Some(id.clone());
         true
     }
 

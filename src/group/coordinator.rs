@@ -12,7 +12,7 @@
 
 mod offsets;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod timer;
 
 use std::collections::{BTreeSet, HashMap};
@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use kafka_protocol::ResponseError;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -88,6 +88,8 @@ struct Entry {
     group: Group,
     scheduled: Option<Duration>,
     bytes: usize,
+    /// Rung when the group's state changes, and closed when it is forgotten.
+    moved: watch::Sender<()>,
 }
 
 /// A group as ListGroups shows it.
@@ -155,11 +157,13 @@ impl Coordinator {
     /// # Errors
     /// What Kafka answers.
     pub async fn join(&self, group: &str, mut join: Join) -> Result<Joined, JoinRefused> {
-        let refused = |error| JoinRefused { error, member_id: join.member_id.clone() };
-        let Some(fresh) = new_member_id(join.instance_id.as_deref().unwrap_or(&join.client_id)) else {
-            return Err(refused(ResponseError::CoordinatorNotAvailable));
-        };
-        join.new_member_id = fresh;
+        if join.new_member_id.is_empty() {
+            let Some(fresh) = new_member_id(join.instance_id.as_deref().unwrap_or(&join.client_id)) else {
+                let error = ResponseError::CoordinatorNotAvailable;
+                return Err(JoinRefused { error, member_id: join.member_id });
+            };
+            join.new_member_id = fresh;
+        }
         let waiting = match self.enter(group, &join) {
             Ok(waiting) => waiting,
             Err(error) => return Err(JoinRefused { error, member_id: join.member_id }),
@@ -285,6 +289,20 @@ impl Coordinator {
         }
     }
 
+    /// Wakes who waits on it when the group's state changes: earlier than a heartbeat could tell. Closed when there is no
+    /// such group.
+    pub(super) fn watch(&self, group: &str) -> watch::Receiver<()> {
+        match self.lock().by_id.get(group) {
+            Some(entry) => entry.moved.subscribe(),
+            None => watch::Sender::new(()).subscribe(),
+        }
+    }
+
+    /// The topics whose partitions groups share.
+    pub(super) fn topics(&self) -> &Topics {
+        &self.topics
+    }
+
     // -- Views -------------------------------------------------------------------------------------------------------
 
     /// A group as DescribeGroups shows it; `None` where there is none.
@@ -338,7 +356,11 @@ impl Coordinator {
         let id = id.clone();
         let entry = groups.by_id.get_mut(&id)?;
         let members = entry.group.member_count();
+        let state = entry.group.state();
         let output = input(&mut entry.group);
+        if entry.group.state() != state {
+            entry.moved.send_replace(());
+        }
         for (token, answer) in entry.group.take_answers() {
             if let Some(waiting) = groups.waiting.remove(&token) {
                 // Who has just stopped waiting takes its token back itself.
@@ -388,7 +410,8 @@ impl Groups {
 
     fn add(&mut self, id: &str, group: Group) {
         metrics::gauge!("millrace_groups").increment(1.0);
-        self.by_id.insert(id.into(), Entry { group, scheduled: None, bytes: 0 });
+        self.by_id
+            .insert(id.into(), Entry { group, scheduled: None, bytes: 0, moved: watch::Sender::new(()) });
     }
 
     fn forget(&mut self, id: &str) {
@@ -461,7 +484,7 @@ fn check_member(who: Identity<'_>) -> Result<(), ResponseError> {
 }
 
 /// `<prefix>-<random uuid>`; `None` when the system has no random numbers.
-fn new_member_id(prefix: &str) -> Option<Arc<str>> {
+pub(super) fn new_member_id(prefix: &str) -> Option<Arc<str>> {
     let mut bytes = [0u8; 16];
     getrandom::fill(&mut bytes).ok()?;
     let number = u128::from_be_bytes(bytes) & !(0xf << 76 | 0x3 << 62) | 0x4 << 76 | 0x2 << 62;

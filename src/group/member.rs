@@ -36,12 +36,26 @@ impl fmt::Debug for Protocol {
     }
 }
 
+/// What a member is to its group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A Kafka client.
+    Client,
+    /// A subscriber inside the broker, which leads only where no client can.
+    Virtual {
+        /// It has not given up its partitions, so the protocol must be a cooperative one.
+        keeps_partitions: bool,
+    },
+}
+
 /// A JoinGroup request.
 #[derive(Debug, Clone)]
 pub struct Join {
+    /// What the member is.
+    pub kind: Kind,
     /// The id that the member has, empty when it has none yet.
     pub member_id: Arc<str>,
-    /// The id that it gets if it needs a new one.
+    /// The id that it gets if it needs a new one; empty for a random one.
     pub new_member_id: Arc<str>,
     /// Set for a static member (KIP-345).
     pub instance_id: Option<Arc<str>>,
@@ -159,6 +173,7 @@ pub(super) enum Waiting {
 /// A member as its group knows it.
 #[derive(Debug)]
 pub(super) struct Member {
+    pub kind: Kind,
     pub instance_id: Option<Arc<str>>,
     pub client_id: Arc<str>,
     pub client_host: Arc<str>,
@@ -178,6 +193,7 @@ pub(super) struct Member {
 impl Member {
     pub(super) fn new(join: &Join) -> Member {
         Member {
+            kind: join.kind,
             instance_id: join.instance_id.clone(),
             client_id: join.client_id.clone(),
             client_host: join.client_host.clone(),
@@ -194,6 +210,7 @@ impl Member {
 
     /// Takes over what a later JoinGroup says.
     pub(super) fn update(&mut self, join: &Join) {
+        self.kind = join.kind;
         self.client_id = join.client_id.clone();
         self.client_host = join.client_host.clone();
         self.session_timeout = join.session_timeout;
@@ -203,6 +220,15 @@ impl Member {
 
     pub(super) fn awaits_join(&self) -> bool {
         matches!(self.waiting, Waiting::Join(_))
+    }
+
+    pub(super) fn is_client(&self) -> bool {
+        self.kind == Kind::Client
+    }
+
+    /// Whether it has joined with partitions that only a cooperative protocol leaves it.
+    pub(super) fn keeps_partitions(&self) -> bool {
+        self.kind == Kind::Virtual { keeps_partitions: true }
     }
 
     pub(super) fn heard(&mut self, now: Duration) {

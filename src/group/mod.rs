@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  kafka::api ──► Coordinator ──► classic::Group      pure state machines, one a group, behind one lock
-//!                   │    ▲
+//!  subscriber ──►   │    ▲
 //!                   │    └── one timer task           ticks the groups whose time has come
 //!                   └──────► state::OffsetStore       committed offsets, durable before they are answered (I6)
 //! ```
@@ -11,10 +11,12 @@
 //! commit with `ILLEGAL_GENERATION`, and they join again, which takes them a moment (Apache Kafka keeps its members over
 //! a restart). Committed offsets survive, so nobody reads anything twice that it had committed, or skips anything.
 
+mod assignor;
 pub mod classic;
+mod consumer_protocol;
 mod coordinator;
 pub mod member;
-mod subscription;
+pub mod subscriber;
 
 use std::time::Duration;
 

@@ -116,6 +116,7 @@ impl Announcer {
 #[derive(Debug, Clone, Default)]
 pub struct Topics {
     inner: Arc<RwLock<Inner>>,
+    changed: watch::Sender<()>,
 }
 
 #[derive(Debug, Default)]
@@ -133,6 +134,7 @@ impl Topics {
             inner.by_id.remove(&old.id);
         }
         inner.by_id.insert(topic.id, topic);
+        self.changed.send_replace(());
     }
 
     /// Takes a topic away.
@@ -141,6 +143,12 @@ impl Topics {
         if let Some(old) = inner.by_name.remove(name) {
             inner.by_id.remove(&old.id);
         }
+        self.changed.send_replace(());
+    }
+
+    /// Wakes who waits on it when topics are added, replaced or taken away.
+    pub fn watch(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
     }
 
     /// The topic of that name.

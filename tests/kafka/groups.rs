@@ -36,11 +36,11 @@ use tempfile::TempDir;
 
 use crate::support::{Client, PATIENCE, Server, coordinator};
 
-const PARTITIONS: u32 = 4;
+pub const PARTITIONS: u32 = 4;
 
 /// A broker with a topic `orders` on disk, and groups whose offsets outlive it.
-struct Broker {
-    server: Server,
+pub struct Broker {
+    pub server: Server,
     writer: LocalWriter,
     partitions: Vec<PartitionId>,
     data: DataDir,
@@ -48,7 +48,7 @@ struct Broker {
 }
 
 impl Broker {
-    async fn start() -> Broker {
+    pub async fn start() -> Broker {
         Broker::open(Arc::new(TempDir::new().unwrap()), "127.0.0.1:0").await
     }
 
@@ -120,7 +120,7 @@ fn member(address: SocketAddr, group: &str) -> BaseConsumer {
     consumer
 }
 
-fn assigned(consumer: &BaseConsumer) -> BTreeSet<i32> {
+pub fn assigned(consumer: &BaseConsumer) -> BTreeSet<i32> {
     consumer.assignment().unwrap().elements().iter().map(|element| element.partition()).collect()
 }
 
@@ -163,7 +163,7 @@ fn offsets(from: i64) -> BTreeMap<i32, i64> {
 }
 
 /// Runs what blocks, as librdkafka's poll does, beside the runtime.
-async fn blocking<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> T {
+pub async fn blocking<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(run).await.unwrap()
 }
 

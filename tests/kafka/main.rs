@@ -5,6 +5,7 @@
 mod apis;
 mod fetch;
 mod groups;
+mod groups_mixed;
 mod hostile;
 mod librdkafka;
 mod memory_log;

@@ -9,12 +9,13 @@ use kafka_protocol::ResponseError;
 use proptest::prelude::*;
 
 use super::{Group, Settings, State};
-use crate::group::member::{Answer, Identity, Join, Protocol, Sync, Token};
+use crate::group::member::{Answer, Identity, Join, Kind, Member, Protocol, Sync, Token};
 
 /// What may happen next. Members are numbers; what they do depends on what they believe.
 #[derive(Debug, Clone)]
 enum Event {
-    /// Joins, with the id it has, if any; even numbers are static, a third of all need a known id.
+    /// Joins, with the id it has, if any; even numbers are static, two others are virtual, a third of the rest need a
+    /// known id.
     Join(usize, u8),
     /// Asks for its part; a leader brings everybody's.
     Sync(usize),
@@ -44,6 +45,9 @@ fn event() -> impl Strategy<Value = Event> {
         6 => (1..4_000u64).prop_map(Event::Pass),
     ]
 }
+
+/// Which of the six are virtual members.
+const VIRTUAL: [usize; 2] = [3, 5];
 
 /// What a member believes.
 #[derive(Debug, Default, Clone)]
@@ -104,8 +108,16 @@ impl World {
                 let token = self.request(client);
                 let name = |name: &&str| Protocol { name: (*name).into(), metadata: Bytes::new() };
                 let offered: &[&str] =
-                    [&["range"][..], &["sticky", "range"], &["odd"]][usize::from(protocols)];
+                    [&["range"][..], &["cooperative-sticky", "range"], &["odd"]][usize::from(protocols)];
+                let (kind, offered) = match VIRTUAL.contains(&client) {
+                    true => (
+                        Kind::Virtual { keeps_partitions: protocols == 0 },
+                        &["cooperative-sticky", "range"][..],
+                    ),
+                    false => (Kind::Client, offered),
+                };
                 let join = Join {
+                    kind,
                     member_id: self.clients[client].id.clone(),
                     new_member_id,
                     instance_id: client.is_multiple_of(2).then(|| format!("i{client}").into()),
@@ -115,7 +127,7 @@ impl World {
                     rebalance_timeout: Duration::from_millis(1_000 * client as u64),
                     protocol_type: "consumer".into(),
                     protocols: offered.iter().map(name).collect(),
-                    requires_known_id: client.is_multiple_of(3),
+                    requires_known_id: client.is_multiple_of(3) && kind == Kind::Client,
                     can_skip_assignment: client.is_multiple_of(4),
                 };
                 self.group.join(self.now, &join, token);
@@ -298,6 +310,14 @@ impl World {
                 assert!(members.contains_key(leader), "the leader is no member");
                 let protocol = self.group.protocol.as_deref().expect("a protocol");
                 assert!(members.values().all(|member| member.supports(protocol)));
+                let keeps = members.values().any(Member::keeps_partitions);
+                assert!(!keeps || protocol == "cooperative-sticky", "partitions are kept under {protocol}");
+                // Static clients may be away.
+                let in_person = |member: &Member| member.is_client() && member.instance_id.is_none();
+                assert!(
+                    members[leader].is_client() || !members.values().any(in_person),
+                    "a virtual member leads clients"
+                );
             }
             State::PreparingRebalance | State::Dead => {}
         }

@@ -7,7 +7,9 @@ use bytes::Bytes;
 use kafka_protocol::ResponseError;
 
 use super::{Group, Settings, State};
-use crate::group::member::{Answer, Identity, Join, JoinRefused, Joined, Protocol, Sync, Synced, Token};
+use crate::group::member::{
+    Answer, Identity, Join, JoinRefused, Joined, Kind, Protocol, Sync, Synced, Token,
+};
 
 const SESSION: Duration = Duration::from_secs(10);
 const REBALANCE: Duration = Duration::from_secs(60);
@@ -35,6 +37,7 @@ fn join(id: &str, protocols: &[&str]) -> Join {
     let protocol =
         |name: &&str| Protocol { name: (*name).into(), metadata: Bytes::from(format!("{id}:{name}")) };
     Join {
+        kind: Kind::Client,
         member_id: "".into(),
         new_member_id: id.into(),
         instance_id: None,
@@ -521,4 +524,77 @@ fn static_members_that_ask_for_no_time_to_rejoin_do_not_make_the_clock_spin() {
     assert!(bench.group.next_deadline().is_none_or(|next| next > bench.now));
     bench.pass(2 * SESSION);
     assert!(bench.group.is_unused());
+}
+
+// -- Virtual members -------------------------------------------------------------------------------------------------
+
+const OFFERED: [&str; 3] = ["cooperative-sticky", "range", "roundrobin"];
+
+/// A virtual member asks to join; again, when it is in already.
+fn subscriber(id: &str, is_member: bool, keeps_partitions: bool) -> Join {
+    let join = if is_member { again(id, &OFFERED) } else { join(id, &OFFERED) };
+    // What it owns is in its metadata, so that no two are equal.
+    let metadata = |name: &&str| Protocol {
+        name: (*name).into(),
+        metadata: Bytes::from(format!("{id}:{is_member}:{keeps_partitions}")),
+    };
+    Join {
+        kind: Kind::Virtual { keeps_partitions },
+        protocols: OFFERED.iter().map(metadata).collect(),
+        ..join
+    }
+}
+
+/// A stable group that the virtual member `v`, who leads, has for itself, in generation 1.
+fn subscribed() -> Bench {
+    let mut bench = bench(DELAY);
+    let v = bench.join(&subscriber("v", false, false));
+    assert_eq!(
+        (bench.joined(v).generation, bench.group.state()),
+        (1, State::CompletingRebalance),
+        "no delay"
+    );
+    bench.sync("v", 1, &[("v", "all")]);
+    bench
+}
+
+#[test]
+fn a_client_leads_a_group_as_soon_as_it_has_joined_and_a_virtual_member_again_when_it_has_left() {
+    let mut bench = subscribed();
+    let (z, v) = (bench.join(&join("z", &["cooperative-sticky"])), bench.join(&subscriber("v", true, true)));
+    let (z, v) = (bench.joined(z), bench.joined(v));
+    assert_eq!((&*z.leader, &*v.leader), ("z", "z"));
+    assert_eq!((z.members.len(), v.members.len()), (2, 0));
+    bench.sync("z", 2, &[]);
+    bench.leave("z").unwrap();
+    let v = bench.join(&subscriber("v", true, true));
+    let v = bench.joined(v);
+    assert_eq!((&*v.leader, v.members.len(), v.generation), ("v", 1, 3));
+}
+
+#[test]
+fn a_client_that_leads_leads_on_when_others_come() {
+    let mut bench = subscribed();
+    let (z, _) = (bench.join(&join("z", &["cooperative-sticky"])), bench.join(&subscriber("v", true, true)));
+    assert_eq!(&*bench.joined(z).leader, "z");
+    let a = bench.join(&join("a", &["cooperative-sticky"]));
+    bench.join(&again("z", &["cooperative-sticky"]));
+    bench.join(&subscriber("v", true, true));
+    assert_eq!(&*bench.joined(a).leader, "z");
+}
+
+#[test]
+fn virtual_members_give_up_their_partitions_before_a_generation_that_is_not_cooperative() {
+    let mut bench = subscribed();
+    let (z, v) = (bench.join(&join("z", &["range"])), bench.join(&subscriber("v", true, true)));
+    assert_eq!(bench.refused(v).error, ResponseError::RebalanceInProgress);
+    assert!(bench.answer(z).is_none(), "the client waits for it");
+    // It has a whole rebalance timeout for that, as long as it sends heartbeats.
+    for _ in 0..6 {
+        bench.pass(SESSION - Duration::from_secs(1));
+        assert_eq!(bench.heartbeat("v", 1), Err(ResponseError::RebalanceInProgress));
+    }
+    let v = bench.join(&subscriber("v", true, false));
+    let (z, v) = (bench.joined(z), bench.joined(v));
+    assert_eq!((&*z.protocol, &*v.protocol, &*v.leader), ("range", "range", "z"));
 }

@@ -7,8 +7,8 @@ use kafka_protocol::ResponseError;
 
 use super::{Coordinator, check_group_id, unix_ms};
 use crate::group::classic::Group;
+use crate::group::consumer_protocol;
 use crate::group::member::Identity;
-use crate::group::subscription;
 use crate::log::topics::Topic;
 use crate::state::{Committed, OffsetEntry};
 
@@ -248,7 +248,7 @@ fn topics_in_use(group: &Group) -> Result<Vec<String>, ResponseError> {
     }
     let mut topics = Vec::new();
     for metadata in group.subscriptions() {
-        let subscribed = subscription::topics(metadata).ok_or(ResponseError::NonEmptyGroup)?;
+        let subscribed = consumer_protocol::topics(metadata).ok_or(ResponseError::NonEmptyGroup)?;
         topics.extend(subscribed.into_iter().map(str::to_owned));
     }
     Ok(topics)

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tempfile::TempDir;
 
 use super::*;
-use crate::group::member::Protocol;
+use crate::group::member::{Kind, Protocol};
 use crate::log::local::{LocalLog, LocalWriter};
 use crate::log::record_batch::Codec;
 use crate::log::topics::{Topic, TopicId};
@@ -16,30 +16,38 @@ use crate::state::DataDir;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-struct House {
-    groups: Arc<Coordinator>,
-    topics: Topics,
-    _writer: LocalWriter,
+pub(in crate::group) struct House {
+    pub groups: Arc<Coordinator>,
+    pub topics: Topics,
+    log: Arc<dyn LogReader>,
+    writer: LocalWriter,
     _data: DataDir,
     _directory: TempDir,
 }
 
+impl House {
+    pub async fn add_topic(&mut self, name: &str, partitions: u32) {
+        let id = TopicId(self.topics.all().len() as u128 + 1);
+        let partitions = self.writer.create_topic(name, partitions, Codec::None).unwrap();
+        self.writer.flush().await.unwrap();
+        self.topics.insert(Topic { name: name.into(), id, partitions, log: self.log.clone() });
+    }
+}
+
 /// Groups over a topic `orders` with two partitions.
-async fn house(options: Options) -> House {
+pub(in crate::group) async fn house(options: Options) -> House {
     let directory = TempDir::new().unwrap();
     let data = DataDir::open(directory.path()).unwrap();
     let log = crate::log::local::Options::new(directory.path().join("log"), "test");
-    let (mut writer, reader, _) = tokio::task::spawn_blocking(|| LocalLog::open(log)).await.unwrap().unwrap();
-    let partitions = writer.create_topic("orders", 2, Codec::None).unwrap();
-    writer.flush().await.unwrap();
+    let (writer, reader, _) = tokio::task::spawn_blocking(|| LocalLog::open(log)).await.unwrap().unwrap();
     let topics = Topics::default();
-    let log = reader as Arc<dyn LogReader>;
-    topics.insert(Topic { name: "orders".into(), id: TopicId(1), partitions, log });
     let groups = Coordinator::open(options, OffsetStore::open(&data).unwrap(), topics.clone());
-    House { groups, topics, _writer: writer, _data: data, _directory: directory }
+    let mut house = House { groups, topics, log: reader, writer, _data: data, _directory: directory };
+    house.add_topic("orders", 2).await;
+    house
 }
 
-fn quick() -> Options {
+pub(in crate::group) fn quick() -> Options {
     Options {
         initial_rebalance_delay: Duration::ZERO,
         min_session_timeout: Duration::from_millis(50),
@@ -49,6 +57,7 @@ fn quick() -> Options {
 
 fn join(client: &str) -> Join {
     Join {
+        kind: Kind::Client,
         member_id: "".into(),
         new_member_id: "".into(),
         instance_id: None,

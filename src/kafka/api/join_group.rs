@@ -14,7 +14,7 @@ use kafka_protocol::messages::{ApiKey, JoinGroupRequest, JoinGroupResponse};
 use kafka_protocol::protocol::StrBytes;
 
 use super::text;
-use crate::group::member::{Join, JoinRefused, Joined, Protocol};
+use crate::group::member::{Join, JoinRefused, Joined, Kind as MemberKind, Protocol};
 use crate::kafka::shape::{BYTES, Field, I32, Kind, STRING};
 use crate::kafka::{Api, Reply, Request, RequestError};
 
@@ -49,6 +49,7 @@ async fn handle(request: &Request) -> Result<Reply, RequestError> {
         metadata: Bytes::copy_from_slice(&protocol.metadata),
     });
     let join = Join {
+        kind: MemberKind::Client,
         member_id: (&*asked.member_id).into(),
         new_member_id: "".into(),
         instance_id: asked.group_instance_id.as_deref().map(Into::into),
