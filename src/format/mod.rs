@@ -4,7 +4,15 @@
 //! task and no topic. What it hands over is borrowed from its own scratch space, so that a change costs no allocation.
 
 pub mod debezium_json;
+mod digits;
+pub mod headers;
+mod oid;
 pub mod partitioner;
+mod row_images;
+mod tables;
+#[cfg(test)]
+mod test_rows;
+mod text;
 
 use serde::{Deserialize, Serialize};
 

@@ -1,89 +1,21 @@
-//! Arrays: from PostgreSQL's text, `{1,NULL,"a b"}`, to JSON arrays.
+//! Arrays as JSON arrays.
 
 use super::values::Rendering;
+use crate::format::text::array::{self, Piece};
 
-/// Most dimensions that PostgreSQL's arrays have.
-const MAX_DIMENSIONS: usize = 6;
-
-/// Appends an array whose elements are written by `element`; several dimensions are nested arrays. `None` when the text
-/// is not an array, or an element not of its type.
+/// Appends an array whose elements are written by `element`; several dimensions are nested arrays, and lower bounds are
+/// left out, as JSON has no place for them. `None` when the text is not an array, or an element not of its type.
 pub(super) fn write(out: &mut Vec<u8>, text: &[u8], element: Rendering) -> Option<()> {
-    // Bounds that do not begin at 1 are written first, as in `[0:2]={1,2,3}`. JSON has no place for them.
-    let text = match text.first()? {
-        b'[' => text.get(text.iter().position(|&byte| byte == b'=')? + 1..)?,
-        _ => text,
-    };
-    let rest = elements(out, text.strip_prefix(b"{")?, element, 1)?;
-    rest.is_empty().then_some(())
-}
-
-/// Writes the elements up to the closing brace, and gives what comes after it.
-fn elements<'a>(out: &mut Vec<u8>, text: &'a [u8], element: Rendering, depth: usize) -> Option<&'a [u8]> {
-    if depth > MAX_DIMENSIONS {
-        return None;
-    }
-    out.push(b'[');
-    if let Some(rest) = text.strip_prefix(b"}") {
-        out.push(b']');
-        return Some(rest);
-    }
-    let mut text = text;
-    loop {
-        let rest = match text {
-            [b'{', inner @ ..] => elements(out, inner, element, depth + 1)?,
-            [b'"', quoted @ ..] => quoted_element(out, quoted, element)?,
-            _ => plain_element(out, text, element)?,
-        };
-        match rest {
-            [b',', after @ ..] => {
-                out.push(b',');
-                text = after;
-            }
-            [b'}', after @ ..] => {
-                out.push(b']');
-                return Some(after);
-            }
-            _ => return None,
+    array::walk(text, &mut |piece| {
+        match piece {
+            Piece::Open => out.push(b'['),
+            Piece::Next => out.push(b','),
+            Piece::Close => out.push(b']'),
+            Piece::Null => out.extend_from_slice(b"null"),
+            Piece::Element(text) => element.write_text(out, text)?,
         }
-    }
-}
-
-fn plain_element<'a>(out: &mut Vec<u8>, text: &'a [u8], element: Rendering) -> Option<&'a [u8]> {
-    let len = text.iter().position(|byte| matches!(byte, b',' | b'}'))?;
-    match text.get(..len)? {
-        b"" => return None,
-        b"NULL" => out.extend_from_slice(b"null"),
-        value => element.write_text(out, value)?,
-    }
-    text.get(len..)
-}
-
-/// An element after its opening quote, in which a backslash keeps the byte that follows it as it is.
-fn quoted_element<'a>(out: &mut Vec<u8>, text: &'a [u8], element: Rendering) -> Option<&'a [u8]> {
-    let special = text.iter().position(|byte| matches!(byte, b'"' | b'\\'))?;
-    if text.get(special) == Some(&b'"') {
-        element.write_text(out, text.get(..special)?)?;
-        return text.get(special + 1..);
-    }
-    let mut value = Vec::with_capacity(text.len());
-    let mut rest = text;
-    loop {
-        match rest {
-            [b'"', after @ ..] => {
-                element.write_text(out, &value)?;
-                return Some(after);
-            }
-            [b'\\', byte, after @ ..] => {
-                value.push(*byte);
-                rest = after;
-            }
-            [byte, after @ ..] => {
-                value.push(*byte);
-                rest = after;
-            }
-            [] => return None,
-        }
-    }
+        Some(())
+    })
 }
 
 #[cfg(test)]

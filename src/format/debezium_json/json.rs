@@ -3,6 +3,8 @@
 //! Text is scanned eight bytes at a time for what JSON must escape and for what is not ASCII, so that ordinary text
 //! costs a scan and a copy. UTF-8 is checked only from the first byte that is not ASCII.
 
+use crate::format::digits::Digits;
+
 /// `byte` in each of a word's eight places.
 const fn repeat(byte: u8) -> u64 {
     u64::from_ne_bytes([byte; 8])
@@ -90,34 +92,6 @@ fn escape(out: &mut Vec<u8>, byte: u8) {
         }
     };
     out.extend_from_slice(&[b'\\', short]);
-}
-
-/// Decimal digits on the stack.
-pub(super) struct Digits {
-    bytes: [u8; 20],
-    start: usize,
-}
-
-impl Digits {
-    /// The digits of `number`.
-    pub(super) fn new(mut number: u64) -> Self {
-        let mut bytes = [b'0'; 20];
-        let mut start = bytes.len();
-        for place in bytes.iter_mut().rev() {
-            *place = b'0' + (number % 10) as u8;
-            number /= 10;
-            start -= 1;
-            if number == 0 {
-                break;
-            }
-        }
-        Digits { bytes, start }
-    }
-
-    /// They as text.
-    pub(super) fn as_bytes(&self) -> &[u8] {
-        self.bytes.get(self.start..).unwrap_or_default()
-    }
 }
 
 /// Appends a number.

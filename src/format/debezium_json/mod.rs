@@ -12,19 +12,16 @@ mod prepared;
 mod time;
 mod values;
 
-use std::collections::HashMap;
-
 use self::prepared::{Table, TransactionParts};
+use super::headers::{EVENT_HEADER, POSITION_HEADER};
+use super::row_images::RowImages;
+use super::tables::Tables;
 use super::{Format, FormatError, Sink};
-use crate::change::{Before, Change, Event, Gap, Operation, Row, TableShape, Timestamp, Transaction, Value};
+use crate::change::{Before, Change, Event, Gap, Operation, Row, Timestamp, Transaction, Value};
 use crate::log::{Header, Record};
 
-/// Header of every record: its place in the source, `<commit LSN>:<ordinal>`.
-pub const POSITION_HEADER: &str = "millrace.position";
 /// Header of records with values that the server did not send: the names of their columns, separated by commas.
 pub const UNAVAILABLE_HEADER: &str = "millrace.unavailable";
-/// Header of records that are not changes of a table: what they are (`gap`, `message`).
-pub const EVENT_HEADER: &str = "millrace.event";
 
 /// Debezium's header on a deletion that stands for a changed key: the new key.
 const NEW_KEY_HEADER: &str = "__debezium.newkey";
@@ -69,7 +66,7 @@ pub struct DebeziumJson {
     source_database: Vec<u8>,
     /// The part of a source block that names a table, for events without one.
     no_names: Vec<u8>,
-    tables: Tables,
+    tables: Tables<Table>,
     transaction: Option<Transaction>,
     parts: TransactionParts,
     scratch: Scratch,
@@ -95,34 +92,6 @@ impl Scratch {
             }
             buffer.clear();
         }
-    }
-}
-
-/// Prepared tables by OID. Rows come in runs of one table, so the last one is looked at first.
-#[derive(Debug, Default)]
-struct Tables {
-    by_oid: HashMap<u32, usize>,
-    tables: Vec<Table>,
-    last: usize,
-}
-
-impl Tables {
-    /// The prepared table, made anew when its shape is another than before.
-    fn get(&mut self, shape: &TableShape) -> &Table {
-        if !self.tables.get(self.last).is_some_and(|table| table.shape == *shape) {
-            self.last = self.find(shape);
-        }
-        &self.tables[self.last]
-    }
-
-    fn find(&mut self, shape: &TableShape) -> usize {
-        let index = *self.by_oid.entry(shape.oid).or_insert(self.tables.len());
-        match self.tables.get_mut(index) {
-            Some(table) if table.shape == *shape => {}
-            Some(table) => *table = Table::new(shape),
-            None => self.tables.push(Table::new(shape)),
-        }
-        index
     }
 }
 
@@ -160,7 +129,7 @@ impl DebeziumJson {
             self.transaction = Some(*event.transaction);
         }
         self.scratch.clear();
-        self.parts.write_position(&mut self.scratch.position, event.ordinal);
+        self.parts.position.write(&mut self.scratch.position, event.ordinal);
         match event.change {
             Change::Row { operation, table, before, after } => {
                 let encoder = RowEncoder {
@@ -168,8 +137,7 @@ impl DebeziumJson {
                     table: self.tables.get(table),
                     parts: &self.parts,
                     tombstones: self.tombstones,
-                    before,
-                    after,
+                    images: RowImages { shape: table, before, after },
                 };
                 encoder.encode(operation, &mut self.scratch, sink)
             }
@@ -179,8 +147,7 @@ impl DebeziumJson {
                     table: self.tables.get(table),
                     parts: &self.parts,
                     tombstones: self.tombstones,
-                    before: None,
-                    after: None,
+                    images: RowImages { shape: table, before: None, after: None },
                 };
                 encoder.write_value(&mut self.scratch, b't', None, None)?;
                 encoder.send(&self.scratch, None, Some(&self.scratch.value), None, sink)
@@ -277,8 +244,7 @@ struct RowEncoder<'a> {
     table: &'a Table,
     parts: &'a TransactionParts,
     tombstones: bool,
-    before: Option<Before<'a>>,
-    after: Option<Row<'a>>,
+    images: RowImages<'a>,
 }
 
 impl<'a> RowEncoder<'a> {
@@ -290,20 +256,22 @@ impl<'a> RowEncoder<'a> {
     ) -> Result<(), FormatError> {
         match operation {
             Operation::Insert => {
-                let has_key = self.write_key(&mut scratch.key, |index| self.new_value(index))?;
-                self.write_value(scratch, b'c', None, self.after)?;
+                let has_key = self.write_key(&mut scratch.key, |index| self.images.new_value(index))?;
+                self.write_value(scratch, b'c', None, self.images.after)?;
                 self.send(scratch, has_key.then_some(&scratch.key), Some(&scratch.value), None, sink)
             }
-            Operation::Update if self.key_has_changed() => self.encode_key_change(scratch, sink),
+            Operation::Update if self.images.key_has_changed(&self.table.key) => {
+                self.encode_key_change(scratch, sink)
+            }
             Operation::Update => {
-                let has_key = self.write_key(&mut scratch.key, |index| self.new_value(index))?;
-                self.write_value(scratch, b'u', self.before, self.after)?;
+                let has_key = self.write_key(&mut scratch.key, |index| self.images.new_value(index))?;
+                self.write_value(scratch, b'u', self.images.before, self.images.after)?;
                 self.send(scratch, has_key.then_some(&scratch.key), Some(&scratch.value), None, sink)
             }
             Operation::Delete => {
-                let has_key = self.old_row_has_key()
-                    && self.write_key(&mut scratch.key, |index| self.old_value(index))?;
-                self.write_value(scratch, b'd', self.before, None)?;
+                let has_key = self.images.old_row_has_key(&self.table.key)
+                    && self.write_key(&mut scratch.key, |index| self.images.old_value(index))?;
+                self.write_value(scratch, b'd', self.images.before, None)?;
                 let key = has_key.then_some(&scratch.key);
                 self.send(scratch, key, Some(&scratch.value), None, sink)?;
                 self.send_tombstone(scratch, key, None, sink)
@@ -313,51 +281,17 @@ impl<'a> RowEncoder<'a> {
 
     /// An update that changes the key is a deletion of the old one and a creation of the new one.
     fn encode_key_change(&self, scratch: &mut Scratch, sink: &mut dyn Sink) -> Result<(), FormatError> {
-        self.write_key(&mut scratch.old_key, |index| self.old_value(index))?;
-        self.write_key(&mut scratch.key, |index| self.new_value(index))?;
+        self.write_key(&mut scratch.old_key, |index| self.images.old_value(index))?;
+        self.write_key(&mut scratch.key, |index| self.images.new_value(index))?;
 
-        self.write_value(scratch, b'd', self.before, None)?;
+        self.write_value(scratch, b'd', self.images.before, None)?;
         let new_key = Header { name: NEW_KEY_HEADER, value: &scratch.key };
         self.send(scratch, Some(&scratch.old_key), Some(&scratch.value), Some(new_key), sink)?;
         self.send_tombstone(scratch, Some(&scratch.old_key), Some(new_key), sink)?;
 
-        self.write_value(scratch, b'c', None, self.after)?;
+        self.write_value(scratch, b'c', None, self.images.after)?;
         let old_key = Header { name: OLD_KEY_HEADER, value: &scratch.old_key };
         self.send(scratch, Some(&scratch.key), Some(&scratch.value), Some(old_key), sink)
-    }
-
-    /// The value of a column in the old row. What the server does not send of an old row is unsent, not null.
-    fn old_value(&self, index: usize) -> Value<'a> {
-        match self.before {
-            Some(Before::Full(row)) => row.get(index),
-            Some(Before::Key(row))
-                if self.table.columns.get(index).is_some_and(|column| column.is_identity) =>
-            {
-                row.get(index)
-            }
-            _ => Value::Unsent,
-        }
-    }
-
-    /// The value of a column in the new row. One that was not sent because it did not change is in the old row, if that
-    /// was sent whole.
-    #[inline]
-    fn new_value(&self, index: usize) -> Value<'a> {
-        match self.after.map(|row| row.get(index)) {
-            None | Some(Value::Unsent) => self.old_value(index),
-            Some(value) => value,
-        }
-    }
-
-    /// Whether the old row tells the old key.
-    fn old_row_has_key(&self) -> bool {
-        self.table.key.iter().all(|&index| self.old_value(index) != Value::Unsent)
-    }
-
-    fn key_has_changed(&self) -> bool {
-        self.before.is_some()
-            && self.old_row_has_key()
-            && self.table.key.iter().any(|&index| self.old_value(index) != self.new_value(index))
     }
 
     /// Writes the key of the row whose values `value` gives; `false` when the table has none.
@@ -366,7 +300,7 @@ impl<'a> RowEncoder<'a> {
         for &index in &self.table.key {
             let value = value(index);
             if value == Value::Unsent {
-                return Err(self.key_unsent(index));
+                return Err(self.images.key_unsent(index));
             }
             self.write_column(out, index, value)?;
         }
@@ -409,7 +343,7 @@ impl<'a> RowEncoder<'a> {
         let start = out.len();
         if after.is_some() {
             for index in 0..self.table.columns.len() {
-                self.write_image_column(out, unavailable, index, self.new_value(index))?;
+                self.write_image_column(out, unavailable, index, self.images.new_value(index))?;
             }
             self.close_object(out, start);
         } else {
@@ -446,7 +380,7 @@ impl<'a> RowEncoder<'a> {
         out.extend_from_slice(&column.label);
         match column.rendering.write(out, value) {
             Some(()) => Ok(()),
-            None => Err(self.invalid(index, column.rendering.expected())),
+            None => Err(self.images.invalid(index, column.rendering.expected())),
         }
     }
 
@@ -458,25 +392,6 @@ impl<'a> RowEncoder<'a> {
             None => out.push(b'{'),
         }
         out.push(b'}');
-    }
-
-    #[cold]
-    fn invalid(&self, index: usize, expected: &'static str) -> FormatError {
-        let (schema, table, column) = self.names(index);
-        FormatError::Value { schema, table, column, expected }
-    }
-
-    #[cold]
-    fn key_unsent(&self, index: usize) -> FormatError {
-        let (schema, table, column) = self.names(index);
-        FormatError::KeyUnsent { schema, table, column }
-    }
-
-    /// Schema, table and column, for an error.
-    fn names(&self, index: usize) -> (String, String, String) {
-        let shape = &self.table.shape;
-        let column = shape.columns.get(index).map(|column| column.name.clone()).unwrap_or_default();
-        (shape.schema.clone(), shape.name.clone(), column)
     }
 
     /// The record that lets a log be compacted, with the key and headers of the deletion before it.

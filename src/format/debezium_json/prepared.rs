@@ -2,17 +2,19 @@
 
 use super::json;
 use super::values::Rendering;
-use crate::change::{Lsn, ReplicaIdentity, TableShape, Timestamp, Transaction};
+use crate::change::{Lsn, TableShape, Timestamp, Transaction};
+use crate::format::digits::Digits;
+use crate::format::headers::PositionText;
+use crate::format::row_images::record_key;
+use crate::format::tables::Prepared;
 
 /// A table, prepared.
 #[derive(Debug)]
 pub(super) struct Table {
-    /// The shape that this was made from.
     pub(super) shape: TableShape,
     /// One for each of the shape's columns.
     pub(super) columns: Vec<Column>,
-    /// Indexes of the columns of the record key. Columns of the replica identity, so that inserts, updates and deletes
-    /// of a row agree on its key.
+    /// Indexes of the columns of the record key.
     pub(super) key: Vec<usize>,
     /// `,"schema":"…","table":"…","txId":`
     pub(super) source_names: Vec<u8>,
@@ -27,8 +29,8 @@ pub(super) struct Column {
     pub(super) is_identity: bool,
 }
 
-impl Table {
-    pub(super) fn new(shape: &TableShape) -> Self {
+impl Prepared for Table {
+    fn new(shape: &TableShape) -> Self {
         let columns = shape.columns.iter().map(|column| {
             let mut label = vec![b','];
             json::string(&mut label, column.name.as_bytes());
@@ -42,15 +44,9 @@ impl Table {
             shape: shape.clone(),
         }
     }
-}
 
-/// The shape's key, except where an old row would not carry it because the replica identity is another index.
-fn record_key(shape: &TableShape) -> Vec<usize> {
-    let is_identity = |&index: &usize| shape.columns.get(index).is_some_and(|column| column.identity);
-    if shape.identity == ReplicaIdentity::Index && !shape.key.iter().all(is_identity) {
-        (0..shape.columns.len()).filter(is_identity).collect()
-    } else {
-        shape.key.iter().copied().filter(|&index| index < shape.columns.len()).collect()
+    fn shape(&self) -> &TableShape {
+        &self.shape
     }
 }
 
@@ -77,8 +73,7 @@ pub(super) struct TransactionParts {
     processed: Vec<u8>,
     /// `,"ts_ms":…`, as a message has it
     processed_ms: Vec<u8>,
-    /// `<commit LSN>:`
-    position: Vec<u8>,
+    pub(super) position: PositionText,
 }
 
 impl TransactionParts {
@@ -91,13 +86,7 @@ impl TransactionParts {
         source_database: &[u8],
     ) {
         let commit = transaction.commit_time;
-        let parts = [
-            &mut self.source_start,
-            &mut self.source_times,
-            &mut self.txid,
-            &mut self.processed,
-            &mut self.position,
-        ];
+        let parts = [&mut self.source_start, &mut self.source_times, &mut self.txid, &mut self.processed];
         parts.into_iter().for_each(Vec::clear);
 
         let out = &mut self.source_start;
@@ -109,7 +98,7 @@ impl TransactionParts {
             out.extend_from_slice(b"null");
         } else {
             out.extend_from_slice(b"\\\"");
-            out.extend_from_slice(json::Digits::new(transaction.previous_commit_lsn.0).as_bytes());
+            out.extend_from_slice(Digits::new(transaction.previous_commit_lsn.0).as_bytes());
             out.extend_from_slice(b"\\\"");
         }
         out.extend_from_slice(b",\\\"");
@@ -134,18 +123,13 @@ impl TransactionParts {
         micros_and_nanos(out, processed);
         out.push(b'}');
 
-        let out = &mut self.position;
-        let lsn = transaction.commit_lsn.0;
-        hex(out, lsn >> 32);
-        out.push(b'/');
-        hex(out, lsn & 0xFFFF_FFFF);
-        out.push(b':');
+        self.position.prepare(transaction.commit_lsn);
     }
 
     /// Appends `"source":{…}`.
     #[inline]
     pub(super) fn write_source(&self, out: &mut Vec<u8>, names: &[u8], lsn: Lsn) {
-        let lsn = json::Digits::new(lsn.0);
+        let lsn = Digits::new(lsn.0);
         out.extend_from_slice(&self.source_start);
         out.extend_from_slice(lsn.as_bytes());
         out.extend_from_slice(&self.source_times);
@@ -167,13 +151,6 @@ impl TransactionParts {
     pub(super) fn write_processed_ms(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.processed_ms);
     }
-
-    /// Appends `<commit LSN>:<ordinal>`.
-    #[inline]
-    pub(super) fn write_position(&self, out: &mut Vec<u8>, ordinal: u64) {
-        out.extend_from_slice(&self.position);
-        out.extend_from_slice(json::Digits::new(ordinal).as_bytes());
-    }
 }
 
 /// Appends `<microseconds>,"ts_ns":<nanoseconds>`.
@@ -181,13 +158,4 @@ fn micros_and_nanos(out: &mut Vec<u8>, time: Timestamp) {
     json::integer(out, time.0);
     out.extend_from_slice(b",\"ts_ns\":");
     json::integer(out, time.0.saturating_mul(1000));
-}
-
-/// Appends a number in hexadecimal, as an LSN's halves are written.
-fn hex(out: &mut Vec<u8>, number: u64) {
-    let digits = (u64::BITS - number.leading_zeros()).div_ceil(4).max(1);
-    for place in (0..digits).rev() {
-        let nibble = (number >> (4 * place) & 15) as u8;
-        out.push(if nibble < 10 { b'0' + nibble } else { b'A' + nibble - 10 });
-    }
 }

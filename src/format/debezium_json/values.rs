@@ -3,97 +3,11 @@
 use super::time::Unit;
 use super::{array, json, numeric, time};
 use crate::change::{Column, Value};
+use crate::format::oid;
+use crate::format::text::bytea;
 
 /// What stands for a value that the server did not send, as in Debezium.
 pub(super) const UNAVAILABLE: &[u8] = b"__debezium_unavailable_value";
-
-/// OIDs of built-in types (`pg_type.dat`).
-mod oid {
-    pub(super) const BOOL: u32 = 16;
-    pub(super) const BYTEA: u32 = 17;
-    pub(super) const CHAR: u32 = 18;
-    pub(super) const NAME: u32 = 19;
-    pub(super) const INT8: u32 = 20;
-    pub(super) const INT2: u32 = 21;
-    pub(super) const INT4: u32 = 23;
-    pub(super) const TEXT: u32 = 25;
-    pub(super) const OID: u32 = 26;
-    pub(super) const JSON: u32 = 114;
-    pub(super) const XML: u32 = 142;
-    pub(super) const FLOAT4: u32 = 700;
-    pub(super) const FLOAT8: u32 = 701;
-    pub(super) const MONEY: u32 = 790;
-    pub(super) const BPCHAR: u32 = 1042;
-    pub(super) const VARCHAR: u32 = 1043;
-    pub(super) const DATE: u32 = 1082;
-    pub(super) const TIME: u32 = 1083;
-    pub(super) const TIMESTAMP: u32 = 1114;
-    pub(super) const TIMESTAMPTZ: u32 = 1184;
-    pub(super) const INTERVAL: u32 = 1186;
-    pub(super) const TIMETZ: u32 = 1266;
-    pub(super) const BIT: u32 = 1560;
-    pub(super) const VARBIT: u32 = 1562;
-    pub(super) const NUMERIC: u32 = 1700;
-
-    /// Types whose values are strings, by the OID of their arrays.
-    const STRING_ARRAYS: [u32; 29] = [
-        143,  // xml
-        199,  // json
-        651,  // cidr
-        775,  // macaddr8
-        1002, // "char"
-        1003, // name
-        1009, // text
-        1014, // bpchar
-        1015, // varchar
-        1040, // macaddr
-        1041, // inet
-        2951, // uuid
-        3221, // pg_lsn
-        3643, // tsvector
-        3645, // tsquery
-        3807, // jsonb
-        3905, // int4range
-        3907, // numrange
-        3909, // tsrange
-        3911, // tstzrange
-        3913, // daterange
-        3927, // int8range
-        4073, // jsonpath
-        6150, // int4multirange
-        6151, // nummultirange
-        6152, // tsmultirange
-        6153, // tstzmultirange
-        6155, // datemultirange
-        6157, // int8multirange
-    ];
-
-    /// The type whose array has this OID.
-    pub(super) fn element_of(array: u32) -> Option<u32> {
-        Some(match array {
-            791 => MONEY,
-            1000 => BOOL,
-            1001 => BYTEA,
-            1005 => INT2,
-            1007 => INT4,
-            1016 => INT8,
-            1021 => FLOAT4,
-            1022 => FLOAT8,
-            1028 => OID,
-            1115 => TIMESTAMP,
-            1182 => DATE,
-            1183 => TIME,
-            1185 => TIMESTAMPTZ,
-            1187 => INTERVAL,
-            1231 => NUMERIC,
-            1270 => TIMETZ,
-            1561 => BIT,
-            1563 => VARBIT,
-            _ if STRING_ARRAYS.contains(&array) => TEXT,
-            _ => return None,
-        })
-    }
-}
 
 /// How a column's values are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -217,7 +131,11 @@ impl Rendering {
             Rendering::Decimal { scale } => numeric::decimal(out, text, scale)?,
             Rendering::VariableScaleDecimal => numeric::variable_scale_decimal(out, text)?,
             Rendering::Money => numeric::money(out, text)?,
-            Rendering::Bytes => bytea(out, text)?,
+            Rendering::Bytes => {
+                out.push(b'"');
+                bytea::bytea(text, |bytes| json::base64(out, bytes))?;
+                out.push(b'"');
+            }
             Rendering::Date => time::date(out, text)?,
             Rendering::Time(unit) => time::time(out, text, unit)?,
             Rendering::TimeWithZone => time::time_with_zone(out, text)?,
@@ -274,68 +192,6 @@ fn base64_string(out: &mut Vec<u8>, bytes: &[u8]) {
     out.push(b'"');
     json::base64(out, bytes);
     out.push(b'"');
-}
-
-/// A `bytea` in either of PostgreSQL's text forms, as base64.
-fn bytea(out: &mut Vec<u8>, text: &[u8]) -> Option<()> {
-    out.push(b'"');
-    match text.strip_prefix(b"\\x") {
-        Some(hex) => hex_to_base64(out, hex)?,
-        None => json::base64(out, &unescape_bytea(text)?),
-    }
-    out.push(b'"');
-    Some(())
-}
-
-/// Goes through a small buffer of whole triples, so that the pieces' base64 joins without padding.
-fn hex_to_base64(out: &mut Vec<u8>, hex: &[u8]) -> Option<()> {
-    if !hex.len().is_multiple_of(2) {
-        return None;
-    }
-    let mut buffer = [0; 192];
-    for piece in hex.chunks(2 * buffer.len()) {
-        let mut len = 0;
-        for (byte, pair) in buffer.iter_mut().zip(piece.chunks_exact(2)) {
-            let [high, low] = *pair else { return None };
-            *byte = hex_digit(high)? << 4 | hex_digit(low)?;
-            len += 1;
-        }
-        json::base64(out, buffer.get(..len)?);
-    }
-    Some(())
-}
-
-fn hex_digit(byte: u8) -> Option<u8> {
-    match byte {
-        b'0'..=b'9' => Some(byte - b'0'),
-        b'a'..=b'f' => Some(byte - b'a' + 10),
-        b'A'..=b'F' => Some(byte - b'A' + 10),
-        _ => None,
-    }
-}
-
-/// `bytea_output = escape`: `\\` and three octal digits after a backslash, all else as it is.
-fn unescape_bytea(text: &[u8]) -> Option<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let [first, after @ ..] = rest {
-        rest = match (first, after) {
-            (b'\\', [b'\\', after @ ..]) => {
-                bytes.push(b'\\');
-                after
-            }
-            (b'\\', [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', after @ ..]) => {
-                bytes.push((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'));
-                after
-            }
-            (b'\\', _) => return None,
-            (&byte, after) => {
-                bytes.push(byte);
-                after
-            }
-        };
-    }
-    Some(bytes)
 }
 
 /// A bit string as Debezium's `Bits`: little-endian, the last bit of the text first, without zero bytes at the end.
