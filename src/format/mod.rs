@@ -8,6 +8,7 @@ mod digits;
 pub mod headers;
 mod oid;
 pub mod partitioner;
+pub mod protobuf;
 mod row_images;
 mod tables;
 #[cfg(test)]
@@ -17,6 +18,7 @@ mod text;
 use serde::{Deserialize, Serialize};
 
 use self::debezium_json::{DebeziumJson, DebeziumOptions};
+use self::protobuf::Protobuf;
 use crate::change::Event;
 use crate::log::{LogError, Record};
 
@@ -27,6 +29,8 @@ pub enum FormatName {
     /// Debezium's change events as JSON, without schemas
     #[default]
     DebeziumJson,
+    /// `millrace.v1.Change` messages, typed
+    Protobuf,
 }
 
 impl FormatName {
@@ -34,6 +38,7 @@ impl FormatName {
     pub fn make(self, output: &str, database: &str) -> Box<dyn Format> {
         match self {
             FormatName::DebeziumJson => Box::new(DebeziumJson::new(DebeziumOptions::new(output, database))),
+            FormatName::Protobuf => Box::new(Protobuf::default()),
         }
     }
 }

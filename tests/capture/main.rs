@@ -4,6 +4,7 @@
 
 mod limits;
 mod partitions;
+mod protobuf;
 mod rows;
 mod stage;
 mod tables;

@@ -6,18 +6,18 @@ use serde_json::Value;
 use crate::stage::{Stage, expect, rows, run};
 
 /// A type, values of it, and how to tell that an event says the same as the server.
-struct Case {
-    type_name: &'static str,
+pub struct Case {
+    pub type_name: &'static str,
     /// SQL: what the server holds in column `v`, as text.
     held: &'static str,
     same: fn(&str, &Value) -> bool,
     /// SQL expressions that are cast to the type.
-    values: &'static [&'static str],
+    pub values: &'static [&'static str],
 }
 
 impl Case {
     /// Whether the test makes an array of each value: not of arrays, nor of what cannot be null.
-    fn has_array(&self) -> bool {
+    pub fn has_array(&self) -> bool {
         !self.type_name.ends_with("[]") && self.type_name != "list_price"
     }
 }
@@ -32,7 +32,7 @@ const fn case(
 }
 
 /// Types that the domains, enums and composites below need.
-const MADE_TYPES: &str = r#"
+pub const MADE_TYPES: &str = r#"
     CREATE TYPE mood AS ENUM ('sad', 'so so', 'happy "quoted"');
     CREATE TYPE point3 AS (x int, y text, z numeric);
     CREATE DOMAIN positive AS int CHECK (value > 0);
@@ -76,7 +76,7 @@ const TIMESTAMPS: &[&str] = &[
     "'-infinity'",
 ];
 
-const CASES: &[Case] = &[
+pub const CASES: &[Case] = &[
     case("boolean", TEXT, boolean, &["true", "false"]),
     case("smallint", TEXT, number, &["-32768", "32767", "0"]),
     case("int", TEXT, number, &["-2147483648", "2147483647"]),

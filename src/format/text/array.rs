@@ -1,7 +1,7 @@
 //! Arrays: `{1,NULL,"a b"}`.
 
 /// Most dimensions that PostgreSQL's arrays have.
-const MAX_DIMENSIONS: usize = 6;
+pub(in crate::format) const MAX_DIMENSIONS: usize = 6;
 
 /// A piece of an array's text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +23,16 @@ pub(in crate::format) fn walk(text: &[u8], visit: &mut impl FnMut(Piece<'_>) -> 
     let (_, text) = split_bounds(text)?;
     let rest = elements(text.strip_prefix(b"{")?, visit, 1)?;
     rest.is_empty().then_some(())
+}
+
+/// The indexes at which an array's dimensions begin, as far as its text names them: it does when one of them is not 1.
+pub(in crate::format) fn lower_bounds(text: &[u8]) -> Option<impl Iterator<Item = Option<i32>>> {
+    let (bounds, _) = split_bounds(text)?;
+    let lower = |dimension: &[u8]| {
+        let (lower, _) = std::str::from_utf8(dimension).ok()?.split_once(':')?;
+        lower.parse().ok()
+    };
+    Some(bounds.split(|&byte| byte == b'[').skip(1).map(lower))
 }
 
 /// The bounds, which are written first, as in `[0:2]={1,2,3}`, when one of them is not 1; and the elements.

@@ -1,4 +1,4 @@
-//! Bytes in hexadecimal or escaped: `bytea`.
+//! Bytes in hexadecimal or escaped: `bytea` and `uuid`.
 
 /// Gives the bytes of a `bytea`, in either of its text forms, to `visit`, in pieces whose lengths, but for the last
 /// one's, are multiples of three (so that the pieces' base64 joins without padding).
@@ -20,6 +20,20 @@ pub(in crate::format) fn bytea(text: &[u8], mut visit: impl FnMut(&[u8])) -> Opt
         visit(buffer.get(..len)?);
     }
     Some(())
+}
+
+/// The bytes of a `uuid`: `a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11`.
+pub(in crate::format) fn uuid(text: &[u8]) -> Option<[u8; 16]> {
+    const HYPHENS: [usize; 4] = [8, 13, 18, 23];
+    if text.len() != 36 || !HYPHENS.iter().all(|&place| text.get(place) == Some(&b'-')) {
+        return None;
+    }
+    let mut bytes = [0; 16];
+    let groups = text.split(|&byte| byte == b'-').flat_map(|group| group.chunks(2));
+    for (byte, pair) in bytes.iter_mut().zip(groups) {
+        *byte = hex_byte(pair)?;
+    }
+    Some(bytes)
 }
 
 fn hex_byte(pair: &[u8]) -> Option<u8> {

@@ -11,7 +11,7 @@ mod topic;
 
 pub use millrace::{Millrace, MillraceOptions};
 pub use postgres::{PASSWORD, Postgres, PostgresOptions};
-pub use topic::{Record, parse_lsn, read_topic};
+pub use topic::{RawRecord, Record, parse_lsn, read_raw_topic, read_topic};
 
 /// A TCP port of 127.0.0.1 that nobody listened on a moment ago.
 pub fn free_port() -> u16 {

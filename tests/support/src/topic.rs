@@ -11,6 +11,23 @@ use serde_json::Value;
 /// How long a broker may take to hand out what it has.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// A record as it is.
+#[derive(Debug, Clone)]
+pub struct RawRecord {
+    /// Its partition.
+    pub partition: i32,
+    /// Its offset.
+    pub offset: i64,
+    /// Its timestamp in milliseconds.
+    pub timestamp: i64,
+    /// Its key.
+    pub key: Option<Vec<u8>>,
+    /// Its value; absent in a tombstone.
+    pub value: Option<Vec<u8>>,
+    /// Its headers.
+    pub headers: Vec<(String, String)>,
+}
+
 /// A record with its JSON parsed.
 #[derive(Debug, Clone)]
 pub struct Record {
@@ -47,15 +64,30 @@ pub fn parse_lsn(text: &str) -> u64 {
     half(high) << 32 | half(low)
 }
 
-/// Everything that is in a topic now, partition by partition, in offset order.
+/// Everything that is in a topic now, partition by partition, in offset order, with keys and values as JSON.
 pub async fn read_topic(bootstrap: &str, topic: &str) -> Vec<Record> {
+    let parse = |bytes: &[u8]| serde_json::from_slice(bytes).expect("JSON");
+    let records = read_raw_topic(bootstrap, topic).await.into_iter().map(|record| Record {
+        partition: record.partition,
+        offset: record.offset,
+        timestamp: record.timestamp,
+        key: record.key.as_deref().map(parse),
+        raw_key: record.key,
+        value: record.value.as_deref().map(parse),
+        headers: record.headers,
+    });
+    records.collect()
+}
+
+/// Everything that is in a topic now, partition by partition, in offset order.
+pub async fn read_raw_topic(bootstrap: &str, topic: &str) -> Vec<RawRecord> {
     let (bootstrap, topic) = (bootstrap.to_owned(), topic.to_owned());
     tokio::task::spawn_blocking(move || read_topic_blocking(&bootstrap, &topic))
         .await
         .expect("reads the topic")
 }
 
-fn read_topic_blocking(bootstrap: &str, topic: &str) -> Vec<Record> {
+fn read_topic_blocking(bootstrap: &str, topic: &str) -> Vec<RawRecord> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", bootstrap)
         .set("group.id", "test-reader")
@@ -88,15 +120,13 @@ fn read_topic_blocking(bootstrap: &str, topic: &str) -> Vec<Record> {
         if let Some(at) = open.iter().position(|(open, end)| *open == partition && offset + 1 >= *end) {
             open.swap_remove(at);
         }
-        let parse = |bytes: &[u8]| serde_json::from_slice(bytes).expect("JSON");
         let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
-        records.push(Record {
+        records.push(RawRecord {
             partition,
             offset,
             timestamp: message.timestamp().to_millis().expect("a timestamp"),
-            key: message.key().map(parse),
-            raw_key: message.key().map(<[u8]>::to_vec),
-            value: message.payload().map(parse),
+            key: message.key().map(<[u8]>::to_vec),
+            value: message.payload().map(<[u8]>::to_vec),
             headers: headers
                 .map(|header| {
                     (
