@@ -9,7 +9,7 @@ use std::sync::{Arc, PoisonError};
 use super::entry::{self, CommitEntry};
 use super::files::{File, Open, failed};
 use super::index::IndexEntry;
-use super::segment::{self, Segment};
+use super::segment::{self, Form, Segment};
 use super::shared::Shared;
 use crate::log::record_batch::{BatchBuilder, Codec, Compressor};
 use crate::log::{LogError, Offset, PartitionId};
@@ -320,7 +320,7 @@ pub fn create(
     log_id: u128,
     sequence: u64,
 ) -> Result<OpenSegment, LogError> {
-    let segment = Segment::new(&shared.files, directory, log_id, sequence);
+    let segment = Segment::new(&shared.files, directory, log_id, sequence, Form::Written);
     create_file(&*shared.files, directory, log_id, segment)
 }
 

@@ -1,22 +1,24 @@
 //! The checkpoint: where recovery starts, and what cannot be read from the segments.
 //!
-//! It is written before the first commit that new topics are for, when segments are sealed, before retention removes any, and at a clean end; for
-//! no other commit. Always whole: written aside, fsynced, renamed over the old one, directory fsynced. The base is a clean
-//! place, at the start of a segment with every batch before it committed, so that recovery needs nothing but it and the
-//! segments from there on.
+//! It is written before the first commit that new topics are for, when segments are sealed or merged, before retention
+//! removes any, and at a clean end; for no other commit. Always whole: written aside, fsynced, renamed over the old one,
+//! directory fsynced. The base is a clean place, at the start of a segment with every batch before it committed, so that
+//! recovery needs nothing but it and the segments from there on.
 
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::files::{Files, Open, failed};
-use super::segment::corrupt;
+use super::segment::{Form, corrupt};
 use super::wire::{Fields, Put};
 use crate::log::topics::{MAX_NAME, TopicId, TopicInfo, TopicList};
 use crate::log::{LogError, PartitionId, SourcePosition};
 
 /// The format that we write.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
+/// The format in which no segment could be merged; still read.
+const WITHOUT_FORM: u32 = 1;
 pub const NAME: &str = "checkpoint";
 pub const ASIDE: &str = "checkpoint.tmp";
 const MAGIC: &[u8; 8] = b"MRCHECKP";
@@ -58,21 +60,28 @@ pub struct SealedSegment {
     pub len: u64,
     /// When its last commit was written, in milliseconds since 1970.
     pub last_append: i64,
+    /// Which of its files is in force.
+    pub form: Form,
 }
 
 impl Checkpoint {
-    /// Makes it durable in `directory`.
+    /// Makes it durable in `directory`. After lack of space the one before is still in force.
     pub fn write(&self, files: &dyn Files, directory: &Path) -> Result<(), LogError> {
         let (aside, path) = (directory.join(ASIDE), directory.join(NAME));
         let bytes = self.encode();
         let write = || {
             let file = files.open(&aside, Open::Create)?;
             file.write_all_at(&bytes, 0)?;
-            file.sync()?;
-            files.rename(&aside, &path)?;
-            files.sync_dir(directory)
+            file.sync()
         };
-        write().map_err(|error: io::Error| failed("write", &path, error))
+        write().map_err(|error: io::Error| failed("write", &aside, error))?;
+        // From here on it may be in force whatever comes back, so that lack of space is an error like any other.
+        let put_in_force = files.rename(&aside, &path).and_then(|()| files.sync_dir(directory));
+        put_in_force.map_err(|error| LogError::Io {
+            operation: "put in force",
+            path: path.display().to_string(),
+            source: Arc::new(error),
+        })
     }
 
     /// Reads the one in `directory`, if there is one.
@@ -99,8 +108,8 @@ impl Checkpoint {
         if fields.bytes(MAGIC.len()) != Some(MAGIC) {
             return Err(bad("this is not a checkpoint"));
         }
-        match fields.u32() {
-            Some(VERSION) => {}
+        let version = match fields.u32() {
+            Some(version @ (WITHOUT_FORM | VERSION)) => version,
             Some(found) if found > VERSION => {
                 return Err(LogError::Version {
                     path: path.display().to_string(),
@@ -109,8 +118,8 @@ impl Checkpoint {
                 });
             }
             _ => return Err(bad("the checkpoint has no version that was ever written")),
-        }
-        Self::decode(fields).map(Some).ok_or_else(|| bad("the checkpoint does not hold together"))
+        };
+        Self::decode(fields, version).map(Some).ok_or_else(|| bad("the checkpoint does not hold together"))
     }
 
     fn encode(&self) -> Vec<u8> {
@@ -144,12 +153,13 @@ impl Checkpoint {
             out.u64(segment.sequence);
             out.u64(segment.len);
             out.i64(segment.last_append);
+            out.u8((segment.form == Form::Merged).into());
         }
         out.u32(crc32c::crc32c(&out));
         out
     }
 
-    fn decode(mut fields: Fields<'_>) -> Option<Checkpoint> {
+    fn decode(mut fields: Fields<'_>, version: u32) -> Option<Checkpoint> {
         let mut checkpoint = Checkpoint {
             log_id: fields.u128()?,
             leader_epoch: fields.i32()?,
@@ -181,7 +191,12 @@ impl Checkpoint {
         }
         for _ in 0..fields.count(24)? {
             let (sequence, len, last_append) = (fields.u64()?, fields.u64()?, fields.i64()?);
-            checkpoint.sealed.push(SealedSegment { sequence, len, last_append });
+            let form = match version {
+                WITHOUT_FORM => Form::Written,
+                _ if fields.u8()? == 0 => Form::Written,
+                _ => Form::Merged,
+            };
+            checkpoint.sealed.push(SealedSegment { sequence, len, last_append, form });
         }
         let known = checkpoint.partitions.len();
         let sound =

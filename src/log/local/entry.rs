@@ -11,8 +11,10 @@
 //! that is still being appended may already lie before it. A discard drops such batches when their transaction is
 //! aborted and they can no longer be cut off, because a commit stands behind them.
 //!
+//! A merged segment has batches only; see `merge.rs`.
+//!
 //! Two things make old bytes, which a crash can bring back, unable to pass for new ones. An entry's checksum starts from
-//! its [`Seal`]: the log's id, the segment's number and the position in it. And a commit carries the **chain**, a running
+//! its [`Seal`]: the log's id, the segment's number, whether it is merged, and the position in it. And a commit carries the **chain**, a running
 //! checksum over the checksums of all entries before it: it is valid only behind precisely those.
 
 use super::wire::{Fields, Put};
@@ -36,6 +38,11 @@ pub struct Seal(u32);
 impl Seal {
     pub fn new(log_id: u128, sequence: u64) -> Self {
         Seal(crc32c::crc32c_append(crc32c::crc32c(&log_id.to_le_bytes()), &sequence.to_le_bytes()))
+    }
+
+    /// Of the file in which the segment's batches are merged.
+    pub fn new_merged(log_id: u128, sequence: u64) -> Self {
+        Seal(crc32c::crc32c_append(Seal::new(log_id, sequence).0, b"merged"))
     }
 
     fn checksum(self, position: u64, length: u32, body: &[u8]) -> u32 {

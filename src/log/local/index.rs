@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::files::{Files, Open, failed};
-use super::segment::{Segment, corrupt};
+use super::segment::{Form, Segment, corrupt};
 use super::wire::{Fields, Put};
 use crate::log::{LogError, PartitionId};
 
@@ -186,11 +186,13 @@ pub fn load(files: &dyn Files, segment: &Segment, slot: Slot) -> Result<Arc<[Ind
     Ok(bytes.chunks_exact(ENTRY_LEN).filter_map(entry).collect())
 }
 
+type CacheKey = (u64, Form, PartitionId);
+
 /// The entries of sealed segments that were asked for last, bounded in bytes.
 #[derive(Debug)]
 pub struct IndexCache {
     /// The most recently used last.
-    loaded: VecDeque<(u64, PartitionId, Arc<[IndexEntry]>)>,
+    loaded: VecDeque<(CacheKey, Arc<[IndexEntry]>)>,
     size: usize,
     limit: usize,
 }
@@ -200,22 +202,23 @@ impl IndexCache {
         IndexCache { loaded: VecDeque::new(), size: 0, limit }
     }
 
-    pub fn get(&mut self, sequence: u64, partition: PartitionId) -> Option<Arc<[IndexEntry]>> {
-        let found = self.loaded.iter().rposition(|(s, p, _)| (*s, *p) == (sequence, partition))?;
+    pub fn get(&mut self, segment: &Segment, partition: PartitionId) -> Option<Arc<[IndexEntry]>> {
+        let key = (segment.sequence, segment.form, partition);
+        let found = self.loaded.iter().rposition(|(loaded, _)| *loaded == key)?;
         let used = self.loaded.remove(found)?;
-        let entries = used.2.clone();
+        let entries = used.1.clone();
         self.loaded.push_back(used);
         Some(entries)
     }
 
-    pub fn insert(&mut self, sequence: u64, partition: PartitionId, entries: Arc<[IndexEntry]>) {
-        if self.get(sequence, partition).is_some() {
+    pub fn insert(&mut self, segment: &Segment, partition: PartitionId, entries: Arc<[IndexEntry]>) {
+        if self.get(segment, partition).is_some() {
             return;
         }
         self.size += Self::cost(&entries);
-        self.loaded.push_back((sequence, partition, entries));
+        self.loaded.push_back(((segment.sequence, segment.form, partition), entries));
         while self.size > self.limit
-            && let Some((_, _, oldest)) = self.loaded.pop_front()
+            && let Some((_, oldest)) = self.loaded.pop_front()
         {
             self.size -= Self::cost(&oldest);
         }

@@ -11,10 +11,11 @@
 //!
 //! The directory holds `checkpoint`, numbered `.segment` files, and an `.index` file for each sealed segment. A segment
 //! that is not sealed is read whole at start; see `recovery.rs`. Which entries there are, and why old bytes cannot pass
-//! for new ones, is told in `entry.rs`.
+//! for new ones, is told in `entry.rs`. Of a sealed segment with small batches a second thread makes a
+//! `.merged.segment` with large ones, which takes its place; see `merge.rs` and `merging.rs`.
 //!
-//! One thread a log does everything that touches files for writing: it compresses, writes, fsyncs, seals, and removes
-//! what retention no longer wants. After a failed write or fsync it cuts the log to the last commit whose fsync returned,
+//! One thread a log does everything else that touches files for writing: it compresses, writes, fsyncs, seals, and
+//! removes what retention no longer wants. After a failed write or fsync it cuts the log to the last commit whose fsync returned,
 //! through a descriptor opened anew. Lack of space passes; any other error stops the writer for good, while what is
 //! durable stays readable.
 
@@ -23,6 +24,8 @@ mod checkpoint;
 mod entry;
 pub mod files;
 mod index;
+mod merge;
+mod merging;
 mod reader;
 mod recovery;
 mod retention;
@@ -69,6 +72,9 @@ pub struct Options {
     pub max_batch_bytes: usize,
     /// Larger records are refused; at most 256 MiB.
     pub max_record_bytes: usize,
+    /// Small batches of sealed segments are merged up to this size of their records, uncompressed; not at all if 0.
+    /// Batches from a quarter of it on stay as they are, and segments whose mean batch has a sixteenth of it.
+    pub merge_batch_bytes: usize,
     /// How much of the newest log is kept in memory.
     pub tail_cache_bytes: usize,
     /// What is kept.
@@ -95,6 +101,7 @@ impl Options {
             segment_bytes: 256 << 20,
             max_batch_bytes: 512 << 10,
             max_record_bytes: 32 << 20,
+            merge_batch_bytes: 1 << 20,
             tail_cache_bytes: 16 << 20,
             retention: Retention::default(),
             files: Arc::new(RealFiles),

@@ -73,6 +73,7 @@ impl History {
             segment_bytes: 4096 + random.below(12_000) as u64,
             max_batch_bytes: 200 + random.below(2_000),
             tail_cache_bytes: [0, 3_000, 1 << 20][random.below(3)],
+            merge_batch_bytes: [0, 1_000, 8_000, 1 << 20][random.below(4)],
             retention: Retention { bytes: random.one_in(3).then_some(20_000), age: None },
             files: Arc::new(files.clone()),
             ..Options::new("/log", "sim")
@@ -311,10 +312,16 @@ impl History {
     }
 }
 
-/// Waits until the log's thread has looked after its segments, so that a seed always gives the same history. `false` when
-/// the log has stopped.
+/// Waits until the log's thread has looked after its segments and merged what there was, so that a seed always gives the
+/// same history. `false` when the log has stopped.
 async fn settle(writer: &mut LocalWriter) -> bool {
-    writer.settle().await.is_ok()
+    while writer.settle().await.is_ok() {
+        if writer.unmerged() == 0 {
+            return true;
+        }
+        std::thread::sleep(std::time::Duration::from_micros(50));
+    }
+    false
 }
 
 fn histories(first_seed: u64, count: u64, files: impl Fn() -> SimFiles) -> Result<(), (u64, String)> {
@@ -353,7 +360,12 @@ fn the_contract_holds_on_simulated_files() {
             // The process before is gone.
             self.0.kill();
             let files = Arc::new(self.0.clone());
-            let options = Options { files, segment_bytes: 4096, ..Options::new(Path::new("/log"), "sim") };
+            let options = Options {
+                files,
+                segment_bytes: 4096,
+                merge_batch_bytes: 0,
+                ..Options::new(Path::new("/log"), "sim")
+            };
             let (writer, reader, _) = LocalLog::open(options).unwrap();
             (writer, reader)
         }

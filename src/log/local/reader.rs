@@ -11,9 +11,9 @@ use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
 use super::BATCH_LIMIT;
-use super::entry::{self, BATCH_AT, Entry};
+use super::entry::BATCH_AT;
 use super::index::{self, IndexEntry};
-use super::segment::corrupt;
+use super::segment::{Form, Segment, corrupt};
 use super::shared::Shared;
 use super::views::{Loaded, Lookup, Place, Views, Want};
 use crate::log::record_batch::{BatchError, BatchHeader};
@@ -59,16 +59,18 @@ impl LocalReader {
         ask: impl Fn(&Views, Loaded<'_>) -> Lookup<T>,
     ) -> Result<T, LogError> {
         // What was loaded is kept here too, should the cache be too small for it.
-        let mut fresh: Vec<(u64, Arc<[IndexEntry]>)> = Vec::new();
+        let mut fresh: Vec<(Arc<Segment>, Arc<[IndexEntry]>)> = Vec::new();
         loop {
             let answer = {
                 let views = self.shared.views.read().unwrap_or_else(PoisonError::into_inner);
                 let mut cache = self.shared.indexes.lock().unwrap_or_else(PoisonError::into_inner);
-                let mut loaded =
-                    |sequence, partition| match fresh.iter().find(|(fresh, _)| *fresh == sequence) {
-                        Some((_, entries)) => Some(entries.clone()),
-                        None => cache.get(sequence, partition),
-                    };
+                let mut loaded = |segment: &Segment, partition| match fresh
+                    .iter()
+                    .find(|(fresh, _)| std::ptr::eq(&**fresh, segment))
+                {
+                    Some((_, entries)) => Some(entries.clone()),
+                    None => cache.get(segment, partition),
+                };
                 ask(&views, &mut loaded)
             };
             let needed = match answer {
@@ -77,16 +79,24 @@ impl LocalReader {
             };
             let (files, segment) = (self.shared.files.clone(), needed.segment.clone());
             let loaded = blocking(move || index::load(&*files, &segment, needed.slot)).await;
-            let sequence = needed.segment.sequence;
             let entries = match loaded {
                 Ok(entries) => entries,
-                Err(_) if self.shared.is_removed(sequence) => return Err(self.gone(partition, offset)),
+                Err(_) if self.shared.is_removed(needed.segment.sequence) => {
+                    return Err(self.gone(partition, offset));
+                }
+                // A merge has put another file in its place meanwhile.
+                Err(_) if !self.is_in_force(&needed.segment, partition) => continue,
                 Err(error) => return Err(error),
             };
             let mut cache = self.shared.indexes.lock().unwrap_or_else(PoisonError::into_inner);
-            cache.insert(sequence, partition, entries.clone());
-            fresh.push((sequence, entries));
+            cache.insert(&needed.segment, partition, entries.clone());
+            fresh.push((needed.segment, entries));
         }
+    }
+
+    fn is_in_force(&self, segment: &Arc<Segment>, partition: PartitionId) -> bool {
+        let views = self.shared.views.read().unwrap_or_else(PoisonError::into_inner);
+        views.is_in_force(segment, partition)
     }
 
     /// The batches at `places`, from memory where they all are there.
@@ -98,6 +108,9 @@ impl LocalReader {
             let tail = self.shared.tail.lock().unwrap_or_else(PoisonError::into_inner);
             let batch = |place: &Place| {
                 let entry = &place.entry;
+                if place.segment.form == Form::Merged {
+                    return None;
+                }
                 let at = u64::from(entry.position) + BATCH_AT as u64;
                 tail.get(place.segment.sequence, at, entry.len as usize - BATCH_AT)
             };
@@ -237,28 +250,13 @@ fn read_places(places: &[Place]) -> Result<Vec<Bytes>, LogError> {
         let bytes = Bytes::from(first.segment.read(start, (end - start) as usize)?);
         for place in now {
             let from = (u64::from(place.entry.position) - start) as usize;
-            batches.push(check(place, bytes.slice(from..from + place.entry.len as usize))?);
+            let entry = bytes.slice(from..from + place.entry.len as usize);
+            place.segment.check_batch(place.partition, &place.entry, &entry)?;
+            batches.push(entry.slice(BATCH_AT..));
         }
         rest = later;
     }
     Ok(batches)
-}
-
-/// The batch in an entry, which must be the one that the index means.
-fn check(place: &Place, bytes: Bytes) -> Result<Bytes, LogError> {
-    let position = u64::from(place.entry.position);
-    let bad = |detail: &str| corrupt(&place.segment.path, position, detail);
-    match entry::read(&bytes, place.segment.seal, position) {
-        Some((_, Entry::Batch { partition, batch })) => {
-            let header = BatchHeader::parse(batch).map_err(|error| bad(&error.to_string()))?;
-            if partition != place.partition || header.base_offset.0 != place.entry.base {
-                return Err(bad("another batch stands where the index says"));
-            }
-            Ok(bytes.slice(BATCH_AT..))
-        }
-        Some(_) => Err(bad("no batch stands where the index says")),
-        None => Err(bad("an entry fails its checksum")),
-    }
 }
 
 /// The first record of a batch at or after a time.

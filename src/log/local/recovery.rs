@@ -19,7 +19,7 @@ use super::checkpoint::{self, Base, Checkpoint};
 use super::entry::{self, CommitEntry, Entry};
 use super::files::{Open, failed};
 use super::index::{self, IndexEntry};
-use super::segment::{self, HEADER_LEN, Named, Scan, Scanned, Segment, corrupt, named};
+use super::segment::{self, Form, HEADER_LEN, Named, Scan, Scanned, Segment, corrupt, named};
 use super::views::Views;
 use super::{Options, checkpoint::PartitionState};
 use crate::log::record_batch::BatchHeader;
@@ -50,7 +50,8 @@ pub fn recover(options: &Options) -> Result<Recovered, LogError> {
 
     let mut views = Views::default();
     for sealed in &found.sealed {
-        let segment = Arc::new(Segment::new(&options.files, directory, found.log_id, sealed.sequence));
+        let segment = Segment::new(&options.files, directory, found.log_id, sealed.sequence, sealed.form);
+        let segment = Arc::new(segment);
         check_sealed_len(options, &segment, sealed.len)?;
         views.push_sealed(&segment, &index::read(files, &segment, sealed.len)?);
     }
@@ -93,7 +94,9 @@ fn create(options: &Options, names: &[String]) -> Result<Checkpoint, LogError> {
         // A first start that was cut short leaves an empty first segment and nothing else.
         let path = directory.join(name);
         let len = files.open(&path, Open::Read).and_then(|file| file.size());
-        if named(name) != Some(Named::Segment(1)) || !len.is_ok_and(|len| len <= HEADER_LEN as u64) {
+        if named(name) != Some(Named::Segment(1, Form::Written))
+            || !len.is_ok_and(|len| len <= HEADER_LEN as u64)
+        {
             return Err(corrupt(
                 &directory.join(checkpoint::NAME),
                 0,
@@ -105,7 +108,7 @@ fn create(options: &Options, names: &[String]) -> Result<Checkpoint, LogError> {
     getrandom::fill(&mut id)
         .map_err(|error| failed("draw an id for", directory, io::Error::other(error.to_string())))?;
     let log_id = u128::from_le_bytes(id);
-    let segment = Segment::new(&options.files, directory, log_id, 1);
+    let segment = Segment::new(&options.files, directory, log_id, 1, Form::Written);
     appender::create_file(files, directory, log_id, segment)?;
     let made = Checkpoint {
         log_id,
@@ -254,7 +257,7 @@ fn read_open_segments(
     let mut bad = None;
     let mut sequence = found.base.sequence;
     while bad.is_none() {
-        let segment = Arc::new(Segment::new(&options.files, &options.directory, found.log_id, sequence));
+        let segment = open_segment(options, found, sequence);
         let file = match options.files.open(&segment.path, Open::Write) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound && !open.is_empty() => break,
@@ -297,18 +300,18 @@ fn read_open_segments(
     let mut rest: Vec<u64> = names
         .iter()
         .filter_map(|name| match named(name) {
-            Some(Named::Segment(sequence)) if sequence >= from => Some(sequence),
+            Some(Named::Segment(sequence, Form::Written)) if sequence >= from => Some(sequence),
             _ => None,
         })
         .collect();
     rest.sort_unstable();
     for sequence in rest {
-        let segment = Segment::new(&options.files, &options.directory, found.log_id, sequence);
+        let segment = open_segment(options, found, sequence);
         let file = segment.file().map_err(|error| failed("open", &segment.path, error))?;
         let start = if sequence == from { at } else { 0 };
         let later = Scan::new(&segment, &*file, start)?.find_commit_after(next)?;
         if let Some(later) = later {
-            let place = bad.as_ref().map_or(&segment, |(segment, ..)| &**segment);
+            let place = bad.as_ref().map_or(&segment, |(segment, ..)| segment);
             let detail = format!("{detail}, and commit {later} stands behind it");
             return Err(corrupt(&place.path, at, detail));
         }
@@ -324,6 +327,10 @@ fn read_open_segments(
         return Err(corrupt(path, at, detail));
     }
     Ok(open)
+}
+
+fn open_segment(options: &Options, found: &Checkpoint, sequence: u64) -> Arc<Segment> {
+    Arc::new(Segment::new(&options.files, &options.directory, found.log_id, sequence, Form::Written))
 }
 
 /// Applies a segment's entries; gives where and why it stopped, if before the end.
@@ -370,13 +377,18 @@ fn cut_unfinished(
     let directory = &options.directory;
     open.retain(|open| open.segment.sequence <= last.place.sequence);
     let base = open.first().map_or(0, |open| open.segment.sequence);
-    let is_sealed = |sequence| found.sealed.binary_search_by_key(&sequence, |sealed| sealed.sequence).is_ok();
+    // Of a sealed segment the file in force; the other one is from a merge that a crash has cut short.
+    let is_sealed = |sequence, form| {
+        let place = found.sealed.binary_search_by_key(&sequence, |sealed| sealed.sequence);
+        place.is_ok_and(|place| found.sealed[place].form == form)
+    };
     for name in names {
         let kept = match named(name) {
-            Some(Named::Segment(sequence)) => {
-                (base..=last.place.sequence).contains(&sequence) || is_sealed(sequence)
+            Some(Named::Segment(sequence, form)) => {
+                let is_open = form == Form::Written && (base..=last.place.sequence).contains(&sequence);
+                is_open || is_sealed(sequence, form)
             }
-            Some(Named::Index(sequence)) => is_sealed(sequence),
+            Some(Named::Index(sequence, form)) => is_sealed(sequence, form),
             None => true,
         };
         if !kept {

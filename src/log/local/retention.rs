@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use super::checkpoint::SealedSegment;
 use super::files::failed;
 use super::index;
-use super::segment::Segment;
+use super::segment::{Form, Segment};
 use super::thread::{LogThread, now_ms};
 use crate::log::{LogError, PartitionRange};
 
@@ -39,6 +39,7 @@ impl LogThread {
                 sequence: open.segment.sequence,
                 len: open.len,
                 last_append: if open.last_append == 0 { newest } else { open.last_append },
+                form: Form::Written,
             });
         }
         // Makes the names of the indexes durable too.
@@ -97,24 +98,31 @@ impl LogThread {
         }
         self.save(next)?;
 
-        let trimmed = std::sync::Arc::new(snapshot.with(snapshot.commit(), ranges));
+        let mut other = std::sync::Arc::new(snapshot.with(snapshot.commit(), ranges));
+        drop(snapshot);
         self.shared.removed.store(last, Ordering::Release);
         self.shared.snapshot.send_if_modified(|snapshot| {
-            *snapshot = trimmed;
+            std::mem::swap(snapshot, &mut other);
             false
         });
+        self.merging.superseded(&other, None);
         self.shared.views.write().unwrap_or_else(PoisonError::into_inner).remove_through(last);
+        self.merging.forget_through(last);
         for sealed in removed {
-            let log_id = self.checkpoint.log_id;
-            let segment = Segment::new(&self.shared.files, &self.options.directory, log_id, sealed.sequence);
-            for path in [&segment.index_path, &segment.path] {
-                // What is left of it the next start removes.
-                if let Err(error) = self.shared.files.unlink(path) {
-                    let error = failed("remove", path, error);
-                    tracing::warn!(log = %self.options.name, %error, "an old segment stays until the next start");
-                }
-            }
+            let (log_id, files) = (self.checkpoint.log_id, &self.shared.files);
+            let directory = &self.options.directory;
+            self.remove_segment(&Segment::new(files, directory, log_id, sealed.sequence, sealed.form));
         }
         Ok(())
+    }
+
+    /// Removes the files of a segment that is not in force any more. What is left of them the next start removes.
+    pub(super) fn remove_segment(&self, segment: &Segment) {
+        for path in [&segment.index_path, &segment.path] {
+            if let Err(error) = self.shared.files.unlink(path) {
+                let error = failed("remove", path, error);
+                tracing::warn!(log = %self.options.name, %error, "an old segment stays until the next start");
+            }
+        }
     }
 }

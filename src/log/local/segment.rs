@@ -6,8 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::entry::{self, Entry, Seal};
 use super::files::{File, Files, Open, failed};
+use super::index::IndexEntry;
 use super::wire::{Fields, Put};
-use crate::log::LogError;
+use crate::log::record_batch::BatchHeader;
+use crate::log::{LogError, PartitionId};
 
 /// Length of a segment's header; the first entry follows.
 pub const HEADER_LEN: usize = 40;
@@ -16,13 +18,24 @@ pub const VERSION: u32 = 1;
 const MAGIC: &[u8; 8] = b"MRSEGMNT";
 const SUFFIX: &str = ".segment";
 const INDEX_SUFFIX: &str = ".index";
+const MERGED: &str = ".merged";
 /// How much a scan reads at once.
 const READ: usize = 1 << 20;
 
-/// A segment as readers hold it. It stays readable for them after retention has unlinked it.
+/// Which of its files a segment is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// As its groups were written.
+    Written,
+    /// Its small batches merged; takes the written one's place.
+    Merged,
+}
+
+/// A segment as readers hold it. It stays readable for them after retention or a merge has unlinked it.
 #[derive(Debug)]
 pub struct Segment {
     pub sequence: u64,
+    pub form: Form,
     pub seal: Seal,
     pub path: PathBuf,
     pub index_path: PathBuf,
@@ -31,12 +44,17 @@ pub struct Segment {
 }
 
 impl Segment {
-    pub fn new(files: &Arc<dyn Files>, directory: &Path, log_id: u128, sequence: u64) -> Self {
+    pub fn new(files: &Arc<dyn Files>, directory: &Path, log_id: u128, sequence: u64, form: Form) -> Self {
+        let (seal, infix) = match form {
+            Form::Written => (Seal::new(log_id, sequence), ""),
+            Form::Merged => (Seal::new_merged(log_id, sequence), MERGED),
+        };
         Segment {
             sequence,
-            seal: Seal::new(log_id, sequence),
-            path: directory.join(format!("{sequence:020}{SUFFIX}")),
-            index_path: directory.join(format!("{sequence:020}{INDEX_SUFFIX}")),
+            form,
+            seal,
+            path: directory.join(format!("{sequence:020}{infix}{SUFFIX}")),
+            index_path: directory.join(format!("{sequence:020}{infix}{INDEX_SUFFIX}")),
             files: files.clone(),
             file: Mutex::new(None),
         }
@@ -63,21 +81,49 @@ impl Segment {
             Err(error) => Err(failed("read", &self.path, error)),
         }
     }
+
+    /// The batch of the entry that `bytes` are, which must be the one that the index means.
+    pub fn check_batch<'a>(
+        &self,
+        partition: PartitionId,
+        entry: &IndexEntry,
+        bytes: &'a [u8],
+    ) -> Result<(BatchHeader, &'a [u8]), LogError> {
+        let position = u64::from(entry.position);
+        let bad = |detail: &str| corrupt(&self.path, position, detail);
+        match entry::read(bytes, self.seal, position) {
+            Some((_, Entry::Batch { partition: found, batch })) => {
+                let header = BatchHeader::parse(batch).map_err(|error| bad(&error.to_string()))?;
+                if found != partition || header.base_offset.0 != entry.base {
+                    return Err(bad("another batch stands where the index says"));
+                }
+                Ok((header, batch))
+            }
+            Some(_) => Err(bad("no batch stands where the index says")),
+            None => Err(bad("an entry fails its checksum")),
+        }
+    }
 }
 
-/// Number and kind of the file that `name` names.
+/// Kind, number and form of the file that `name` names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Named {
-    Segment(u64),
-    Index(u64),
+    Segment(u64, Form),
+    Index(u64, Form),
 }
 
 /// Reads a file's name.
 pub fn named(name: &str) -> Option<Named> {
-    let number = |digits: &str| digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok())?;
+    let number = |stem: &str| {
+        let (digits, form) = match stem.strip_suffix(MERGED) {
+            Some(digits) => (digits, Form::Merged),
+            None => (stem, Form::Written),
+        };
+        digits.bytes().all(|b| b.is_ascii_digit()).then(|| Some((digits.parse().ok()?, form)))?
+    };
     match name.strip_suffix(SUFFIX) {
-        Some(digits) => number(digits).map(Named::Segment),
-        None => number(name.strip_suffix(INDEX_SUFFIX)?).map(Named::Index),
+        Some(stem) => number(stem).map(|(sequence, form)| Named::Segment(sequence, form)),
+        None => number(name.strip_suffix(INDEX_SUFFIX)?).map(|(sequence, form)| Named::Index(sequence, form)),
     }
 }
 

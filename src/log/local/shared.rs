@@ -2,7 +2,7 @@
 //!
 //! The thread alone changes it. The snapshot is changed last, after the views have what it makes visible.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use tokio::sync::watch;
@@ -11,6 +11,7 @@ use super::files::Files;
 use super::index::IndexCache;
 use super::tail::TailCache;
 use super::views::Views;
+use crate::log::record_batch::Codec;
 use crate::log::topics::TopicList;
 use crate::log::{Snapshot, SourcePosition};
 
@@ -32,6 +33,10 @@ pub struct Shared {
     pub poisoned: AtomicBool,
     /// Segments up to this number have been removed.
     pub removed: AtomicU64,
+    /// How the batches of each partition are compressed, as far as the writer has been told.
+    pub codecs: Mutex<Vec<Codec>>,
+    /// Sealed segments that may still be merged.
+    pub unmerged: AtomicUsize,
     pub position: Mutex<Option<SourcePosition>>,
     /// Those that are durable; their partitions are in the snapshot.
     pub topics: watch::Sender<TopicList>,

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{oneshot, watch};
 
@@ -16,6 +16,7 @@ use super::appender::{Appender, Closed, LastCommit, Place};
 use super::checkpoint::{Base, Checkpoint, PartitionState};
 use super::entry::CommitEntry;
 use super::index::IndexCache;
+use super::merging::Merging;
 use super::recovery::Recovered;
 use super::shared::Shared;
 use super::tail::TailCache;
@@ -24,8 +25,6 @@ use crate::log::{Committed, LogError, Offset, PartitionId, PartitionRange, Sourc
 
 /// How much of the sealed segments' indexes is kept in memory.
 const INDEX_CACHE: usize = 16 << 20;
-/// How often an idle log looks after its segments.
-const IDLE: Duration = Duration::from_secs(10);
 
 /// What the writer sends.
 pub struct Message {
@@ -61,9 +60,10 @@ pub struct LogThread {
     pub(super) shared: Arc<Shared>,
     pub(super) checkpoint: Checkpoint,
     pub(super) appender: Appender,
+    pub(super) merging: Merging,
     /// The error that everything since the last commit was lost to.
     lost_to: Option<LogError>,
-    metrics: Metrics,
+    pub(super) metrics: Metrics,
 }
 
 impl LogThread {
@@ -79,13 +79,16 @@ impl LogThread {
             failures: 0.into(),
             poisoned: false.into(),
             removed: 0.into(),
+            codecs: Mutex::default(),
+            unmerged: 0.into(),
             position: Mutex::new(position),
             topics: watch::Sender::new(checkpoint.topics.clone()),
             buffers: Mutex::new(Vec::new()),
         });
         let appender = Appender::new(&options, checkpoint.log_id, checkpoint.leader_epoch, end);
         let metrics = Metrics::new(&options.name);
-        LogThread { options, shared, checkpoint, appender, lost_to: None, metrics }
+        let merging = Merging::default();
+        LogThread { options, shared, checkpoint, appender, merging, lost_to: None, metrics }
     }
 
     pub fn shared(&self) -> Arc<Shared> {
@@ -96,7 +99,7 @@ impl LogThread {
     pub fn run(mut self, inbox: &Receiver<Message>) {
         self.look_after_segments();
         loop {
-            match inbox.recv_timeout(IDLE) {
+            match inbox.recv_timeout(self.merging.wait()) {
                 Ok(message) => {
                     let is_commit = matches!(message.task, Task::Commit { .. });
                     self.handle(message);
@@ -108,6 +111,7 @@ impl LogThread {
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }
+        self.stop_merging();
         self.close();
     }
 
@@ -196,7 +200,8 @@ impl LogThread {
             let state = self.checkpoint.partitions.get(partition.0 as usize).copied().unwrap_or_default();
             (partition, PartitionRange { start: Offset(state.start), end })
         };
-        self.swap_snapshot(number, !ends.is_empty(), ends.into_iter().map(range));
+        let (shared, merging) = (&self.shared, &mut self.merging);
+        Self::swap_snapshot(shared, merging, number, !ends.is_empty(), ends.into_iter().map(range));
         self.metrics.commits.increment(1);
         self.metrics.written.increment(std::mem::take(&mut self.appender.written));
         Ok(Committed { number, position, snapshot: self.shared.snapshot() })
@@ -204,16 +209,18 @@ impl LogThread {
 
     /// Swaps the snapshot for one with other ranges (I1); wakes who waits for data if there is some.
     fn swap_snapshot(
-        &self,
+        shared: &Shared,
+        merging: &mut Merging,
         number: u64,
         wake: bool,
         ranges: impl Iterator<Item = (PartitionId, PartitionRange)>,
     ) {
-        let next = Arc::new(self.shared.snapshot().with(number, ranges));
-        self.shared.snapshot.send_if_modified(|snapshot| {
-            *snapshot = next;
+        let mut other = Arc::new(shared.snapshot().with(number, ranges));
+        shared.snapshot.send_if_modified(|snapshot| {
+            std::mem::swap(snapshot, &mut other);
             wake
         });
+        merging.superseded(&other, wake.then_some(number));
     }
 
     /// Takes in topics that the writer has made. Its partition numbers go on from ours, since every message arrives here.
@@ -236,7 +243,8 @@ impl LogThread {
         let new = self.checkpoint.topics[shown..].to_vec();
         let partitions = new.iter().flat_map(|topic| topic.partitions.iter().copied());
         let ranges = partitions.map(|partition| (partition, PartitionRange::default()));
-        self.swap_snapshot(self.appender.last.number, false, ranges);
+        let (shared, merging) = (&self.shared, &mut self.merging);
+        Self::swap_snapshot(shared, merging, self.appender.last.number, false, ranges);
         self.shared.topics.send_modify(|topics| topics.extend(new));
         Ok(())
     }
@@ -274,6 +282,8 @@ impl LogThread {
         self.lost_to = Some(error.clone());
         self.shared.failures.fetch_add(1, Ordering::AcqRel);
         tracing::warn!(log = %self.options.name, %error, "a group could not be made durable; the log is cut to the last commit");
+        // Gives its space back.
+        self.merging.cancel();
         let restored = self.appender.restore(&self.shared);
         match &restored {
             Ok(()) if error.is_retryable() => {}
@@ -301,6 +311,7 @@ impl LogThread {
 
     fn look_after_segments(&mut self) {
         if self.is_poisoned() {
+            self.stop_merging();
             return;
         }
         if let Err(error) = self.seal_if_due().and_then(|()| self.apply_retention()) {
@@ -309,6 +320,7 @@ impl LogThread {
                 self.stop_for(&error);
             }
         }
+        self.merge_if_due();
         self.metrics.size.set(self.size() as f64);
     }
 
@@ -347,10 +359,13 @@ pub(super) fn now_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
 }
 
-struct Metrics {
+#[derive(Debug)]
+pub(super) struct Metrics {
     fsync: metrics::Histogram,
     written: metrics::Counter,
     commits: metrics::Counter,
+    pub(super) merged: metrics::Counter,
+    pub(super) unmerged: metrics::Gauge,
     size: metrics::Gauge,
 }
 
@@ -361,6 +376,8 @@ impl Metrics {
             fsync: metrics::histogram!("millrace_log_fsync_seconds", "task" => task.clone()),
             written: metrics::counter!("millrace_log_bytes_written_total", "task" => task.clone()),
             commits: metrics::counter!("millrace_log_commits_total", "task" => task.clone()),
+            merged: metrics::counter!("millrace_log_merged_segments_total", "task" => task.clone()),
+            unmerged: metrics::gauge!("millrace_log_unmerged_segments", "task" => task.clone()),
             size: metrics::gauge!("millrace_log_size_bytes", "task" => task),
         }
     }

@@ -54,7 +54,7 @@ pub enum Lookup<T> {
 }
 
 /// Gives a sealed segment's entries for a partition, if they are loaded.
-pub type Loaded<'a> = &'a mut dyn FnMut(u64, PartitionId) -> Option<Arc<[IndexEntry]>>;
+pub type Loaded<'a> = &'a mut dyn FnMut(&Segment, PartitionId) -> Option<Arc<[IndexEntry]>>;
 
 /// What [`Views::places`] looks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +63,11 @@ pub enum Want {
     Bytes(usize),
     /// The first batch with a record at or after this timestamp.
     Timestamp(i64),
+}
+
+/// What a partition has in a segment.
+fn run_in(runs: &VecDeque<Run>, sequence: u64) -> Option<&Run> {
+    runs.binary_search_by_key(&sequence, |run| run.segment.sequence).ok().and_then(|at| runs.get(at))
 }
 
 impl Views {
@@ -109,10 +114,7 @@ impl Views {
     pub fn entries_of(&self, sequence: u64) -> Vec<(PartitionId, &[IndexEntry])> {
         let mut all = Vec::new();
         for (index, runs) in self.partitions.iter().enumerate() {
-            let found = runs.binary_search_by_key(&sequence, |run| run.segment.sequence);
-            if let Some(Run { entries: Entries::Memory(entries), .. }) =
-                found.ok().and_then(|at| runs.get(at))
-            {
+            if let Some(Run { entries: Entries::Memory(entries), .. }) = run_in(runs, sequence) {
                 all.push((PartitionId(index as u32), entries.as_slice()));
             }
         }
@@ -125,6 +127,41 @@ impl Views {
             let runs = self.runs_mut(row.partition);
             if let Ok(found) = runs.binary_search_by_key(&sequence, |run| run.segment.sequence) {
                 runs[found].entries = Entries::File(row.slot);
+            }
+        }
+    }
+
+    /// How many partitions have batches in a sealed segment, and how many batches they have there.
+    pub fn counts(&self, sequence: u64) -> (usize, usize) {
+        let runs = self.partitions.iter().filter_map(|runs| run_in(runs, sequence));
+        let counts = runs.map(|run| match &run.entries {
+            Entries::Memory(entries) => entries.len(),
+            Entries::File(slot) => slot.count as usize,
+        });
+        counts.fold((0, 0), |(partitions, batches), count| (partitions + 1, batches + count))
+    }
+
+    /// A segment in which some partition has batches.
+    pub fn segment(&self, sequence: u64) -> Option<Arc<Segment>> {
+        self.partitions.iter().find_map(|runs| run_in(runs, sequence)).map(|run| run.segment.clone())
+    }
+
+    /// Whether what `partition` has in a segment is looked up in this file of it.
+    pub fn is_in_force(&self, segment: &Arc<Segment>, partition: PartitionId) -> bool {
+        let runs = self.partitions.get(partition.0 as usize);
+        let run = runs.and_then(|runs| run_in(runs, segment.sequence));
+        run.is_some_and(|run| Arc::ptr_eq(&run.segment, segment))
+    }
+
+    /// Another file takes the place of a sealed segment; `rows` is the table of its index.
+    pub fn replace(&mut self, segment: &Arc<Segment>, rows: &[Row]) {
+        for row in rows {
+            let runs = self.runs_mut(row.partition);
+            if let Ok(found) = runs.binary_search_by_key(&segment.sequence, |run| run.segment.sequence) {
+                let run = &mut runs[found];
+                debug_assert_eq!((run.first, run.max_timestamp), (row.first, row.max_timestamp));
+                run.segment = segment.clone();
+                run.entries = Entries::File(row.slot);
             }
         }
     }
@@ -176,7 +213,7 @@ impl Views {
             let file;
             let entries = match &run.entries {
                 Entries::Memory(entries) => entries.as_slice(),
-                Entries::File(slot) => match loaded(run.segment.sequence, partition) {
+                Entries::File(slot) => match loaded(&run.segment, partition) {
                     Some(entries) => {
                         file = entries;
                         &file[..]
@@ -222,7 +259,7 @@ impl Views {
         let file;
         let entries = match &last.entries {
             Entries::Memory(entries) => entries.as_slice(),
-            Entries::File(slot) => match loaded(last.segment.sequence, partition) {
+            Entries::File(slot) => match loaded(&last.segment, partition) {
                 Some(entries) => {
                     file = entries;
                     &file[..]

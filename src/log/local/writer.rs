@@ -114,6 +114,12 @@ impl LocalWriter {
         let _ = tokio::task::spawn_blocking(move || drop(self)).await;
     }
 
+    /// How many sealed segments may still be merged.
+    #[cfg(test)]
+    pub fn unmerged(&self) -> usize {
+        self.shared.unmerged.load(Ordering::Acquire)
+    }
+
     /// Waits until the log's thread has nothing more to do. Hands nothing over.
     #[cfg(test)]
     pub async fn settle(&mut self) -> Result<(), LogError> {
@@ -281,6 +287,11 @@ impl LogWriter for LocalWriter {
             if let Some(partition) = self.partitions.get_mut(id.0 as usize) {
                 partition.codec = codec;
             }
+        }
+        let mut codecs = self.shared.codecs.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        codecs.resize(self.partitions.len(), Codec::default());
+        for id in &ids {
+            codecs[id.0 as usize] = codec;
         }
         Ok(ids)
     }

@@ -1,7 +1,7 @@
 //! Builds a batch record by record, with the way back to a transaction's boundary.
 
 use super::codec::{Codec, Compressor};
-use super::{CRC_FROM, HEADER_LEN, LENGTH_FROM, MAGIC, varint};
+use super::{CRC_FROM, HEADER_LEN, LENGTH_FROM, MAGIC, RecordView, varint};
 use crate::log::{Offset, Record};
 
 /// A place between two records of a builder.
@@ -133,6 +133,11 @@ impl BatchBuilder {
             tail.append_body(self.base_timestamp.wrapping_add(delta), body);
         }
         self.rewind(mark);
+    }
+
+    /// Adds a record of another batch. Its key, value and headers keep their bytes.
+    pub fn append_again(&mut self, record: &RecordView<'_>) {
+        self.append_body(record.timestamp, record.encoded);
     }
 
     /// Adds a record whose key, value and headers are encoded already.

@@ -30,6 +30,8 @@ pub struct RecordView<'a> {
     index: i32,
     headers: i32,
     rest: &'a [u8],
+    /// Key, value and headers as they are encoded.
+    pub(super) encoded: &'a [u8],
 }
 
 impl Records {
@@ -70,6 +72,7 @@ impl Records {
         let _attributes = body.split_off_first()?;
         let timestamp = self.base_timestamp.wrapping_add(varint::take(&mut body)?);
         let offset = self.base_offset.checked_add(varint::take_i32(&mut body)?.into())?;
+        let encoded = body;
         let key = varint::take_bytes(&mut body)?;
         let value = varint::take_bytes(&mut body)?;
         let headers = varint::take_i32(&mut body)?;
@@ -81,6 +84,7 @@ impl Records {
             index,
             headers,
             rest: body,
+            encoded,
         })
     }
 }
