@@ -126,6 +126,8 @@ pub struct SourceConfig {
     pub application_name: String,
     /// Further server options (`-c name=value`), as in libpq.
     pub options: Option<String>,
+    /// The parameters that were named for all this, beside the parts of a URL, the password and its file.
+    named: Vec<(&'static str, String)>,
 }
 
 /// A connection string that cannot be used. No variant carries a password.
@@ -276,10 +278,11 @@ impl SourceConfig {
             },
             application_name: settings.get("application_name").unwrap_or("millrace").to_owned(),
             options: settings.get("options").map(str::to_owned),
+            named: settings.0.into_iter().filter(|(name, _)| !IN_URL.contains(name)).collect(),
         })
     }
 
-    /// The source as a URL without its password.
+    /// The source as a URL without its password, with every parameter that was named.
     pub fn display(&self) -> String {
         self.to_string()
     }
@@ -304,27 +307,40 @@ impl SourceConfig {
 
 impl fmt::Display for SourceConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (user, dbname) = (encode(&self.user), encode(&self.dbname));
+        let (user, dbname) = (encode(&self.user, ""), encode(&self.dbname, ""));
+        let mut query: Vec<(&str, String)> = Vec::new();
         match &self.host {
-            Host::Tcp(_) => write!(f, "postgres://{user}@{}/{dbname}", self.address()),
+            Host::Tcp(_) => write!(f, "postgres://{user}@{}/{dbname}", self.address())?,
             Host::Unix(directory) => {
-                write!(f, "postgres://{user}@/{dbname}?host={}&port={}", directory.display(), self.port)
+                write!(f, "postgres://{user}@/{dbname}")?;
+                query.push(("host", directory.display().to_string()));
+                query.push(("port", self.port.to_string()));
             }
         }
+        query.extend(self.password_file.iter().map(|path| ("password_file", path.display().to_string())));
+        query.extend(self.named.iter().cloned());
+        for (at, (name, value)) in query.iter().enumerate() {
+            write!(f, "{}{name}={}", if at == 0 { '?' } else { '&' }, encode(value, "/"))?;
+        }
+        Ok(())
     }
 }
 
-fn encode(text: &str) -> String {
+/// Text as a part of a URL; `plain` are characters that mean nothing in that part.
+fn encode(text: &str, plain: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(char::from(byte)),
+            other if plain.as_bytes().contains(&other) => out.push(char::from(other)),
             other => out.push_str(&format!("%{other:02X}")),
         }
     }
     out
 }
 
+/// Parameters that have another place in [`SourceConfig::display`], or none.
+const IN_URL: &[&str] = &["host", "port", "user", "dbname", "password", "password_file"];
 const SSL_MODES: &[(&str, SslMode)] = &[
     ("disable", SslMode::Disable),
     ("allow", SslMode::Allow),
@@ -497,6 +513,21 @@ mod tests {
         assert!(!format!("{config:?} {config}").contains("hunter2"));
         assert_eq!(config.display(), "postgres://me@h:1/d%20b");
         assert_eq!(config.password.unwrap().expose(), "hunter2");
+    }
+
+    #[test]
+    fn what_is_displayed_and_saved_reaches_the_source_as_safely_as_what_was_written() {
+        for text in [
+            "postgres://me@h:1/d",
+            "postgres://a%40b:pw@[::1]/d%2Fe?sslmode=verify-full&sslrootcert=/ca&sslcert=/c%26d&sslkey=/k",
+            "postgres:///d?host=/run/p g&sslnegotiation=postgres&channel_binding=require",
+            "host=h password_file=/run/secret options='-c x=1 -c y=%' passfile=/p connect_timeout=3",
+        ] {
+            let mut written = parse(text).unwrap();
+            let saved = parse(&written.display()).unwrap();
+            written.password = None;
+            assert_eq!(saved, written, "{text}");
+        }
     }
 
     #[test]
