@@ -4,8 +4,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use millrace_test_support::{Millrace, MillraceOptions};
+use millrace_test_support::{Millrace, MillraceOptions, PASSWORD, Postgres, PostgresOptions, read_topic};
 
 /// Runs a command that must end by itself, and gives its exit code and all that it printed.
 async fn ended(options: MillraceOptions) -> (i32, String) {
@@ -76,4 +77,108 @@ async fn a_wrong_file_starts_nothing_and_leaves_no_trace() {
         assert!(output.contains("kafka.listen: 9092 does not fit; write an address and a port"), "{output}");
         assert!(!data.exists());
     }
+}
+
+/// Waits until each topic holds that many records.
+async fn holds(millrace: &Millrace, topics: &[(&str, usize)]) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    for (topic, count) in topics {
+        loop {
+            let records = read_topic(&millrace.bootstrap(), topic).await;
+            if records.len() == *count {
+                break;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "{topic} has {}, not {count}:\n{}",
+                records.len(),
+                millrace.output()
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn serve_makes_the_tasks_and_outputs_of_its_file_adds_outputs_and_refuses_other_changes() {
+    let postgres = Postgres::start(PostgresOptions::default()).await;
+    let shop = postgres.client().await;
+    shop.batch_execute("CREATE DATABASE stock").await.unwrap();
+    let stock = postgres.client_for(&postgres.url_for("postgres", PASSWORD, "stock")).await;
+    for client in [&shop, &stock] {
+        client.batch_execute("CREATE TABLE t (id bigint PRIMARY KEY)").await.unwrap();
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("data");
+    let secret = directory.path().join("password");
+    fs::write(&secret, format!("{PASSWORD}\n")).unwrap();
+    let source = |database: &str| {
+        format!(
+            "source = \"postgres://postgres@127.0.0.1:{}/{database}\"\npassword_file = \"{}\"\n",
+            postgres.port(),
+            secret.display()
+        )
+    };
+    let (at_shop, at_stock) = (source("postgres"), source("stock"));
+    let outputs = "[[tasks.outputs]]\n[[tasks.outputs]]\nname = \"shop_wide\"\npartitions = 3\n";
+    let both = format!("[[tasks]]\nname = \"shop\"\n{at_shop}{outputs}[[tasks]]\n{at_stock}");
+    let file = written(directory.path(), &both);
+    let options = || MillraceOptions::serve(&data).args(&["--config", file.to_str().unwrap()]);
+
+    let mut millrace = Millrace::start(options()).await;
+    for client in [&shop, &stock] {
+        client.batch_execute("INSERT INTO t SELECT generate_series(1, 5)").await.unwrap();
+    }
+    holds(&millrace, &[("shop", 5), ("shop_wide", 5), ("stock", 5)]).await;
+    let metrics = millrace.get("/metrics").unwrap().1;
+    assert!(!metrics.contains(PASSWORD) && !millrace.output().contains(PASSWORD));
+    millrace.sigterm();
+    assert!(millrace.wait().await.success());
+
+    // An output more, and a task less: that one goes on as it is saved.
+    let more = format!("[[tasks]]\nname = \"shop\"\n{at_shop}{outputs}[[tasks.outputs]]\nname = \"late\"\n");
+    written(directory.path(), &more);
+    millrace.restart().await;
+    for client in [&shop, &stock] {
+        client.batch_execute("INSERT INTO t SELECT generate_series(6, 7)").await.unwrap();
+    }
+    holds(&millrace, &[("shop", 7), ("shop_wide", 7), ("late", 2), ("stock", 7)]).await;
+    millrace.sigterm();
+    assert!(millrace.wait().await.success());
+
+    // The file as it was at first lacks an output by now; and it asks for other partitions, and another database.
+    let other = both
+        .replace("partitions = 3", "partitions = 4")
+        .replace("[[tasks]]\nsource", "[[tasks]]\nname = \"stock\"\nsource");
+    let (first, second) = other.rsplit_once("/stock").unwrap();
+    written(directory.path(), &format!("{first}/elsewhere{second}"));
+    let (code, output) = ended(options()).await;
+    assert_eq!(code, 3, "{output}");
+    for part in [
+        "nothing was changed",
+        "task shop: output shop_wide: partitions is 3, not 4",
+        "task shop: output late is there, and not wanted",
+        "task stock captures database 'stock'",
+    ] {
+        assert!(output.contains(part), "'{part}' is not in:\n{output}");
+    }
+    written(directory.path(), &more);
+    millrace.restart().await;
+    holds(&millrace, &[("shop", 7), ("shop_wide", 7), ("late", 2), ("stock", 7)]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_cannot_be_captured_is_not_made() {
+    let postgres = Postgres::start(PostgresOptions::default().setting("wal_level", "replica")).await;
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("data");
+    let secret = directory.path().join("password");
+    fs::write(&secret, PASSWORD).unwrap();
+    let url = postgres.url().replace(&format!(":{PASSWORD}"), "");
+    let task = format!("[[tasks]]\nsource = \"{url}\"\npassword_file = \"{}\"\n", secret.display());
+    let file = written(directory.path(), &task);
+    let options = || MillraceOptions::serve(&data).args(&["--config", file.to_str().unwrap()]);
+    let (code, output) = ended(options()).await;
+    assert_eq!(code, 1, "{output}");
+    assert!(output.contains("wal_level"), "{output}");
 }

@@ -3,6 +3,7 @@
 mod config;
 mod precheck;
 mod serve;
+mod tasks;
 mod up;
 
 use std::io::{IsTerminal, Write};

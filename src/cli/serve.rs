@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use super::Failure;
 use super::config::ConfigArguments;
+use super::{Failure, tasks};
 use crate::broker::{Broker, BrokerError, Listeners, Settings, TaskStart};
 use crate::capture::session::CaptureOptions;
 use crate::config::Config;
 use crate::postgres::source::SourceConfig;
-use crate::state::{DataDir, Store, TaskRow};
+use crate::state::{DataDir, Store};
 use crate::task::TaskDefinition;
 
 /// What a start may do that is out of the ordinary.
@@ -57,20 +57,6 @@ pub async fn open_state(settings: &Settings) -> Result<(DataDir, Arc<Store>), Fa
     .map_err(|error: crate::state::StateError| Failure::failed(error))
 }
 
-/// The tasks of a data directory.
-pub fn saved_tasks(store: &Store) -> Result<Vec<TaskDefinition>, Failure> {
-    let rows = store.tasks().map_err(Failure::failed)?;
-    let read = |row: TaskRow| {
-        serde_json::from_str(&row.definition).map_err(|error| {
-            Failure::failed(format!(
-                "task {} cannot be read as it is saved: {error}; was it made by a newer millrace?",
-                row.name
-            ))
-        })
-    };
-    rows.into_iter().map(read).collect()
-}
-
 /// `millrace serve`
 #[derive(Debug, Args)]
 pub struct Serve {
@@ -86,15 +72,15 @@ impl Serve {
         let settings = &config.broker;
         let listeners = Listeners::bind(settings).await?;
         let (data_dir, store) = open_state(settings).await?;
-        let mut starts = Vec::new();
-        for definition in saved_tasks(&store)? {
-            let source = SourceConfig::parse(&definition.source).map_err(Failure::failed)?;
-            let capture = self.start.capture(&config, &definition.name, source);
-            starts.push(TaskStart { definition, capture });
-        }
+        let tasks = tasks::apply(&store, &config.tasks, self.start.adopt_slot).await?;
+        let start = |(definition, source): (TaskDefinition, SourceConfig)| TaskStart {
+            capture: self.start.capture(&config, &definition.name, source),
+            definition,
+        };
+        let starts: Vec<TaskStart> = tasks.into_iter().map(start).collect();
         if starts.is_empty() {
             tracing::warn!(
-                "there is no task in {}; make one with `millrace up`",
+                "there is no task in {}; make one with `millrace up`, or name one in a file for --config",
                 settings.data_dir.display()
             );
         }

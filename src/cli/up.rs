@@ -8,19 +8,20 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::warn;
 
 use super::config::ConfigArguments;
-use super::serve::{StartArguments, open_state, saved_tasks, wait_for_signal};
-use super::{Exit, Failure, precheck, say};
+use super::serve::{StartArguments, open_state, wait_for_signal};
+use super::tasks::{add, check_database, check_new, saved_tasks};
+use super::{Exit, Failure, say};
 use crate::broker::{Broker, Listeners, TaskStart};
 use crate::change::Timestamp;
 use crate::format::FormatName;
 use crate::format::partitioner::PartitionBy;
 use crate::postgres::source::SourceConfig;
 use crate::state::Store;
+use crate::task::TaskDefinition;
 use crate::task::definition::{
     Difference, MAX_PARTITIONS, OutputSettings, check_output_names, is_valid_name, name_from_database,
 };
 use crate::task::supervisor::Task;
-use crate::task::{State, TaskDefinition};
 
 const SUMMARY_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -54,6 +55,9 @@ pub struct Up {
 impl Up {
     pub async fn run(self) -> Result<(), Failure> {
         let config = self.config.load().await?.config;
+        for task in &config.tasks {
+            warn!("task {} of the settings file is for `millrace serve`", task.definition.name);
+        }
         let settings = &config.broker;
         let source = SourceConfig::parse(&self.source).map_err(usage)?;
         if source.password.is_some() {
@@ -123,32 +127,20 @@ impl Up {
     ) -> Result<TaskDefinition, Failure> {
         let saved = saved_tasks(store)?;
         if let Some(saved) = saved.iter().find(|saved| saved.name == asked.name) {
-            self.compare(saved, &asked, source)?;
+            self.compare(saved, source)?;
             return Ok(saved.clone());
         }
         check_output_names(saved.iter().chain([&asked]))
             .map_err(|error| Failure::new(Exit::Refused, error.to_string()))?;
-        let report = precheck::check(source, &asked.name, self.leave.adopt_slot).await?;
-        say(&report);
-        if !report.passed() {
-            return Err(Failure::new(Exit::Failed, "the database cannot be captured yet; see above"));
-        }
-        let json = serde_json::to_string(&asked).map_err(Failure::failed)?;
-        store
-            .add_task(&asked.name, &json, State::Created.name(), "", Timestamp::now().millis())
-            .map_err(Failure::failed)?;
+        check_new(&asked, source, self.leave.adopt_slot).await?;
+        add(store, &asked)?;
         Ok(asked)
     }
 }
 
 impl Up {
     /// Says what differs from the saved task, which stays as it is. What is not on the command line does not differ.
-    fn compare(
-        &self,
-        saved: &TaskDefinition,
-        asked: &TaskDefinition,
-        source: &SourceConfig,
-    ) -> Result<(), Failure> {
+    fn compare(&self, saved: &TaskDefinition, source: &SourceConfig) -> Result<(), Failure> {
         let name = &saved.name;
         let output = saved.outputs.iter().find(|output| output.name == *name).or(saved.outputs.first());
         let asked_output = self.output();
@@ -160,24 +152,7 @@ impl Up {
                  task with --task"
             ));
         }
-        if saved.source == asked.source {
-            return Ok(());
-        }
-        let database = SourceConfig::parse(&saved.source).map_err(Failure::failed)?.dbname;
-        if database != source.dbname {
-            return Err(Failure::new(
-                Exit::Refused,
-                format!(
-                    "task {name} captures database '{database}' ({}), not '{}'; nothing was changed: give this \
-                     database a task of its own with --task",
-                    saved.source, source.dbname
-                ),
-            ));
-        }
-        say(format_args!(
-            "task {name} was made for {}; this run reaches it as {}, and goes on if it is the same server",
-            saved.source, asked.source
-        ));
+        check_database(saved, source)?.into_iter().for_each(say);
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! `millrace.toml`: sections of settings.
+//! `millrace.toml`: sections of settings, and tasks.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -18,59 +18,17 @@ pub struct File {
     pub text: String,
 }
 
-type Key<'i> = Spanned<DeString<'i>>;
-type Written<'i> = Spanned<DeValue<'i>>;
+pub(super) type Key<'i> = Spanned<DeString<'i>>;
+pub(super) type Written<'i> = Spanned<DeValue<'i>>;
 
 impl File {
-    /// Hands all settings to the loader.
-    pub(super) fn read(&self, loader: &mut Loader) {
-        let (document, errors) = DeTable::parse_recoverable(&self.text);
-        let mut broken_lines = BTreeSet::new();
-        for error in errors {
-            let at = error.span().map_or(0, |span| span.start);
-            broken_lines.insert(self.line(at));
-            loader.errors.add(&self.origin(at), "", error.message());
-        }
-        // What a syntax error leaves of a value says nothing.
-        let is_whole = |value: &Written| !broken_lines.contains(&self.line(value.span().start));
-        for (name, value) in document.get_ref() {
-            match value.get_ref() {
-                DeValue::Table(section) if is_section(name.get_ref()) => {
-                    for (key, value) in section.iter().filter(|(_, value)| is_whole(value)) {
-                        self.setting(loader, &format!("{}.{}", name.get_ref(), key.get_ref()), key, value);
-                    }
-                }
-                _ if is_whole(value) => self.setting(loader, name.get_ref(), name, value),
-                _ => {}
-            }
-        }
-    }
-
-    fn setting(&self, loader: &mut Loader, path: &str, key: &Key, value: &Written) {
-        let Some(setting) = Setting::named(path) else {
-            loader.errors.add(&self.origin(key.span().start), path, unknown(path));
-            return;
-        };
-        let origin = self.origin(value.span().start);
-        match text_of(setting, value.get_ref()) {
-            Some(text) => loader.take(setting, &text, origin),
-            None => {
-                let written =
-                    self.text.get(value.span()).and_then(|text| text.lines().next()).unwrap_or_default();
-                let quotes = if value.get_ref().is_str() { ", without quotes" } else { "" };
-                let message = format!("{written} does not fit; write {}{quotes}", setting.expected());
-                loader.errors.add(&origin, path, message);
-            }
-        }
-    }
-
     /// The line of a byte, from 1.
     fn line(&self, byte: usize) -> usize {
         self.before(byte).matches('\n').count() + 1
     }
 
     /// The place of a byte.
-    fn origin(&self, byte: usize) -> Origin {
+    pub(super) fn origin(&self, byte: usize) -> Origin {
         let before = self.before(byte);
         let line_start = before.rfind('\n').map_or(0, |at| at + 1);
         let column = before.chars().count() - before[..line_start].chars().count() + 1;
@@ -79,6 +37,73 @@ impl File {
 
     fn before(&self, byte: usize) -> &str {
         self.text.get(..byte).unwrap_or(&self.text)
+    }
+}
+
+/// Hands what a file says to the loader.
+pub(super) struct Reader<'a> {
+    pub(super) file: &'a File,
+    pub(super) loader: &'a mut Loader,
+    /// Lines that are not TOML. What that leaves of their values says nothing.
+    broken_lines: BTreeSet<usize>,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(file: &'a File, loader: &'a mut Loader) -> Self {
+        Reader { file, loader, broken_lines: BTreeSet::new() }
+    }
+
+    pub(super) fn read(mut self) {
+        let (document, errors) = DeTable::parse_recoverable(&self.file.text);
+        for error in errors {
+            let at = error.span().map_or(0, |span| span.start);
+            self.broken_lines.insert(self.file.line(at));
+            self.wrong(at, "", error.message());
+        }
+        for (name, value) in document.get_ref() {
+            match value.get_ref() {
+                DeValue::Table(section) if is_section(name.get_ref()) => {
+                    for (key, value) in section {
+                        self.setting(&format!("{}.{}", name.get_ref(), key.get_ref()), key, value);
+                    }
+                }
+                _ if name.get_ref() == "tasks" => self.tasks(value),
+                _ => self.setting(name.get_ref(), name, value),
+            }
+        }
+    }
+
+    fn setting(&mut self, path: &str, key: &Key, value: &Written) {
+        if !self.is_whole(value) {
+            return;
+        }
+        let Some(setting) = Setting::named(path) else {
+            return self.wrong(key.span().start, path, unknown(path));
+        };
+        match text_of(setting, value.get_ref()) {
+            Some(text) => self.loader.take(setting, &text, self.file.origin(value.span().start)),
+            None => {
+                let written = self.file.text.get(value.span()).and_then(|text| text.lines().next());
+                let quotes = if value.get_ref().is_str() { ", without quotes" } else { "" };
+                let expected = setting.expected();
+                let message =
+                    format!("{} does not fit; write {expected}{quotes}", written.unwrap_or_default());
+                self.wrong(value.span().start, path, message);
+            }
+        }
+    }
+
+    pub(super) fn wrong(&mut self, at: usize, key: &str, message: impl Into<String>) {
+        self.loader.errors.add(&self.file.origin(at), key, message);
+    }
+
+    pub(super) fn is_whole(&self, value: &Written) -> bool {
+        !self.broken_lines.contains(&self.file.line(value.span().start))
+    }
+
+    /// Whether the whole file is TOML, so that what is not there has been left out.
+    pub(super) fn is_complete(&self) -> bool {
+        self.broken_lines.is_empty()
     }
 }
 
@@ -91,7 +116,8 @@ fn text_of<'a>(setting: &Setting, value: &'a DeValue) -> Option<Cow<'a, str>> {
         (Value::Number { .. }, DeValue::Integer(number)) => match number.radix() {
             10 => Some(Cow::Borrowed(number.as_str())),
             radix => {
-                u64::from_str_radix(number.as_str(), radix).ok().map(|number| Cow::Owned(number.to_string()))
+                let number = u64::from_str_radix(number.as_str(), radix).ok()?;
+                Some(Cow::Owned(number.to_string()))
             }
         },
         (Value::Text { .. }, DeValue::String(text)) => Some(Cow::Borrowed(text)),
@@ -106,7 +132,8 @@ fn is_section(name: &str) -> bool {
 /// What to say of a name that no setting has.
 fn unknown(path: &str) -> String {
     if is_section(path) {
-        return format!("this is a section; write [{path}], and its settings on the lines below");
+        let tasks = if path == "task" { "; a task to capture is written below [[tasks]]" } else { "" };
+        return format!("this is a section of settings, which are written below [{path}]{tasks}");
     }
     let (section, name) = path.split_once('.').unwrap_or(("", path));
     let elsewhere = SETTINGS.iter().find(|setting| setting.key.rsplit('.').next() == Some(name));
@@ -120,6 +147,7 @@ fn unknown(path: &str) -> String {
         let sections = SETTINGS.iter().map(Setting::section).filter(|section| !section.is_empty());
         names.extend(sections.map(|section| format!("[{section}]")));
         names.dedup();
+        names.push("[[tasks]]".to_owned());
     }
     format!("there is no such setting; there are {}", names.join(", "))
 }

@@ -8,6 +8,7 @@ mod error;
 mod file;
 mod nearest;
 mod settings;
+mod tasks;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use std::time::Duration;
 pub use error::{ConfigError, ConfigErrors, Origin};
 pub use file::File;
 pub use settings::{SETTINGS, Setting, Value};
+pub use tasks::WantedTask;
 
 use crate::broker::Settings;
 
@@ -29,6 +31,8 @@ pub struct Config {
     pub heartbeat: Option<Duration>,
     /// Warn when a source keeps more WAL than this for a task, in bytes.
     pub wal_limit: u64,
+    /// The tasks that the file asks for, each with another name and outputs of other names.
+    pub tasks: Vec<WantedTask>,
 }
 
 impl Default for Config {
@@ -38,6 +42,7 @@ impl Default for Config {
             allow_plaintext: false,
             heartbeat: Some(Duration::from_secs(10)),
             wal_limit: 10_240 << 20,
+            tasks: Vec::new(),
         }
     }
 }
@@ -68,7 +73,7 @@ pub fn load(
 ) -> Result<Loaded, ConfigErrors> {
     let mut loader = Loader::default();
     if let Some(file) = file {
-        file.read(&mut loader);
+        file::Reader::new(file, &mut loader).read();
     }
     loader.read_environment(environment);
     for (setting, text) in flags {

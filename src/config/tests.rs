@@ -113,7 +113,7 @@ millrace.toml:11:9: log.codec: "gzip" does not fit; write "none", "lz4" or "zstd
 millrace.toml:12:1: log.heartbeat_seconds: there is no such setting; did you mean source.heartbeat_seconds?
 millrace.toml:13:1: log.colour: there is no such setting; there are log.codec, log.segment_mb, log.max_record_mb, log.retention_mb, log.retention_hours
 millrace.toml:15:17: source.retry_minutes: -4 does not fit; write a whole number of minutes from 10 to 1440
-millrace.toml:16:2: lgo: there is no such setting; there are data_dir, allow_plaintext, [kafka], [http], [log], [group], [source], [task]
+millrace.toml:16:2: lgo: there is no such setting; there are data_dir, allow_plaintext, [kafka], [http], [log], [group], [source], [task], [[tasks]]
 MILLRACE_HTTP_LISTN: there is no such setting; did you mean MILLRACE_HTTP_LISTEN?
 MILLRACE_TASK_RETRY_MINUTES: soon does not fit; write a whole number of minutes from 1 to 1440
 --group-initial-delay-ms: 1e3 does not fit; write a whole number of milliseconds from 0 to 300000"#
@@ -133,7 +133,7 @@ fn errors_of_the_file_s_form_stand_beside_those_of_its_settings() {
     );
     assert_eq!(
         wrong("kafka = 3", &[], &[]),
-        "millrace.toml:1:1: kafka: this is a section; write [kafka], and its settings on the lines below"
+        "millrace.toml:1:1: kafka: this is a section of settings, which are written below [kafka]"
     );
 }
 
@@ -165,28 +165,125 @@ fn a_listener_beyond_this_machine_needs_leave_and_each_needs_its_own_port() {
 }
 
 #[test]
-fn the_example_has_every_setting_with_its_default() {
+fn the_example_has_everything_with_its_default() {
     let text = include_str!("../../deploy/millrace.toml");
-    let loaded = load(Some(&file(text)), &[], &[]).unwrap();
-    let mut section = "";
-    let mut without_default = Vec::new();
-    for line in text.lines() {
-        match line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
-            Some(name) => section = name,
-            None => without_default.extend(
-                line.strip_prefix("# ")
-                    .and_then(|line| line.split_once(" = "))
-                    .map(|(name, _)| format!("{section}.{name}")),
-            ),
-        }
-    }
+    let config = load(Some(&file(text)), &[], &[]).unwrap().config;
     for setting in SETTINGS {
-        let default = setting.render(&Config::default());
-        assert_eq!(setting.render(&loaded.config), default, "{}", setting.key);
-        let is_there = match default {
-            Some(_) => matches!(loaded.origin(setting), Origin::File { .. }),
-            None => without_default.contains(&setting.key.to_owned()),
-        };
-        assert!(is_there, "{} is missing", setting.key);
+        assert_eq!(setting.render(&config), setting.render(&Config::default()), "{}", setting.key);
+    }
+    assert!(config.tasks.is_empty());
+    // What has no default is commented out, without the space that an explanation has.
+    let uncomment =
+        |line: &str| line.strip_prefix('#').filter(|line| !line.starts_with(' ')).unwrap_or(line).to_owned();
+    let all = text.lines().map(uncomment).collect::<Vec<_>>().join("\n");
+    let loaded = load(Some(&file(&all)), &[], &[]).unwrap();
+    for setting in SETTINGS {
+        assert!(matches!(loaded.origin(setting), Origin::File { .. }), "{} is missing", setting.key);
+    }
+    assert_eq!(loaded.config.tasks.len(), 1);
+    assert_eq!(loaded.config.tasks[0].definition.outputs.len(), 2);
+}
+
+#[test]
+fn tasks_and_their_outputs_are_read() {
+    let text = r#"
+[[tasks]]
+source = "postgres://capture@db/Shop-EU?sslmode=verify-full"
+password_file = "/run/secrets/shop"
+[[tasks.outputs]]
+[[tasks.outputs]]
+name = "wide"
+partitions = 4
+partition_by = "table"
+[[tasks]]
+name = "other"
+source = "postgres://capture@db/other"
+"#;
+    let tasks = load(Some(&file(text)), &[], &[]).unwrap().config.tasks;
+    let [shop, other] = tasks.as_slice() else { panic!("{tasks:?}") };
+    assert_eq!(shop.definition.name, "shop_eu");
+    assert_eq!(shop.definition.source, shop.source.display());
+    assert_eq!(shop.source.sslmode, crate::postgres::source::SslMode::VerifyFull);
+    assert_eq!(shop.source.password_file.as_deref(), Some("/run/secrets/shop".as_ref()));
+    let outputs: Vec<_> =
+        shop.definition.outputs.iter().map(|output| (output.name.as_str(), output.partitions)).collect();
+    assert_eq!(outputs, [("shop_eu", 1), ("wide", 4)]);
+    assert_eq!((other.definition.name.as_str(), other.definition.outputs.len()), ("other", 1));
+}
+
+#[test]
+fn all_that_is_wrong_with_tasks_is_said_at_once_and_without_secrets() {
+    let text = r#"
+[[tasks]]
+name = "Shop"
+password = "hunter2"
+[[tasks]]
+source = "postgres://capture:hunter2@db/shop"
+[[tasks.outputs]]
+format = "csv"
+colour = "red"
+partitions = "4"
+[[tasks.outputs]]
+partitions = 0
+[[tasks]]
+name = "Shop"
+source = "mysql://db"
+[[tasks]]
+name = "Shop"
+source = "postgres://capture@db/shop?password_file=a"
+password_file = "b"
+[[tasks]]
+source = "postgres://capture@db/shop"
+outputs = [{ partitions = 2, partition_by = "none" }, { partitions = 0 }]
+[[tasks]]
+name = "Shop"
+source = "postgres://capture@db/shop"
+[[tasks]]
+source = "postgres://capture@db/one"
+[[tasks]]
+source = "postgres://capture@db/one"
+[[tasks]]
+source = "postgres://capture@db/two"
+outputs = [{ name = "one" }]
+[[tasks]]
+outputs = 5
+"#;
+    let said = wrong(text, &[], &[]);
+    let expected = [
+        "4:1: tasks.password: unknown field `password`, expected one of `name`, `source`, `password_file`",
+        "6:10: tasks.source: there is a password in it, which does not belong here; write it to a file that only \
+         millrace may read, and name that in password_file",
+        "8:10: tasks.outputs.format: unknown variant `csv`, expected ",
+        "9:1: tasks.outputs.colour: unknown field `colour`, expected one of `name`, `format`, ",
+        "10:14: tasks.outputs.partitions: invalid type: string \"4\", expected u32",
+        "15:10: tasks.source: scheme 'mysql' is not PostgreSQL's; write postgres://user@host/database",
+        "18:10: tasks.source: it names a password_file, and so does the task; leave one of them out",
+        "22:12: tasks.outputs: output shop has partition_by none, which means one partition, and partitions 2; leave \
+         out partitions, or use partition_by table or key",
+        "22:55: tasks.outputs: output shop has partitions 0; use 1 to 10000",
+        "23:1: tasks: 'Shop' is not a name for a task or an output: use 1 to 40 of a-z, 0-9 and _",
+        "28:1: tasks: there is a task one already; give each another name",
+        "30:1: tasks: two outputs are named one, one of task one and one of task two; rename one of them",
+        "33:1: tasks.source: it is missing; write the database, such as \"postgres://user@host/database\"",
+        "34:11: tasks.outputs: this is a list of tables; write [[tasks.outputs]] for each",
+    ];
+    assert_eq!(said.lines().count(), expected.len(), "{said}");
+    for (said, expected) in said.lines().zip(expected) {
+        assert!(said.starts_with(&format!("millrace.toml:{expected}")), "{said}");
+    }
+    assert!(!said.contains("hunter2"));
+    for (text, part) in [
+        ("tasks = 3", "millrace.toml:1:9: tasks: this is a list of tables; write [[tasks]] for each"),
+        (
+            "[tasks]\nname = \"x\"",
+            "millrace.toml:1:1: tasks: this is a list of tables; write [[tasks]] for each",
+        ),
+        (
+            "[[task]]\nname = \"x\"",
+            "millrace.toml:1:3: task: this is a section of settings, which are written below [task]; a task to capture is written below [[tasks]]",
+        ),
+        ("[[tasks]]\nsource = \"x", "millrace.toml:2:12: invalid basic string, expected `\"`"),
+    ] {
+        assert_eq!(wrong(text, &[], &[]), part);
     }
 }

@@ -1,0 +1,141 @@
+//! The tasks that a data directory holds, and what a file asks of them.
+
+use tracing::info;
+
+use super::{Exit, Failure, precheck, say};
+use crate::change::Timestamp;
+use crate::config::WantedTask;
+use crate::postgres::source::SourceConfig;
+use crate::state::{Store, TaskRow};
+use crate::task::definition::check_output_names;
+use crate::task::{State, TaskDefinition};
+
+/// The tasks of a data directory.
+pub fn saved_tasks(store: &Store) -> Result<Vec<TaskDefinition>, Failure> {
+    let rows = store.tasks().map_err(Failure::failed)?;
+    let read = |row: TaskRow| {
+        serde_json::from_str(&row.definition).map_err(|error| {
+            Failure::failed(format!(
+                "task {} cannot be read as it is saved: {error}; was it made by a newer millrace?",
+                row.name
+            ))
+        })
+    };
+    rows.into_iter().map(read).collect()
+}
+
+/// Makes sure that the database can be captured by a task that there is not yet, and says what it saw.
+pub async fn check_new(
+    task: &TaskDefinition,
+    source: &SourceConfig,
+    adopt_slot: bool,
+) -> Result<(), Failure> {
+    let report = precheck::check(source, &task.name, adopt_slot).await?;
+    say(&report);
+    if report.passed() {
+        Ok(())
+    } else {
+        Err(Failure::new(Exit::Failed, "the database cannot be captured yet; see above"))
+    }
+}
+
+/// Saves a new task.
+pub fn add(store: &Store, task: &TaskDefinition) -> Result<(), Failure> {
+    let json = serde_json::to_string(task).map_err(Failure::failed)?;
+    store
+        .add_task(&task.name, &json, State::Created.name(), "", Timestamp::now().millis())
+        .map_err(Failure::failed)
+}
+
+/// Makes sure that a saved task is about the database that is meant; `None` when it is reached as it was.
+///
+/// # Errors
+/// [`Exit::Refused`] for another database.
+pub fn check_database(saved: &TaskDefinition, source: &SourceConfig) -> Result<Option<String>, Failure> {
+    let (name, display) = (&saved.name, source.display());
+    if saved.source == display {
+        return Ok(None);
+    }
+    let database = SourceConfig::parse(&saved.source).map_err(Failure::failed)?.dbname;
+    if database != source.dbname {
+        return Err(Failure::new(
+            Exit::Refused,
+            format!(
+                "task {name} captures database '{database}' ({}), not '{}'; nothing was changed: give this database a \
+                 task of its own (--task, or another name in the file)",
+                saved.source, source.dbname
+            ),
+        ));
+    }
+    Ok(Some(format!(
+        "task {name} was made for {}; this run reaches it as {display}, and goes on if it is the same server",
+        saved.source
+    )))
+}
+
+/// Makes the data directory's tasks into what a file asks for: tasks that are not there are made, outputs that a task has
+/// not are added to it. Tasks that the file does not name stay. Gives all tasks, and how their databases are reached.
+///
+/// # Errors
+/// [`Exit::Refused`] with every other difference, and what [`check_new`] says; nothing has been changed then.
+pub async fn apply(
+    store: &Store,
+    wanted: &[WantedTask],
+    adopt_slot: bool,
+) -> Result<Vec<(TaskDefinition, SourceConfig)>, Failure> {
+    let mut tasks = Vec::new();
+    let mut changed = Vec::new();
+    let mut refused = Vec::new();
+    for mut saved in saved_tasks(store)? {
+        let Some(WantedTask { definition, source }) =
+            wanted.iter().find(|task| task.definition.name == saved.name)
+        else {
+            let source = SourceConfig::parse(&saved.source).map_err(Failure::failed)?;
+            tasks.push((saved, source));
+            continue;
+        };
+        match check_database(&saved, source) {
+            Ok(notice) => notice.into_iter().for_each(say),
+            Err(failure) => refused.push(failure.message),
+        }
+        let definition = TaskDefinition { source: saved.source.clone(), ..definition.clone() };
+        let comparison = saved.compare(&definition);
+        refused.extend(
+            comparison.differences.iter().map(|difference| format!("task {}: {difference}", saved.name)),
+        );
+        if !comparison.added.is_empty() {
+            saved.outputs.extend(comparison.added);
+            changed.push(saved.clone());
+        }
+        tasks.push((saved, source.clone()));
+    }
+    let new: Vec<&WantedTask> = wanted
+        .iter()
+        .filter(|wanted| !tasks.iter().any(|(task, _)| task.name == wanted.definition.name))
+        .collect();
+    tasks.extend(new.iter().map(|task| (task.definition.clone(), task.source.clone())));
+    if let Err(error) = check_output_names(tasks.iter().map(|(task, _)| task)) {
+        refused.push(error.to_string());
+    }
+    if !refused.is_empty() {
+        let message = format!(
+            "the file asks for what saved tasks cannot become; nothing was changed. Write what is saved, or make another \
+             task:\n{}",
+            refused.join("\n")
+        );
+        return Err(Failure::new(Exit::Refused, message));
+    }
+    for task in &new {
+        check_new(&task.definition, &task.source, adopt_slot).await?;
+    }
+    for task in &new {
+        add(store, &task.definition)?;
+        info!(task = task.definition.name, "made the task");
+    }
+    for task in changed {
+        let json = serde_json::to_string(&task).map_err(Failure::failed)?;
+        store.define_task(&task.name, &json).map_err(Failure::failed)?;
+        info!(task = task.name, "added outputs");
+    }
+    Ok(tasks)
+}
