@@ -49,7 +49,7 @@ pub(super) struct BareRead {
     pub(super) bytes: u64,
     /// When the first row came, in microseconds since 1970.
     pub(super) first_row_at: i64,
-    /// When the end of each transaction came, which have a row each, in microseconds since 1970, where that is wanted.
+    /// When the end of each transaction with rows came, in microseconds since 1970, where that is wanted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) commits_at: Option<Vec<i64>>,
 }
@@ -70,7 +70,7 @@ impl BareReader {
         let mut stream = connection.start(&self.slot, Lsn::ZERO, &options).await?;
         stream.set_draining(!self.times);
         let mut read = BareRead { commits_at: self.times.then(Vec::new), ..BareRead::default() };
-        let mut committed = Lsn::ZERO;
+        let mut committed = Committed::default();
         let mut acknowledged = Instant::now();
         let mut told = false;
         loop {
@@ -81,10 +81,10 @@ impl BareReader {
                     Frame::Keepalive { reply_requested, .. } => asked |= reply_requested,
                 }
             }
-            let complete = !told && read.rows >= self.rows && committed != Lsn::ZERO;
+            let complete = !told && committed.rows >= self.rows;
             if complete || asked || acknowledged.elapsed() >= ACKNOWLEDGE_EVERY {
                 acknowledged = Instant::now();
-                acknowledge(&mut stream, committed).await?;
+                acknowledge(&mut stream, committed.end).await?;
             }
             if complete {
                 told = true;
@@ -96,9 +96,18 @@ impl BareReader {
     }
 }
 
+/// The last transaction that came.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Committed {
+    /// Where it ends.
+    end: Lsn,
+    /// Rows of this and all before it.
+    rows: u64,
+}
+
 impl BareRead {
     /// Counts a message, and notes where its transaction ends if it is a commit.
-    fn take(&mut self, body: &[u8], committed: &mut Lsn) {
+    fn take(&mut self, body: &[u8], committed: &mut Committed) {
         self.bytes += body.len() as u64;
         // Commit: flags, commit LSN, end LSN. Stream Commit has the transaction's number in front.
         let end_at = match body.first() {
@@ -115,12 +124,13 @@ impl BareRead {
         };
         self.transactions += 1;
         if let Some(commits_at) = &mut self.commits_at
-            && self.rows > commits_at.len() as u64
+            && self.rows > committed.rows
         {
             commits_at.push(Timestamp::now().0);
         }
+        committed.rows = self.rows;
         if let Some(end) = body.get(end_at..).and_then(<[u8]>::first_chunk) {
-            *committed = Lsn(u64::from_be_bytes(*end));
+            committed.end = Lsn(u64::from_be_bytes(*end));
         }
     }
 }
@@ -145,21 +155,25 @@ mod tests {
         commit.extend([7u64, 8, 9].map(u64::to_be_bytes).concat());
         let mut stream_commit = b"c\0\0\0\x05\0".to_vec();
         stream_commit.extend([17u64, 18, 19].map(u64::to_be_bytes).concat());
-        let (mut read, mut committed) = (BareRead::default(), Lsn::ZERO);
-        for (message, end) in [
-            (&b"B"[..], 0),
-            (b"R...", 0),
-            (b"I...", 0),
-            (b"U...", 0),
-            (b"D...", 0),
-            (&commit, 8),
-            (b"", 8),
-            (b"C", 8),
-            (&stream_commit, 18),
+        let (mut read, mut committed) =
+            (BareRead { commits_at: Some(vec![]), ..BareRead::default() }, Committed::default());
+        for (message, end, rows) in [
+            (&b"B"[..], 0, 0),
+            (b"R...", 0, 0),
+            (b"I...", 0, 0),
+            (b"U...", 0, 0),
+            (b"D...", 0, 0),
+            (&commit, 8, 3),
+            (b"", 8, 3),
+            (b"C", 8, 3),
+            (&stream_commit, 18, 3),
+            (b"I...", 18, 3),
+            (&stream_commit, 18, 4),
         ] {
             read.take(message, &mut committed);
-            assert_eq!(committed, Lsn(end));
+            assert_eq!(committed, Committed { end: Lsn(end), rows });
         }
-        assert_eq!((read.rows, read.transactions), (3, 3));
+        // Two of the transactions had rows.
+        assert_eq!((read.rows, read.transactions, read.commits_at.map(|at| at.len())), (4, 4, Some(2)));
     }
 }
