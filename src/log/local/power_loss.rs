@@ -319,7 +319,10 @@ async fn settle(writer: &mut LocalWriter) -> bool {
         if writer.unmerged() == 0 {
             return true;
         }
-        std::thread::sleep(std::time::Duration::from_micros(50));
+        // In peace: it looks after its merges when it has nothing else to do.
+        while writer.unmerged() > 0 {
+            std::thread::sleep(std::time::Duration::from_micros(50));
+        }
     }
     false
 }
