@@ -6,6 +6,7 @@
 
 mod bare_reader;
 mod consumer;
+mod fetch;
 mod ingest;
 mod latency;
 mod postgres_server;
@@ -22,6 +23,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use crate::log::LogError;
 use crate::postgres::connect::ConnectError;
 use crate::postgres::publication::PublicationError;
 use crate::postgres::replication::ReplicationError;
@@ -41,6 +43,11 @@ enum Measurement {
     Ingest(ingest::Ingest),
     /// From a commit at the source until a consumer has the record, against a reader that keeps nothing
     Latency(latency::Latency),
+    /// Read a stored backlog, against a server that has the same batches in memory; or what tailing consumers cost
+    Fetch(fetch::Fetch),
+    /// The server that `fetch` compares with
+    #[command(hide = true)]
+    BareServer(fetch::bare_server::BareServer),
     /// The reader that the others compare with
     #[command(hide = true)]
     BareReader(bare_reader::BareReader),
@@ -55,6 +62,8 @@ impl Bench {
         match self.measurement {
             Measurement::Ingest(ingest) => ingest.run().await,
             Measurement::Latency(latency) => latency.run().await,
+            Measurement::Fetch(fetch) => fetch.run().await,
+            Measurement::BareServer(server) => server.run().await,
             Measurement::BareReader(reader) => reader.run().await,
         }
     }
@@ -152,6 +161,9 @@ pub enum BenchError {
         /// What it said.
         said: String,
     },
+    /// A log.
+    #[error(transparent)]
+    Log(#[from] LogError),
     /// The Kafka consumer failed.
     #[error("the consumer failed: {0}")]
     Consumer(#[from] rdkafka::error::KafkaError),

@@ -97,6 +97,11 @@ impl Process {
         BenchError::Ended { name: self.name, status, log: self.log_end() }
     }
 
+    /// Why something that depends on it has failed: that it has ended, if so.
+    pub(super) async fn why(&mut self, error: BenchError) -> BenchError {
+        tokio::time::timeout(Duration::from_millis(100), self.ended()).await.unwrap_or(error)
+    }
+
     /// The end of what it said.
     pub(super) fn log_end(&self) -> String {
         let read = || -> io::Result<Vec<u8>> {

@@ -240,6 +240,13 @@ impl Site {
         Ok(command)
     }
 
+    /// The server that serves the log in a directory from memory.
+    pub(super) fn bare_server(&self, port: u16, log: &Path) -> Result<Command, BenchError> {
+        let mut command = self.millrace()?;
+        command.args(["bench", "bare-server"]).arg(log).arg("--port").arg(port.to_string());
+        Ok(command)
+    }
+
     /// Another session, to write with.
     pub(super) async fn writer(&self) -> Result<Control, BenchError> {
         Ok(connect::connect(&self.source).await?)

@@ -115,7 +115,7 @@ impl LocalWriter {
     }
 
     /// How many sealed segments may still be merged.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "bench"))]
     pub fn unmerged(&self) -> usize {
         self.shared.unmerged.load(Ordering::Acquire)
     }
