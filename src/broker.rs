@@ -18,7 +18,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-use crate::capture::output::{Output, Routes};
+use crate::capture::output::Output;
 use crate::capture::pipeline::Pipeline;
 use crate::capture::session::{Capture, CaptureOptions};
 use crate::capture::spool::Spools;
@@ -28,7 +28,7 @@ use crate::kafka;
 use crate::log::local::{self, LocalLog, LocalReader, LocalWriter, Retention};
 use crate::log::record_batch::Codec;
 use crate::log::topics::{Announcer, Topics};
-use crate::log::{LogError, LogWriter};
+use crate::log::{LogError, LogReader, LogWriter};
 use crate::state::{DataDir, OffsetStore, StateError, Store};
 use crate::task::definition::{DefinitionError, TaskDefinition, check_output_names};
 use crate::task::supervisor::{RetryTimes, Supervisor, Task};
@@ -210,7 +210,8 @@ impl Broker {
             let task = Arc::new(Task::new(start.definition.clone(), store.clone()));
             let directory = data_dir.join("tasks").join(&start.definition.name);
             let (writer, reader) = open_log(settings, &start.definition.name, directory.join("log")).await?;
-            let pipeline = build_pipeline(settings, writer, &start, &task, directory.join("spool")).await?;
+            let pipeline =
+                build_pipeline(settings, writer, &reader, &start, &task, directory.join("spool")).await?;
             announcers.push(Announcer::new(topics.clone(), reader));
             captures.push(Capture::new(start.capture, pipeline, store.clone(), task.progress.clone()));
             tasks.push(task);
@@ -346,21 +347,19 @@ async fn open_log(
 async fn build_pipeline(
     settings: &Settings,
     mut writer: LocalWriter,
+    reader: &LocalReader,
     start: &TaskStart,
     task: &Task,
     spool: PathBuf,
 ) -> Result<Pipeline<LocalWriter>, BrokerError> {
     let definition = &start.definition;
     let failed = |source| BrokerError::Log { task: definition.name.clone(), source };
+    let topics = reader.topics().borrow().clone();
     let mut outputs = Vec::new();
     for output in &definition.outputs {
-        let changes = writer.create_topic(&output.name, output.partitions, settings.codec).map_err(failed)?;
-        let events =
-            writer.create_topic(&format!("{}.events", output.name), 1, settings.codec).map_err(failed)?;
-        let events = events.first().copied().ok_or(LogError::Stopped).map_err(failed)?;
-        let routes = Routes { changes: changes.into(), events, by: output.partition_by };
+        let routing = output.routing(settings.codec);
         let format = output.format.make(&output.name, &start.capture.source.dbname);
-        outputs.push(Output::new(&output.name, format, routes));
+        outputs.push(Output::open(format, routing, &topics, &mut writer).map_err(failed)?);
     }
     // So that clients find the topics of a task that has not captured anything yet.
     writer.flush().await.map_err(failed)?;

@@ -30,14 +30,18 @@
 //! [`session::Capture`] is one task that owns the stream, the pipeline and the writer. A [`watcher`] beside it polls the
 //! source over a connection of its own (new tables, the slot, lag, heartbeats) and reports over a bounded channel.
 
+mod marks;
 pub mod output;
+mod own_events;
 pub mod pipeline;
 pub mod progress;
 mod relations;
 pub mod resume;
+pub mod routing;
 pub mod session;
 mod shapes;
 pub mod spool;
+mod topic_name;
 mod watcher;
 
 use std::io;

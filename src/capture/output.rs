@@ -1,88 +1,163 @@
-//! One output of a task: its format, and the partitions that its records go to.
+//! One output of a task: its format, where its records go, and the marks around its transactions.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::CaptureError;
-use crate::change::{Change, Event, TableShape};
-use crate::format::partitioner::{PartitionBy, table_hash};
-use crate::format::{Format, Sink};
+use super::marks::{Counted, Marks};
+use super::routing::{Events, Policy, Routes, Routing, TableRoute};
+use crate::change::{Change, Event, TableShape, Transaction};
+use crate::format::{Format, FormatError, Sink};
+use crate::log::topics::TopicInfo;
 use crate::log::{LogError, LogWriter, PartitionId, Record};
 
-/// Which partitions an output writes to.
-#[derive(Debug, Clone)]
-pub struct Routes {
-    /// The partitions of the output's topic.
-    pub changes: Arc<[PartitionId]>,
-    /// The partition for events that are not changes.
-    pub events: PartitionId,
-    /// How records are spread.
-    pub by: PartitionBy,
-}
+/// A message whose copies would together be larger than this, in bytes, goes to the topic of events in their place.
+const MAX_COPIES: usize = 64 << 20;
 
 /// One output of a task.
 pub struct Output {
-    name: String,
     format: Box<dyn Format>,
     routes: Routes,
-    tables: Vec<TableRoute>,
+    tables: Vec<Table>,
     /// The place in `tables` of a table, by OID.
     by_oid: HashMap<u32, usize>,
     /// The table whose rows are arriving.
     current: usize,
+    marks: Option<Marks>,
 }
 
-/// Where the records of one table go.
-#[derive(Debug, Clone)]
-struct TableRoute {
+/// A table that has had changes.
+struct Table {
     shape: Arc<TableShape>,
-    partitions: Arc<[PartitionId]>,
-    by: PartitionBy,
-    hash: u32,
+    route: TableRoute,
+    counted: Counted,
 }
 
 impl Output {
-    /// An output that has written nothing yet.
-    pub fn new(name: impl Into<String>, format: Box<dyn Format>, routes: Routes) -> Self {
-        Output { name: name.into(), format, routes, tables: Vec::new(), by_oid: HashMap::new(), current: 0 }
+    /// An output that writes to these topics of the log, and makes those that it always has.
+    ///
+    /// # Errors
+    /// [`LogError::PartitionCount`]; [`LogError::InvalidTopic`].
+    pub fn open<W: LogWriter>(
+        format: Box<dyn Format>,
+        routing: Routing,
+        topics: &[Arc<TopicInfo>],
+        writer: &mut W,
+    ) -> Result<Self, LogError> {
+        let routes = Routes::open(routing, topics, writer)?;
+        let marks = match routes.policies().transaction {
+            Policy::Off => None,
+            Policy::Inline | Policy::Topic => Some(Marks::new(routes.transaction())),
+        };
+        Ok(Output { format, routes, tables: Vec::new(), by_oid: HashMap::new(), current: 0, marks })
     }
 
-    /// Changes of this table follow.
-    pub fn enter(&mut self, table: &Arc<TableShape>) {
-        self.current = *self.by_oid.entry(table.oid).or_insert(self.tables.len());
-        match self.tables.get_mut(self.current) {
-            Some(route) if route.is_for(table) => {}
-            Some(route) => *route = self.routes.of_table(table),
-            None => self.tables.push(self.routes.of_table(table)),
+    /// What becomes of events that are not changes of tables.
+    pub(super) fn policies(&self) -> Events {
+        self.routes.policies()
+    }
+
+    /// Forgets the open transaction, which has left the log's buffers.
+    pub(super) fn abort(&mut self) {
+        if let Some(marks) = &mut self.marks {
+            marks.abort();
         }
     }
 
+    /// Changes of this table follow.
+    pub(super) fn enter<W: LogWriter>(
+        &mut self,
+        shape: &Arc<TableShape>,
+        writer: &mut W,
+    ) -> Result<(), LogError> {
+        self.current = *self.by_oid.entry(shape.oid).or_insert(self.tables.len());
+        match self.tables.get_mut(self.current) {
+            Some(table) if table.has_name_of(shape) => {}
+            known => {
+                let route = self.routes.of_table(&shape.schema, &shape.name, writer)?;
+                let table = Table { shape: shape.clone(), route, counted: Counted::default() };
+                match known {
+                    Some(known) => *known = table,
+                    None => self.tables.push(table),
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Writes a change of the table that was [entered](Self::enter), and gives the number of records that it made.
-    ///
-    /// # Errors
-    /// [`CaptureError::Change`].
     #[inline]
-    pub fn change<W: LogWriter>(&mut self, writer: &mut W, event: &Event<'_>) -> Result<u64, CaptureError> {
-        let Some(route) = self.tables.get(self.current) else { return Ok(0) };
-        let mut sink = TableSink { writer, route, records: 0 };
-        let encoded = self.format.encode(event, &mut sink);
-        let records = sink.records;
+    pub(super) fn change<W: LogWriter>(
+        &mut self,
+        writer: &mut W,
+        event: &Event<'_>,
+    ) -> Result<u64, CaptureError> {
+        let Some(table) = self.tables.get_mut(self.current) else { return Ok(0) };
+        let begun = match &mut self.marks {
+            Some(marks) => marks.begin(&mut *self.format, event.transaction),
+            None => Ok(()),
+        };
+        let mut sink =
+            TableSink { writer, route: &table.route, marks: self.marks.as_mut(), records: 0, events: 0 };
+        let encoded = begun.and_then(|()| self.format.encode(event, &mut sink));
+        let (records, events) = (sink.records, sink.events);
+        if let Some(marks) = &mut self.marks {
+            marks.count(&mut table.counted, &table.shape, events);
+        }
         encoded.map(|()| records).map_err(|source| self.refused(event, source))
     }
 
     /// Writes an event that is not a change of a table, and gives the number of records that it made.
-    ///
-    /// # Errors
-    /// [`CaptureError::Change`].
-    pub fn event<W: LogWriter>(&mut self, writer: &mut W, event: &Event<'_>) -> Result<u64, CaptureError> {
-        let mut sink = EventSink { writer, partition: self.routes.events, records: 0 };
+    pub(super) fn event<W: LogWriter>(
+        &mut self,
+        writer: &mut W,
+        event: &Event<'_>,
+    ) -> Result<u64, CaptureError> {
+        let mut partitions = self.routes.of_event(&event.change, writer)?;
+        if let Change::Message { content, .. } = event.change
+            && content.len().saturating_mul(partitions.len()) > MAX_COPIES
+        {
+            partitions = vec![self.routes.events(writer)?];
+        }
+        self.copy(writer, event, &partitions)
+    }
+
+    /// Ends the open transaction, and gives the number of records that its end mark made. `changes` is the number of
+    /// its changes.
+    pub(super) fn end<W: LogWriter>(
+        &mut self,
+        writer: &mut W,
+        transaction: &Transaction,
+        changes: u64,
+    ) -> Result<u64, CaptureError> {
+        let Some((totals, partitions)) = self.marks.as_mut().and_then(Marks::end) else { return Ok(0) };
+        let event = Event {
+            transaction,
+            ordinal: changes,
+            lsn: transaction.commit_lsn,
+            change: Change::End(&totals),
+        };
+        self.copy(writer, &event, &partitions)
+    }
+
+    /// Writes the same records to each of these partitions.
+    fn copy<W: LogWriter>(
+        &mut self,
+        writer: &mut W,
+        event: &Event<'_>,
+        partitions: &[PartitionId],
+    ) -> Result<u64, CaptureError> {
+        if partitions.is_empty() {
+            return Ok(0);
+        }
+        let mut sink = CopySink { writer, partitions, records: 0 };
         let encoded = self.format.encode(event, &mut sink);
         let records = sink.records;
         encoded.map(|()| records).map_err(|source| self.refused(event, source))
     }
 
     #[cold]
-    fn refused(&self, event: &Event<'_>, source: crate::format::FormatError) -> CaptureError {
+    fn refused(&self, event: &Event<'_>, source: FormatError) -> CaptureError {
         CaptureError::Change {
             position: event.position(),
             table: match event.change {
@@ -91,28 +166,16 @@ impl Output {
                 }
                 _ => None,
             },
-            output: self.name.clone(),
+            output: self.routes.output().to_owned(),
             source: Box::new(source),
         }
     }
 }
 
-impl Routes {
-    fn of_table(&self, table: &Arc<TableShape>) -> TableRoute {
-        TableRoute {
-            shape: table.clone(),
-            partitions: self.changes.clone(),
-            by: self.by,
-            hash: table_hash(&table.schema, &table.name),
-        }
-    }
-}
-
-impl TableRoute {
-    /// Whether the table still has the name that this was made for.
-    fn is_for(&self, table: &Arc<TableShape>) -> bool {
-        Arc::ptr_eq(&self.shape, table)
-            || (self.shape.name == table.name && self.shape.schema == table.schema)
+impl Table {
+    fn has_name_of(&self, shape: &Arc<TableShape>) -> bool {
+        Arc::ptr_eq(&self.shape, shape)
+            || (self.shape.name == shape.name && self.shape.schema == shape.schema)
     }
 }
 
@@ -120,29 +183,37 @@ impl TableRoute {
 struct TableSink<'a, W> {
     writer: &'a mut W,
     route: &'a TableRoute,
+    marks: Option<&'a mut Marks>,
     records: u64,
+    /// Those with a value: a tombstone is no event.
+    events: u64,
 }
 
 impl<W: LogWriter> Sink for TableSink<'_, W> {
     fn record(&mut self, record: &Record<'_>) -> Result<(), LogError> {
-        let TableRoute { partitions, by, hash, .. } = self.route;
-        let chosen = by.partition(*hash, record.key, partitions.len() as u32);
-        let partition = partitions.get(chosen as usize).copied();
+        let partition = self.route.of_record(record)?;
+        if let Some(marks) = &mut self.marks {
+            self.records += marks.before(partition, self.writer)?;
+        }
         self.records += 1;
-        self.writer.append(partition.ok_or(LogError::UnknownPartition(PartitionId(chosen)))?, record)
+        self.events += u64::from(record.value.is_some());
+        self.writer.append(partition, record)
     }
 }
 
-/// Sends the records of an event to a partition.
-struct EventSink<'a, W> {
+/// Sends each record to several partitions.
+struct CopySink<'a, W> {
     writer: &'a mut W,
-    partition: PartitionId,
+    partitions: &'a [PartitionId],
     records: u64,
 }
 
-impl<W: LogWriter> Sink for EventSink<'_, W> {
+impl<W: LogWriter> Sink for CopySink<'_, W> {
     fn record(&mut self, record: &Record<'_>) -> Result<(), LogError> {
-        self.records += 1;
-        self.writer.append(self.partition, record)
+        for partition in self.partitions {
+            self.writer.append(*partition, record)?;
+        }
+        self.records += self.partitions.len() as u64;
+        Ok(())
     }
 }

@@ -6,14 +6,18 @@
 //! back to the session as a [`Step`].
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::CaptureError;
 use super::output::Output;
+use super::own_events::OwnEvents;
 use super::progress::Progress;
 use super::relations::Relation;
 use super::shapes::{Arrival, Shapes};
 use super::spool::{Spool, Spools};
-use crate::change::{Before, Change, Event, Gap, Lsn, Operation, Row, TableShape, Timestamp, Transaction};
+use crate::change::{
+    Before, Change, Event, Gap, Heartbeat, Lsn, Operation, Row, TableShape, Timestamp, Transaction, Watermark,
+};
 use crate::log::{LogWriter, SourcePosition};
 use crate::postgres::pgoutput::{self, Cells, Message};
 
@@ -58,6 +62,7 @@ pub struct Pipeline<W> {
     /// What the next commit will carry: everything up to the last boundary.
     position: SourcePosition,
     last_commit_time: Option<Timestamp>,
+    own_events: OwnEvents,
     /// Everything below has been processed; may lie beyond `position.acked_through` while nothing is worth a commit.
     idle_through: Lsn,
     progress: Arc<Progress>,
@@ -93,6 +98,7 @@ impl<W: LogWriter> Pipeline<W> {
             system_identifier: 0,
             slot_generation: 0,
         };
+        let own_events = OwnEvents::of(&outputs);
         Pipeline {
             cells: Cells::default(),
             rows: Rows {
@@ -107,6 +113,7 @@ impl<W: LogWriter> Pipeline<W> {
             spools,
             position,
             last_commit_time: None,
+            own_events,
             idle_through: position.acked_through,
             progress,
         }
@@ -117,6 +124,8 @@ impl<W: LogWriter> Pipeline<W> {
     pub fn restart(&mut self, position: SourcePosition) {
         self.rows.writer.abort();
         self.rows.records = 0;
+        self.rows.outputs.iter_mut().for_each(Output::abort);
+        self.own_events.abort(position.last_commit);
         self.rows.open = None;
         self.rows.shapes = Shapes::default();
         self.rows.last_shape = None;
@@ -246,11 +255,11 @@ impl<W: LogWriter> Pipeline<W> {
         if self.rows.shapes.end_replay() {
             self.rows.last_shape = None;
         }
-        let records = std::mem::take(&mut self.rows.records);
         self.idle_through = self.idle_through.max(end_lsn);
         if open.duplicate {
             return Ok(());
         }
+        let records = self.rows.end(&open)?;
         self.progress.decoded(end_lsn, open.ordinal, records);
         if records == 0 {
             return Ok(());
@@ -263,8 +272,10 @@ impl<W: LogWriter> Pipeline<W> {
             acked_through: self.position.acked_through.max(end_lsn),
             ..self.position
         };
-        self.last_commit_time = Some(open.transaction.commit_time);
-        Ok(())
+        let Transaction { commit_lsn, commit_time, .. } = open.transaction;
+        self.last_commit_time = Some(commit_time);
+        self.own_events.moved(Watermark { commit_lsn, commit_time });
+        self.write_own_events()
     }
 
     /// Writes that changes may be missing. Between transactions only; part of the next group.
@@ -280,10 +291,38 @@ impl<W: LogWriter> Pipeline<W> {
             previous_commit_lsn: self.position.last_commit.unwrap_or_default(),
         };
         let event = Event { transaction: &transaction, ordinal: 0, lsn: gap.to, change: Change::Gap(gap) };
-        self.rows.event(&event)?;
-        self.rows.records = 0;
-        self.rows.writer.boundary();
+        self.rows.own_event(&event)
+    }
+
+    /// Writes the heartbeats and watermarks that are due, unless a transaction is open. Part of the next group.
+    ///
+    /// # Errors
+    /// A record that the log or the format refuses.
+    pub fn write_own_events(&mut self) -> Result<(), CaptureError> {
+        if self.own_events.are_off() || self.rows.open.is_some() {
+            return Ok(());
+        }
+        let now = Instant::now();
+        if self.own_events.take_heartbeat(now) {
+            if let Some(idle) = self.idle_position() {
+                self.set_position(idle);
+            }
+            let heartbeat = Heartbeat { time: Timestamp::now(), processed: self.position.acked_through };
+            self.write_own_event(heartbeat.time, Change::Heartbeat(heartbeat))?;
+        }
+        if let Some(watermark) = self.own_events.take_watermark(now) {
+            self.write_own_event(watermark.commit_time, Change::Watermark(watermark))?;
+        }
         Ok(())
+    }
+
+    /// Writes an event that has no place in the source: the position stays as it is.
+    fn write_own_event(&mut self, time: Timestamp, change: Change<'_>) -> Result<(), CaptureError> {
+        let SourcePosition { last_commit, end_lsn, .. } = self.position;
+        let commit_lsn = last_commit.unwrap_or_default();
+        let transaction =
+            Transaction { xid: 0, commit_lsn, end_lsn, commit_time: time, previous_commit_lsn: Lsn::ZERO };
+        self.rows.own_event(&Event { transaction: &transaction, ordinal: 0, lsn: commit_lsn, change })
     }
 }
 
@@ -347,7 +386,7 @@ impl<W: LogWriter> Rows<W> {
             _ => {
                 let shape = self.shapes.get(oid).ok_or(CaptureError::UnknownTable { oid, lsn })?;
                 for output in &mut self.outputs {
-                    output.enter(shape);
+                    output.enter(shape, &mut self.writer)?;
                 }
                 self.last_shape.insert(shape.clone())
             }
@@ -372,6 +411,22 @@ impl<W: LogWriter> Rows<W> {
         self.event(&Event { transaction: &transaction, ordinal, lsn, change })
     }
 
+    /// Ends the open transaction, and gives the number of records that it has left.
+    fn end(&mut self, open: &Open) -> Result<u64, CaptureError> {
+        for output in &mut self.outputs {
+            self.records += output.end(&mut self.writer, &open.transaction, open.ordinal)?;
+        }
+        Ok(std::mem::take(&mut self.records))
+    }
+
+    /// Writes an event that Millrace makes between two transactions. No transaction counts its records.
+    fn own_event(&mut self, event: &Event<'_>) -> Result<(), CaptureError> {
+        self.event(event)?;
+        self.records = 0;
+        self.writer.boundary();
+        Ok(())
+    }
+
     /// Writes an event that is not a change of a table.
     fn event(&mut self, event: &Event<'_>) -> Result<(), CaptureError> {
         for output in &mut self.outputs {
@@ -382,79 +437,4 @@ impl<W: LogWriter> Rows<W> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::capture::output::Routes;
-    use crate::format::FormatName;
-    use crate::format::partitioner::PartitionBy;
-    use crate::log::local::{LocalLog, LocalWriter, Options};
-    use crate::log::record_batch::Codec;
-
-    /// A pipeline over a log in a directory, whose topic and events are one partition.
-    async fn pipeline(directory: &std::path::Path) -> Pipeline<LocalWriter> {
-        let (mut writer, ..) = LocalLog::open(Options::new(directory.join("log"), "t")).unwrap();
-        let partitions = writer.create_topic("t", 1, Codec::None).unwrap();
-        let routes = Routes { events: partitions[0], changes: partitions.into(), by: PartitionBy::None };
-        let spools = Spools::open(&directory.join("spool")).unwrap();
-        let output = Output::new("t", FormatName::DebeziumJson.make("t", "db"), routes);
-        Pipeline::new(writer, vec![output], spools, Arc::default())
-    }
-
-    fn begin(final_lsn: u64) -> Vec<u8> {
-        [b"B".as_slice(), &final_lsn.to_be_bytes(), &[0; 8], &7u32.to_be_bytes()].concat()
-    }
-
-    fn commit(commit_lsn: u64, end_lsn: u64) -> Vec<u8> {
-        [b"C\0".as_slice(), &commit_lsn.to_be_bytes(), &end_lsn.to_be_bytes(), &[0; 8]].concat()
-    }
-
-    fn logical_message(transactional: bool, lsn: u64) -> Vec<u8> {
-        let flags = [u8::from(transactional)];
-        [b"M".as_slice(), &flags, &lsn.to_be_bytes(), b"app\0", &2u32.to_be_bytes(), b"hi"].concat()
-    }
-
-    fn taken(pipeline: &mut Pipeline<LocalWriter>, lsn: u64, body: &[u8]) -> u64 {
-        assert!(matches!(pipeline.message(Lsn(lsn), body).unwrap(), Step::Done));
-        pipeline.progress.view().records
-    }
-
-    // I2. A message's LSN is the end of its WAL record, where the next record may begin.
-    #[tokio::test]
-    async fn a_transaction_that_commits_right_behind_a_message_is_no_duplicate_of_it() {
-        let directory = tempfile::tempdir().unwrap();
-        let mut pipeline = pipeline(directory.path()).await;
-        let transaction =
-            |commit_lsn, end| [begin(commit_lsn), logical_message(true, 50), commit(commit_lsn, end)];
-        let take = |pipeline: &mut Pipeline<LocalWriter>, commit_lsn, end| {
-            transaction(commit_lsn, end).iter().map(|body| taken(pipeline, commit_lsn, body)).last()
-        };
-        assert_eq!(take(&mut pipeline, 80, 100), Some(1));
-        assert_eq!(taken(&mut pipeline, 120, &logical_message(false, 120)), 2);
-        assert_eq!(take(&mut pipeline, 120, 140), Some(3));
-        assert_eq!(pipeline.position().end_lsn, Lsn(140));
-        // Sent again, none of the three is taken again.
-        assert_eq!(take(&mut pipeline, 80, 100), Some(3));
-        assert_eq!(taken(&mut pipeline, 120, &logical_message(false, 120)), 3);
-        assert_eq!(take(&mut pipeline, 120, 140), Some(3));
-    }
-
-    // I1, I3
-    #[tokio::test]
-    async fn what_an_unfinished_transaction_leaves_behind_is_gone_after_a_restart() {
-        let directory = tempfile::tempdir().unwrap();
-        let mut pipeline = pipeline(directory.path()).await;
-        let position = SourcePosition { acked_through: Lsn(40), ..pipeline.position() };
-        pipeline.restart(position);
-        taken(&mut pipeline, 80, &begin(80));
-        taken(&mut pipeline, 50, &logical_message(true, 50));
-        pipeline.keepalive(Lsn(90));
-        assert_eq!(pipeline.idle_position(), None, "inside a transaction nothing is idle");
-        pipeline.restart(position);
-        // An empty transaction leaves no record, and no position that a commit would be needed for.
-        taken(&mut pipeline, 80, &begin(80));
-        taken(&mut pipeline, 80, &commit(80, 100));
-        assert!(!pipeline.writer().has_group());
-        assert_eq!((pipeline.position(), pipeline.progress.view().records), (position, 0));
-        assert_eq!(pipeline.idle_position().map(|idle| idle.acked_through), Some(Lsn(100)));
-    }
-}
+mod tests;

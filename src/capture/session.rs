@@ -279,9 +279,12 @@ impl<W: LogWriter> Session<'_, W> {
             for gap in self.gaps.drain(..) {
                 pipeline.gap(&gap)?;
             }
+            pipeline.write_own_events()?;
         }
         let buffered = pipeline.writer().buffered();
-        if pipeline.writer().has_group() {
+        // A gap of which no output keeps an event is told all the same.
+        let is_told = self.gaps.is_empty() && !self.gap_answers.is_empty();
+        if pipeline.writer().has_group() || is_told {
             let since = *self.group_since.get_or_insert(now);
             if self.draining && buffered < DRAIN_GROUP && now < since + DRAIN_AGE {
                 return Ok(());

@@ -12,6 +12,7 @@ use super::serve::{StartArguments, open_state, wait_for_signal};
 use super::tasks::{add, check_database, check_new, saved_tasks};
 use super::{Exit, Failure, say};
 use crate::broker::{Broker, Listeners, TaskStart};
+use crate::capture::routing::Layout;
 use crate::change::Timestamp;
 use crate::format::FormatName;
 use crate::format::partitioner::PartitionBy;
@@ -37,7 +38,10 @@ pub struct Up {
     /// Output format; debezium-json when absent
     #[arg(long, value_enum)]
     format: Option<FormatName>,
-    /// Partitions of the topic; 1 when absent
+    /// Topics of changes; task when absent
+    #[arg(long, value_enum)]
+    layout: Option<Layout>,
+    /// Partitions of each topic; 1 when absent
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=MAX_PARTITIONS as i64))]
     partitions: Option<u32>,
     /// How records are spread over them; `key` when there is more than one
@@ -111,10 +115,11 @@ impl Up {
     /// The one output that the flags speak of.
     fn output(&self) -> OutputSettings {
         OutputSettings {
-            name: None,
             format: self.format,
+            layout: self.layout,
             partitions: self.partitions,
             partition_by: self.partition_by,
+            ..OutputSettings::default()
         }
     }
 
@@ -165,10 +170,17 @@ fn how_to_consume(broker: &Broker) -> String {
     let (kafka, http) = (broker.kafka_address, broker.http_address);
     let mut text = format!("millrace serves Kafka clients on {kafka}, health and metrics on http://{http}\n");
     for output in broker.tasks.iter().flat_map(|task| &task.definition.outputs) {
-        let topic = &output.name;
+        let name = &output.name;
+        let (kcat, console) = match output.layout {
+            Layout::Task => (format!("-C -t {name} -o beginning"), format!("--topic {name}")),
+            Layout::Table => (
+                format!("-G my-group -X auto.offset.reset=earliest '^{name}\\.'"),
+                format!("--include '{name}\\..*'"),
+            ),
+        };
         text.push_str(&format!(
-            "\n  kcat -b {kafka} -C -t {topic} -o beginning\
-             \n  kafka-console-consumer.sh --bootstrap-server {kafka} --topic {topic} --from-beginning --group my-group\n"
+            "\n  kcat -b {kafka} {kcat}\
+             \n  kafka-console-consumer.sh --bootstrap-server {kafka} {console} --from-beginning --group my-group\n"
         ));
     }
     text

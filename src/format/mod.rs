@@ -34,6 +34,15 @@ pub enum FormatName {
 }
 
 impl FormatName {
+    /// Whether its readers take events that are not changes among the changes; otherwise those have a topic of their own,
+    /// unless a person says something else.
+    pub fn takes_events_inline(self) -> bool {
+        match self {
+            FormatName::DebeziumJson => false,
+            FormatName::Protobuf => true,
+        }
+    }
+
     /// The format for an output of that name, of this database.
     pub fn make(self, output: &str, database: &str) -> Box<dyn Format> {
         match self {

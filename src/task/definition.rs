@@ -6,8 +6,10 @@ use std::fmt;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use crate::capture::routing::{Events, Layout, Policy, Routing};
 use crate::format::FormatName;
 use crate::format::partitioner::PartitionBy;
+use crate::log::record_batch::Codec;
 
 /// A change tracking task.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,10 +30,16 @@ pub struct OutputDefinition {
     pub name: String,
     /// Its format.
     pub format: FormatName,
-    /// Partitions of its topic.
+    /// Whether all changes are in one topic, or those of each table in one.
+    pub layout: Layout,
+    /// Partitions of each of these topics.
     pub partitions: u32,
     /// How records are spread over them.
     pub partition_by: PartitionBy,
+    /// How its batches are compressed; as the broker's setting says when absent.
+    pub codec: Option<Codec>,
+    /// What becomes of events that are not changes of tables.
+    pub events: Events,
 }
 
 /// An output as a person asks for it: what they leave out has a default.
@@ -42,10 +50,17 @@ pub struct OutputSettings {
     pub name: Option<String>,
     /// Its format; Debezium JSON when absent.
     pub format: Option<FormatName>,
-    /// Partitions of its topic; one when absent.
+    /// Whether all changes are in one topic, which is the default, or those of each table in one.
+    pub layout: Option<Layout>,
+    /// Partitions of each of these topics; one when absent.
     pub partitions: Option<u32>,
     /// How records are spread over them; by key when absent, if there are several.
     pub partition_by: Option<PartitionBy>,
+    /// How its batches are compressed; as the broker's setting says when absent.
+    pub codec: Option<Codec>,
+    /// What becomes of events that are not changes of tables. When absent, gaps and messages stand among the changes, or
+    /// have a topic where the format's readers would not take them, and the others are left out.
+    pub events: Events<Option<Policy>>,
 }
 
 /// The most partitions that a topic may have.
@@ -211,12 +226,31 @@ impl TaskDefinition {
 }
 
 impl OutputDefinition {
+    /// How it spreads its records; compressed with `codec` where the definition does not say.
+    pub fn routing(&self, codec: Codec) -> Routing {
+        Routing {
+            output: self.name.clone(),
+            layout: self.layout,
+            partitions: self.partitions,
+            by: self.partition_by,
+            codec: self.codec.unwrap_or(codec),
+            events: self.events,
+        }
+    }
+
     /// The settings that are asked for and differ. What nothing is said of does not differ.
     pub fn differences(&self, asked: &OutputSettings) -> Vec<Difference> {
         [
             difference("format", self.format, asked.format, name),
+            difference("layout", self.layout, asked.layout, name),
             difference("partitions", self.partitions, asked.partitions, |count| count.to_string()),
             difference("partition_by", self.partition_by, asked.partition_by, name),
+            difference("codec", self.codec, asked.codec.map(Some), codec_name),
+            difference("events.gap", self.events.gap, asked.events.gap, name),
+            difference("events.message", self.events.message, asked.events.message, name),
+            difference("events.heartbeat", self.events.heartbeat, asked.events.heartbeat, name),
+            difference("events.watermark", self.events.watermark, asked.events.watermark, name),
+            difference("events.transaction", self.events.transaction, asked.events.transaction, name),
         ]
         .into_iter()
         .flatten()
@@ -236,12 +270,21 @@ fn difference<T: Copy + PartialEq>(
 
 impl From<OutputDefinition> for OutputSettings {
     fn from(output: OutputDefinition) -> Self {
-        let OutputDefinition { name, format, partitions, partition_by } = output;
+        let OutputDefinition { name, format, layout, partitions, partition_by, codec, events } = output;
         OutputSettings {
             name: Some(name),
             format: Some(format),
+            layout: Some(layout),
             partitions: Some(partitions),
             partition_by: Some(partition_by),
+            codec,
+            events: Events {
+                gap: Some(events.gap),
+                message: Some(events.message),
+                heartbeat: Some(events.heartbeat),
+                watermark: Some(events.watermark),
+                transaction: Some(events.transaction),
+            },
         }
     }
 }
@@ -266,8 +309,21 @@ impl OutputSettings {
             return Err(DefinitionError::OnePartition { output, partitions });
         }
         let format = self.format.unwrap_or_default();
-        Ok(OutputDefinition { name: output, format, partitions, partition_by })
+        let usual = if format.takes_events_inline() { Policy::Inline } else { Policy::Topic };
+        let events = Events {
+            gap: self.events.gap.unwrap_or(usual),
+            message: self.events.message.unwrap_or(usual),
+            heartbeat: self.events.heartbeat.unwrap_or(Policy::Off),
+            watermark: self.events.watermark.unwrap_or(Policy::Off),
+            transaction: self.events.transaction.unwrap_or(Policy::Off),
+        };
+        let (layout, codec) = (self.layout.unwrap_or_default(), self.codec);
+        Ok(OutputDefinition { name: output, format, layout, partitions, partition_by, codec, events })
     }
+}
+
+fn codec_name(codec: Option<Codec>) -> String {
+    codec.map_or_else(|| "the broker's".to_owned(), name)
 }
 
 /// The name that users give to one of a few choices.
@@ -293,7 +349,7 @@ impl TryFrom<Saved> for TaskDefinition {
 
     fn try_from(saved: Saved) -> Result<Self, Self::Error> {
         let Saved { name, source, mut outputs, format, partitions, partition_by } = saved;
-        let own = OutputSettings { name: None, format, partitions, partition_by };
+        let own = OutputSettings { format, partitions, partition_by, ..OutputSettings::default() };
         if own != OutputSettings::default() {
             if !outputs.is_empty() {
                 return Err(DefinitionError::BothShapes);
@@ -326,8 +382,17 @@ mod tests {
         let output = OutputDefinition {
             name: "shop".to_owned(),
             format: FormatName::DebeziumJson,
+            layout: Layout::Task,
             partitions: 4,
             partition_by: PartitionBy::Table,
+            codec: None,
+            events: Events {
+                gap: Policy::Topic,
+                message: Policy::Topic,
+                heartbeat: Policy::Off,
+                watermark: Policy::Off,
+                transaction: Policy::Off,
+            },
         };
         assert_eq!(loaded.outputs, [output]);
         assert_eq!(task(&serde_json::to_string(&loaded).unwrap()), Ok(loaded), "as it is saved from now on");
@@ -351,6 +416,13 @@ mod tests {
             (r#"{"partitions":2,"partition_by":"none"}"#, "leave out partitions"),
             (r#"{"partition_by":"zone"}"#, "expected one of `none`, `table`, `key`"),
             (r#"{"format":"csv"}"#, "unknown variant `csv`, expected `debezium-json`"),
+            (
+                r#"{"events":{"ddl":"topic"}}"#,
+                "unknown field `ddl`, expected one of `gap`, `message`, `heartbeat`, `watermark`, `transaction`",
+            ),
+            (r#"{"events":{"gap":"maybe"}}"#, "expected one of `inline`, `topic`, `off`"),
+            (r#"{"layout":"row"}"#, "expected `task` or `table`"),
+            (r#"{"codec":"gzip"}"#, "expected one of `none`, `lz4`, `zstd`"),
             (r#"{"colour":"red"}"#, "unknown field `colour`, expected one of `name`"),
             (r#"{},{"name":"shop"}"#, "two outputs are named shop"),
         ] {
@@ -380,12 +452,16 @@ mod tests {
         let more = task(r#"{"name":"a","source":"s","outputs":[{"name":"y"},{},{"name":"x"}]}"#).unwrap();
         let comparison = saved.compare(&more);
         assert_eq!((comparison.added, comparison.differences), (vec![more.outputs[0].clone()], vec![]));
-        let other = task(r#"{"name":"a","source":"t","outputs":[{"partitions":4}]}"#).unwrap();
+        let other = r#"{"partitions":4,"layout":"table","codec":"zstd","events":{"watermark":"inline"}}"#;
+        let other = task(&format!(r#"{{"name":"a","source":"t","outputs":[{other}]}}"#)).unwrap();
         let differences = saved.compare(&other).differences;
         let expected = [
             "source is s, not t",
+            "output a: layout is task, not table",
             "output a: partitions is 1, not 4",
             "output a: partition_by is none, not key",
+            "output a: codec is the broker's, not zstd",
+            "output a: events.watermark is off, not inline",
             "output x is there, and not wanted",
         ];
         assert_eq!(differences, expected);

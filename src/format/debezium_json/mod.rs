@@ -6,6 +6,7 @@
 //! that a row costs no allocation.
 
 mod array;
+mod events;
 mod json;
 mod numeric;
 mod prepared;
@@ -17,7 +18,7 @@ use super::headers::{EVENT_HEADER, POSITION_HEADER};
 use super::row_images::RowImages;
 use super::tables::Tables;
 use super::{Format, FormatError, Sink};
-use crate::change::{Before, Change, Event, Gap, Operation, Row, Timestamp, Transaction, Value};
+use crate::change::{Before, Change, Event, Operation, Row, Timestamp, Transaction, Value};
 use crate::log::{Header, Record};
 
 /// Header of records with values that the server did not send: the names of their columns, separated by commas.
@@ -59,6 +60,7 @@ impl DebeziumOptions {
 /// The format.
 #[derive(Debug)]
 pub struct DebeziumJson {
+    topic_prefix: String,
     tombstones: bool,
     /// `"source":{…,"ts_ms":`
     source_head: Vec<u8>,
@@ -106,6 +108,7 @@ impl DebeziumJson {
         let mut source_database = b",\"snapshot\":\"false\",\"db\":".to_vec();
         json::string(&mut source_database, options.database.as_bytes());
         DebeziumJson {
+            topic_prefix: options.topic_prefix,
             tombstones: options.tombstones,
             source_head,
             source_database,
@@ -154,63 +157,11 @@ impl DebeziumJson {
             }
             Change::Message { prefix, content, .. } => self.encode_message(event, prefix, content, sink),
             Change::Gap(gap) => self.encode_gap(event, gap, sink),
-            Change::Heartbeat(_) | Change::Watermark(_) | Change::Begin | Change::End(_) => Ok(()),
+            Change::Heartbeat(heartbeat) => self.encode_heartbeat(event, heartbeat, sink),
+            Change::Watermark(watermark) => self.encode_watermark(event, watermark, sink),
+            Change::Begin => self.encode_begin(event, sink),
+            Change::End(totals) => self.encode_end(event, totals, sink),
         }
-    }
-
-    fn encode_message(
-        &mut self,
-        event: &Event<'_>,
-        prefix: &str,
-        content: &[u8],
-        sink: &mut dyn Sink,
-    ) -> Result<(), FormatError> {
-        let Scratch { value, key, position, .. } = &mut self.scratch;
-        key.extend_from_slice(b"{\"prefix\":");
-        json::string(key, prefix.as_bytes());
-        key.push(b'}');
-
-        value.extend_from_slice(b"{\"op\":\"m\"");
-        self.parts.write_processed_ms(value);
-        value.push(b',');
-        self.parts.write_source(value, &self.no_names, event.lsn);
-        value.extend_from_slice(b",\"transaction\":null,\"message\":{\"prefix\":");
-        json::string(value, prefix.as_bytes());
-        value.extend_from_slice(b",\"content\":\"");
-        json::base64(value, content);
-        value.extend_from_slice(b"\"}}");
-        send_event(event, "message", position, Some(key), value, sink)
-    }
-
-    fn encode_gap(&mut self, event: &Event<'_>, gap: &Gap, sink: &mut dyn Sink) -> Result<(), FormatError> {
-        let Scratch { value, position, .. } = &mut self.scratch;
-        value.extend_from_slice(b"{\"type\":\"gap\",\"cause\":");
-        json::string(value, gap.cause.as_bytes());
-        value.extend_from_slice(b",\"table\":");
-        match &gap.table {
-            Some((schema, table)) => {
-                value.extend_from_slice(b"{\"schema\":");
-                json::string(value, schema.as_bytes());
-                value.extend_from_slice(b",\"table\":");
-                json::string(value, table.as_bytes());
-                value.push(b'}');
-            }
-            None => value.extend_from_slice(b"null"),
-        }
-        value.extend_from_slice(b",\"from\":");
-        match gap.from {
-            Some(from) => json::string(value, from.to_string().as_bytes()),
-            None => value.extend_from_slice(b"null"),
-        }
-        value.extend_from_slice(b",\"to\":");
-        json::string(value, gap.to.to_string().as_bytes());
-        value.extend_from_slice(b",\"detail\":");
-        json::string(value, gap.detail.as_bytes());
-        value.extend_from_slice(b",\"position\":");
-        json::string(value, position);
-        self.parts.write_processed_ms(value);
-        value.push(b'}');
-        send_event(event, "gap", position, None, value, sink)
     }
 }
 
@@ -218,24 +169,6 @@ impl Format for DebeziumJson {
     fn encode(&mut self, event: &Event<'_>, sink: &mut dyn Sink) -> Result<(), FormatError> {
         self.encode_at(event, sink, Timestamp::now)
     }
-}
-
-/// Hands over a record that is not a change of a table.
-fn send_event(
-    event: &Event<'_>,
-    kind: &str,
-    position: &[u8],
-    key: Option<&[u8]>,
-    value: &[u8],
-    sink: &mut dyn Sink,
-) -> Result<(), FormatError> {
-    let headers = [
-        Header { name: POSITION_HEADER, value: position },
-        Header { name: EVENT_HEADER, value: kind.as_bytes() },
-    ];
-    let timestamp = event.transaction.commit_time.millis();
-    sink.record(&Record { timestamp, key, value: Some(value), headers: &headers })?;
-    Ok(())
 }
 
 /// Encodes one change of a table.

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::change::{Lsn, ReplicaIdentity, TableShape, Value};
+use crate::change::{Gap, Heartbeat, Lsn, ReplicaIdentity, TableShape, TransactionTotals, Value, Watermark};
 use crate::format::test_rows::{OwnedRow, TRANSACTION, customers, row_change, text};
 use crate::log::LogError;
 
@@ -37,6 +37,11 @@ impl Sink for Collected {
 }
 
 const NOW: Timestamp = Timestamp(1_767_225_600_200_001);
+
+const HEARTBEAT: Heartbeat = Heartbeat { time: NOW, processed: Lsn(0x16B_3778) };
+
+const WATERMARK: Watermark =
+    Watermark { commit_lsn: TRANSACTION.commit_lsn, commit_time: TRANSACTION.commit_time };
 
 /// `customers`'s source block in [`TRANSACTION`].
 const SOURCE: &str = concat!(
@@ -279,6 +284,57 @@ fn a_gap_is_an_event_that_says_so() {
 }
 
 #[test]
+fn heartbeats_and_marks_have_debeziums_form_and_a_watermark_ours() {
+    let totals = TransactionTotals {
+        changes: 3,
+        tables: vec![("s1".into(), "a".into(), 2), ("s\"2".into(), "b".into(), 1)],
+    };
+    let id = Some(r#"{"id":"556:23803720"}"#);
+    let cases = [
+        (
+            Change::Begin,
+            id,
+            r#"{"status":"BEGIN","id":"556:23803720","event_count":null,"data_collections":null,"ts_ms":1767225600123}"#,
+            "begin",
+        ),
+        (
+            Change::End(&totals),
+            id,
+            concat!(
+                r#"{"status":"END","id":"556:23803720","event_count":3,"data_collections":["#,
+                r#"{"data_collection":"s1.a","event_count":2},{"data_collection":"s\"2.b","event_count":1}],"#,
+                r#""ts_ms":1767225600123}"#
+            ),
+            "end",
+        ),
+        (
+            Change::Heartbeat(HEARTBEAT),
+            Some(r#"{"serverName":"shop"}"#),
+            r#"{"ts_ms":1767225600200}"#,
+            "heartbeat",
+        ),
+        (
+            Change::Watermark(WATERMARK),
+            None,
+            r#"{"type":"watermark","commit_lsn":"0/16B3748","commit_ts_ms":1767225600123,"ts_ms":1767225600200}"#,
+            "watermark",
+        ),
+    ];
+    for (change, key, value, kind) in cases {
+        let has_place = matches!(change, Change::Begin | Change::End(_));
+        let position = has_place.then_some(("millrace.position", "0/16B3748:12"));
+        let names: Vec<_> = position.into_iter().chain([("millrace.event", kind)]).collect();
+        let sent = Sent {
+            timestamp: 1_767_225_600_123,
+            key: key.map(str::to_owned),
+            value: Some(value.to_owned()),
+            headers: headers(&names),
+        };
+        assert_eq!(encode(&mut format(), change), [sent], "{kind}");
+    }
+}
+
+#[test]
 fn a_table_that_changes_its_shape_is_prepared_anew() {
     let mut table = customers(ReplicaIdentity::Default);
     let mut format = format();
@@ -352,6 +408,10 @@ fn examples() -> Vec<Sent> {
         to: Lsn(0x16B_3748),
         detail: "rows written before this position may be missing".to_owned(),
     };
+    let totals = TransactionTotals {
+        changes: 3,
+        tables: vec![("public".into(), "customers".into(), 2), ("public".into(), "orders".into(), 1)],
+    };
     let old = key("1");
     let old_key = Some(Before::Key(old.as_row()));
     let changes = [
@@ -368,6 +428,10 @@ fn examples() -> Vec<Sent> {
         Change::Truncate { table: &table },
         Change::Message { transactional: true, prefix: "app", content: b"foobar" },
         Change::Gap(&gap),
+        Change::Heartbeat(HEARTBEAT),
+        Change::Begin,
+        Change::End(&totals),
+        Change::Watermark(WATERMARK),
     ];
     changes.into_iter().flat_map(|change| encode(&mut format, change)).collect()
 }

@@ -8,18 +8,20 @@ use std::io::{self, Read};
 use std::str::FromStr;
 
 use lz4_flex::block::{CompressTable, compress_into_with_table, get_maximum_output_size};
+use serde::{Deserialize, Serialize};
 
 use super::BatchError;
 
 /// How records are compressed. A payload under 1 KiB, or one that would not shrink, stays as it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
 pub enum Codec {
-    /// Not at all.
+    /// Not at all
     None,
-    /// LZ4.
+    /// LZ4
     #[default]
     Lz4,
-    /// Zstandard.
+    /// Zstandard
     Zstd,
 }
 
