@@ -3,11 +3,22 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use millrace_test_support::{Millrace, Postgres, PostgresOptions, Record, read_topic};
+use bytes::BytesMut;
+use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+use kafka_protocol::messages::list_offsets_response::ListOffsetsTopicResponse;
+use kafka_protocol::messages::{
+    ApiKey, BrokerId, ListOffsetsRequest, ListOffsetsResponse, RequestHeader, ResponseHeader, TopicName,
+};
+use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
+use millrace::postgres::source::SourceConfig;
+use millrace::state::{DataDir, Store};
+use millrace_test_support::{Millrace, MillraceOptions, Postgres, PostgresOptions, Record, read_topic};
 use tokio_postgres::Client;
 
 /// Small numbers from a seed: the same history for the same seed.
@@ -229,6 +240,133 @@ async fn a_crashing_source_neither_loses_nor_repeats_a_change() {
     let client = postgres.client().await;
     compare(&client, &read_all(&millrace, &client, "crashes").await).await;
     no_gap(&millrace, "crashes").await;
+}
+
+/// Outputs of one task, of different layouts, partitions and codecs, through many SIGKILLs: they hold the same changes,
+/// and who asks in one request never sees one of them ahead of another (I1, I2).
+#[tokio::test(flavor = "multi_thread")]
+async fn outputs_of_a_task_are_one_through_every_kill() {
+    let seed = seed();
+    let mut random = Random(seed);
+    let options = PostgresOptions::default().setting("logical_decoding_work_mem", "64kB");
+    let postgres = Arc::new(Postgres::start(options).await);
+    let client = postgres.client().await;
+    make_tables(&client).await;
+    client.batch_execute("TRUNCATE account").await.unwrap();
+    let data = tempfile::tempdir().unwrap();
+    {
+        let source = SourceConfig::parse(&postgres.unix_url()).unwrap().display();
+        let outputs = r#"{},{"name":"wide","partitions":3,"codec":"zstd"},{"name":"each","layout":"table"}"#;
+        let definition = format!(r#"{{"name":"one","source":"{source}","outputs":[{outputs}]}}"#);
+        let store = Store::open(&DataDir::open(data.path()).unwrap()).unwrap();
+        store.add_task("one", &definition, "created", "", 0).unwrap();
+    }
+    let mut millrace = Millrace::start(MillraceOptions::serve(data.path())).await;
+    let ids = Arc::new(AtomicI64::new(1));
+    let load = Load::start(&postgres, seed, &ids, 3_000);
+    let observed = Arc::new(AtomicBool::new(false));
+    let observer = tokio::task::spawn_blocking({
+        let (address, stop) = (millrace.bootstrap(), observed.clone());
+        move || observe(&address, &stop)
+    });
+    for _ in 0..20 {
+        settle(Duration::from_millis(100 + random.below(500))).await;
+        millrace.kill9();
+        millrace.spawn_again();
+        if random.below(3) > 0 {
+            millrace.wait_ready().await;
+        }
+    }
+    load.stop().await;
+    millrace.wait_ready().await;
+    let one = read_all(&millrace, &client, "one").await;
+    compare(&client, &one).await;
+    observed.store(true, Relaxed);
+    let (views, moves) = observer.await.unwrap();
+    println!("{views} views, {moves} of them further than the one before");
+    assert!(moves > 20, "only {moves} of {views} views saw something new");
+
+    let said = |records: &[Record]| {
+        let mut said: Vec<_> = records
+            .iter()
+            .map(|record| {
+                let event = record.value.as_ref();
+                (
+                    record.position(),
+                    event.map(|event| format!("{} {} {}", event["op"], event["before"], event["after"])),
+                )
+            })
+            .collect();
+        said.sort();
+        said
+    };
+    let one = said(&one);
+    assert!(one == said(&read_topic(&millrace.bootstrap(), "wide").await), "output wide differs");
+    let mut each = read_topic(&millrace.bootstrap(), "each.public.ledger").await;
+    each.extend(read_topic(&millrace.bootstrap(), "each.public.account").await);
+    assert!(one == said(&each), "output each differs");
+    no_gap(&millrace, "one").await;
+}
+
+/// Asks for the high watermarks of all three outputs in one request, again and again: as they hold the same records, the
+/// sums are equal. Gives how often it asked, and how often it saw something new.
+fn observe(address: &str, stop: &AtomicBool) -> (u64, u64) {
+    let topics = [("one", 1), ("wide", 3), ("each.public.ledger", 1), ("each.public.account", 1)];
+    let (mut views, mut moves, mut last) = (0, 0, 0);
+    while !stop.load(Relaxed) {
+        // It is killed all the time.
+        let Ok(mut stream) = TcpStream::connect(address) else {
+            std::thread::sleep(Duration::from_millis(5));
+            continue;
+        };
+        stream.set_nodelay(true).unwrap();
+        while let (false, Ok(ends)) = (stop.load(Relaxed), high_watermarks(&mut stream, &topics)) {
+            std::thread::sleep(Duration::from_millis(1));
+            // A table's topic may not be there yet.
+            let Some(ends) = ends else { continue };
+            let [one, wide, ledger, account] = ends[..] else { panic!("{ends:?}") };
+            assert!(one == wide && one == ledger + account, "outputs are apart: {ends:?}");
+            views += 1;
+            moves += u64::from(one > last);
+            last = one;
+        }
+    }
+    (views, moves)
+}
+
+/// The sum of each topic's high watermarks, from one ListOffsets request; `None` when one of them is not there yet.
+fn high_watermarks(stream: &mut TcpStream, topics: &[(&'static str, i32)]) -> io::Result<Option<Vec<i64>>> {
+    const VERSION: i16 = 5;
+    let name = |name| TopicName(StrBytes::from_static_str(name));
+    let asked = topics.iter().map(|(topic, partitions)| {
+        let partition =
+            |index| ListOffsetsPartition::default().with_partition_index(index).with_timestamp(-1);
+        ListOffsetsTopic::default()
+            .with_name(name(topic))
+            .with_partitions((0..*partitions).map(partition).collect())
+    });
+    let request = ListOffsetsRequest::default().with_replica_id(BrokerId(-1)).with_topics(asked.collect());
+    let header = RequestHeader::default()
+        .with_request_api_key(ApiKey::ListOffsets as i16)
+        .with_request_api_version(VERSION);
+    let mut frame = BytesMut::from(&[0; 4][..]);
+    header.encode(&mut frame, ApiKey::ListOffsets.request_header_version(VERSION)).unwrap();
+    request.encode(&mut frame, VERSION).unwrap();
+    let size = frame.len() as i32 - 4;
+    frame[..4].copy_from_slice(&size.to_be_bytes());
+    stream.write_all(&frame)?;
+    let mut size = [0; 4];
+    stream.read_exact(&mut size)?;
+    let mut body = BytesMut::zeroed(i32::from_be_bytes(size) as usize);
+    stream.read_exact(&mut body)?;
+    let mut body = body.freeze();
+    ResponseHeader::decode(&mut body, ApiKey::ListOffsets.response_header_version(VERSION)).unwrap();
+    let response = ListOffsetsResponse::decode(&mut body, VERSION).unwrap();
+    let end = |topic: &ListOffsetsTopicResponse| -> Option<i64> {
+        let ends = topic.partitions.iter().map(|found| (found.error_code == 0).then_some(found.offset));
+        ends.sum()
+    };
+    Ok(response.topics.iter().map(end).collect())
 }
 
 async fn no_gap(millrace: &Millrace, task: &str) {

@@ -1,8 +1,13 @@
 //! A PostgreSQL server with a Millrace on it, and what a user does with both.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use millrace_test_support::{Millrace, Postgres, PostgresOptions, Record, read_topic};
+use millrace::postgres::source::SourceConfig;
+use millrace::state::{DataDir, Store};
+use millrace_test_support::{Millrace, MillraceOptions, Postgres, PostgresOptions, Record, read_topic};
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use serde_json::Value;
 use tokio_postgres::Client;
 
@@ -16,7 +21,7 @@ pub struct Stage {
     pub millrace: Millrace,
     pub client: Client,
     pub postgres: Postgres,
-    _data: tempfile::TempDir,
+    data: tempfile::TempDir,
 }
 
 impl Stage {
@@ -27,7 +32,7 @@ impl Stage {
         run(&client, setup).await;
         let data = tempfile::tempdir().unwrap();
         let millrace = Millrace::up(data.path(), &postgres.url(), &[&["--task", TASK], args].concat()).await;
-        Stage { millrace, client, postgres, _data: data }
+        Stage { millrace, client, postgres, data }
     }
 
     /// A server on which every transaction of more than 64 kB is streamed while it runs.
@@ -36,6 +41,44 @@ impl Stage {
             .setting("logical_decoding_work_mem", "64kB")
             .setting("max_prepared_transactions", "10");
         Stage::start(options, setup, args).await
+    }
+
+    /// A server, and a task with these outputs.
+    pub async fn with_outputs(options: PostgresOptions, setup: &str, outputs: &str) -> Stage {
+        let postgres = Postgres::start(options).await;
+        let client = postgres.client().await;
+        run(&client, setup).await;
+        let data = tempfile::tempdir().unwrap();
+        define(data.path(), &postgres, outputs);
+        let millrace = Millrace::start(MillraceOptions::serve(data.path())).await;
+        Stage { millrace, client, postgres, data }
+    }
+
+    /// Stops Millrace, gives the task these outputs, and starts it again.
+    pub async fn redefine(&mut self, outputs: &str) {
+        self.millrace.sigterm();
+        assert!(self.millrace.wait().await.success());
+        define(self.data.path(), &self.postgres, outputs);
+        self.millrace.spawn_again();
+        self.millrace.wait_ready().await;
+    }
+
+    /// All that is in a topic once everything committed has arrived.
+    pub async fn topic(&self, topic: &str) -> Vec<Record> {
+        self.caught_up().await;
+        read_topic(&self.millrace.bootstrap(), topic).await
+    }
+
+    /// The names of all topics.
+    pub async fn topics(&self) -> Vec<String> {
+        self.caught_up().await;
+        let consumer: BaseConsumer =
+            ClientConfig::new().set("bootstrap.servers", self.millrace.bootstrap()).create().unwrap();
+        let list = move || consumer.fetch_metadata(None, Duration::from_secs(20)).unwrap();
+        let metadata = tokio::task::spawn_blocking(list).await.unwrap();
+        let mut names: Vec<_> = metadata.topics().iter().map(|topic| topic.name().to_owned()).collect();
+        names.sort();
+        names
     }
 
     /// Runs statements; several in one text are one transaction, unless they say otherwise.
@@ -105,6 +148,17 @@ impl Stage {
         let (_, body) = self.millrace.get("/api/v1/tasks").unwrap();
         serde_json::from_str::<Value>(&body).unwrap()[0].clone()
     }
+}
+
+/// Saves the task with these outputs.
+fn define(data: &Path, postgres: &Postgres, outputs: &str) {
+    let source = SourceConfig::parse(&postgres.unix_url()).unwrap().display();
+    let definition = format!(r#"{{"name":"{TASK}","source":"{source}","outputs":[{outputs}]}}"#);
+    let store = Store::open(&DataDir::open(data).unwrap()).unwrap();
+    if store.task(TASK).unwrap().is_none() {
+        store.add_task(TASK, &definition, "created", "", 0).unwrap();
+    }
+    store.define_task(TASK, &definition).unwrap();
 }
 
 /// Runs statements and says which failed.
