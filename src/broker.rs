@@ -146,8 +146,8 @@ pub enum BrokerError {
 pub struct Broker {
     /// The tasks.
     pub tasks: Arc<Vec<Arc<Task>>>,
-    /// Where Kafka clients connect.
-    pub kafka_address: SocketAddr,
+    /// Where Kafka clients are told to connect, as `host:port`.
+    pub kafka_address: String,
     /// Where HTTP listens.
     pub http_address: SocketAddr,
     supervisors: Vec<Supervisor>,
@@ -223,10 +223,10 @@ impl Broker {
             ..group::Options::default()
         };
         let groups = Coordinator::open(options, offsets, topics.clone());
-        let (advertised_host, advertised_port) = settings
-            .kafka_advertise
-            .clone()
-            .unwrap_or_else(|| (kafka_address.ip().to_string(), kafka_address.port()));
+        let (advertised, advertised_host, advertised_port) = match &settings.kafka_advertise {
+            Some((host, port)) => (format!("{host}:{port}"), host.clone(), *port),
+            None => (kafka_address.to_string(), kafka_address.ip().to_string(), kafka_address.port()),
+        };
         let kafka_broker = Arc::new(kafka::Broker {
             cluster_id: store.cluster_id().to_owned(),
             advertised_host,
@@ -278,7 +278,7 @@ impl Broker {
         info!(kafka = %kafka_address, http = %http_address, "serving");
         Ok(Broker {
             tasks,
-            kafka_address,
+            kafka_address: advertised,
             http_address,
             supervisors,
             groups,

@@ -167,7 +167,7 @@ fn usage(error: impl std::fmt::Display) -> Failure {
 }
 
 fn how_to_consume(broker: &Broker) -> String {
-    let (kafka, http) = (broker.kafka_address, broker.http_address);
+    let (kafka, http) = (&broker.kafka_address, broker.http_address);
     let mut text = format!("millrace serves Kafka clients on {kafka}, health and metrics on http://{http}\n");
     for output in broker.tasks.iter().flat_map(|task| &task.definition.outputs) {
         let name = &output.name;

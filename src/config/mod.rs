@@ -117,10 +117,20 @@ impl Loader {
         }
     }
 
-    /// Where the listeners listen: safe unless told otherwise, and each for itself.
+    /// Where the listeners listen: safe unless told otherwise, and each for itself. A client of Kafka connects to what
+    /// it is told, so that must be a place.
     fn check_listeners(&mut self) {
         let Config { broker, allow_plaintext, .. } = &self.loaded.config;
         let (kafka, http) = (broker.kafka_listen, broker.http_listen);
+        let advertised = broker.kafka_advertise.is_some() || self.errors.concern("kafka.advertise");
+        if kafka.ip().is_unspecified() && !advertised {
+            let message = format!(
+                "{kafka} is every address of this machine, and clients must be told one of them; set \
+                 kafka.advertise (--kafka-advertise)"
+            );
+            let origin = self.origin_of_last(&["kafka.listen"]);
+            self.errors.add(&origin, "kafka.listen", message);
+        }
         if kafka == http && kafka.port() != 0 {
             let message = format!("kafka.listen has {kafka} already; give each a port of its own");
             let origin = self.origin_of_last(&["kafka.listen", "http.listen"]);

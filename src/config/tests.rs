@@ -142,18 +142,19 @@ fn a_listener_beyond_this_machine_needs_leave_and_each_needs_its_own_port() {
     let open = "is open to other machines, and anyone there could read everything; listen on 127.0.0.1, or set \
                 allow_plaintext (--allow-plaintext) if the network is yours";
     assert_eq!(
-        wrong("kafka.listen = \"0.0.0.0:9092\"", &[("MILLRACE_HTTP_LISTEN", "[::]:80")], &[]),
+        wrong("kafka.listen = \"192.0.2.1:9092\"", &[("MILLRACE_HTTP_LISTEN", "[::]:80")], &[]),
         format!(
-            "millrace.toml:1:16: kafka.listen: 0.0.0.0:9092 {open}\nMILLRACE_HTTP_LISTEN: [::]:80 {open}"
+            "millrace.toml:1:16: kafka.listen: 192.0.2.1:9092 {open}\nMILLRACE_HTTP_LISTEN: [::]:80 {open}"
         )
     );
     // Whether it was meant to be allowed is not known.
     assert_eq!(
-        wrong("allow_plaintext = 1", &[], &[("kafka.listen", "0.0.0.0:9092")]),
+        wrong("allow_plaintext = 1", &[], &[("kafka.listen", "192.0.2.1:9092")]),
         "millrace.toml:1:19: allow_plaintext: 1 does not fit; write true or false"
     );
     assert!(
-        load(Some(&file("allow_plaintext = true")), &[], &flags(&[("kafka.listen", "0.0.0.0:9092")])).is_ok()
+        load(Some(&file("allow_plaintext = true")), &[], &flags(&[("kafka.listen", "192.0.2.1:9092")]))
+            .is_ok()
     );
     assert_eq!(
         wrong("", &[], &[("http.listen", "127.0.0.1:9092")]),
@@ -162,6 +163,23 @@ fn a_listener_beyond_this_machine_needs_leave_and_each_needs_its_own_port() {
     assert!(
         load(None, &[], &flags(&[("http.listen", "127.0.0.1:0"), ("kafka.listen", "127.0.0.1:0")])).is_ok()
     );
+}
+
+#[test]
+fn clients_are_told_an_address_that_they_can_connect_to() {
+    for anywhere in ["0.0.0.0:9092", "[::]:9092"] {
+        let file = file("allow_plaintext = true");
+        let environment = variables(&[("MILLRACE_KAFKA_LISTEN", anywhere)]);
+        assert_eq!(
+            load(Some(&file), &environment, &[]).unwrap_err().to_string().lines().last().unwrap(),
+            format!(
+                "MILLRACE_KAFKA_LISTEN: {anywhere} is every address of this machine, and clients must be told one of \
+                 them; set kafka.advertise (--kafka-advertise)"
+            )
+        );
+        let advertised = flags(&[("kafka.advertise", "millrace.example.com:9092")]);
+        assert!(load(Some(&file), &environment, &advertised).is_ok());
+    }
 }
 
 #[test]
