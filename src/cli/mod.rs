@@ -1,6 +1,7 @@
 //! The command line: one file a command.
 
 mod config;
+mod consume;
 mod precheck;
 mod serve;
 mod tasks;
@@ -24,6 +25,8 @@ pub enum Exit {
     Usage,
     /// Refused: by the broker, or because what is asked does not fit what there is.
     Refused,
+    /// The broker cannot be reached.
+    Unreachable,
 }
 
 impl From<Exit> for ExitCode {
@@ -33,6 +36,7 @@ impl From<Exit> for ExitCode {
             Exit::Failed => 1,
             Exit::Usage => 2,
             Exit::Refused => 3,
+            Exit::Unreachable => 4,
         })
     }
 }
@@ -77,6 +81,8 @@ enum Command {
     /// Check or show the settings that `serve` would have
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// Print what is in a topic, as it comes
+    Consume(consume::Consume),
     /// Check whether a database can be captured, and say what to mend
     Precheck(precheck::Precheck),
     /// Measure Millrace on this machine
@@ -110,6 +116,7 @@ pub fn main() -> ExitCode {
             Command::Up(up) => up.run().await,
             Command::Serve(serve) => serve.run().await,
             Command::Config(config) => config.run().await,
+            Command::Consume(consume) => consume.run().await,
             Command::Precheck(precheck) => precheck.run().await,
             #[cfg(feature = "bench")]
             Command::Bench(bench) => bench.run().await.map_err(Failure::failed),
@@ -162,7 +169,7 @@ mod tests {
         let page = include_str!("../../docs/operations.md");
         let mut arguments = Arguments::command();
         arguments.build();
-        for command in ["up", "serve", "precheck"] {
+        for command in ["up", "serve", "consume", "precheck"] {
             let command = arguments.find_subcommand(command).unwrap();
             let flags = command.get_arguments().filter_map(|argument| argument.get_long());
             for flag in flags.filter(|flag| !["help", "version"].contains(flag)) {

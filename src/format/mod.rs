@@ -13,7 +13,7 @@ mod row_images;
 mod tables;
 #[cfg(test)]
 mod test_rows;
-mod text;
+pub(crate) mod text;
 
 use serde::{Deserialize, Serialize};
 

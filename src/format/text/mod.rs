@@ -5,4 +5,4 @@
 
 pub(super) mod array;
 pub(super) mod bytea;
-pub(super) mod time;
+pub(crate) mod time;

@@ -4,15 +4,15 @@
 //! days and microseconds since 1970.
 
 /// Microseconds of a second.
-pub(in crate::format) const SECOND: i64 = 1_000_000;
+pub(crate) const SECOND: i64 = 1_000_000;
 const MINUTE: i64 = 60 * SECOND;
 const HOUR: i64 = 60 * MINUTE;
 /// Microseconds of a day.
-pub(in crate::format) const DAY: i64 = 24 * HOUR;
+pub(crate) const DAY: i64 = 24 * HOUR;
 
 /// A value of a type that knows infinity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::format) enum Extended<T> {
+pub(crate) enum Extended<T> {
     Finite(T),
     Infinity,
     MinusInfinity,
@@ -32,22 +32,22 @@ impl<T> Extended<T> {
 
 /// A moment: days since 1970-01-01, and microseconds of that day.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::format) struct Moment {
-    pub(in crate::format) days: i64,
+pub(crate) struct Moment {
+    pub(crate) days: i64,
     /// Below [`DAY`], or all of it: `24:00:00`.
-    pub(in crate::format) micros: i64,
+    pub(crate) micros: i64,
 }
 
 /// An interval, as PostgreSQL keeps it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(in crate::format) struct Interval {
-    pub(in crate::format) months: i64,
-    pub(in crate::format) days: i64,
-    pub(in crate::format) micros: i64,
+pub(crate) struct Interval {
+    pub(crate) months: i64,
+    pub(crate) days: i64,
+    pub(crate) micros: i64,
 }
 
 /// `1998-12-31`: days since 1970.
-pub(in crate::format) fn date(text: &[u8]) -> Option<Extended<i64>> {
+pub(crate) fn date(text: &[u8]) -> Option<Extended<i64>> {
     Extended::read(text, |text| {
         let (text, bc) = strip_bc(text);
         let (days, rest) = parse_date(text, bc)?;
@@ -56,20 +56,20 @@ pub(in crate::format) fn date(text: &[u8]) -> Option<Extended<i64>> {
 }
 
 /// `23:59:59[.123456]`: microseconds since midnight; `24:00:00` is a whole day.
-pub(in crate::format) fn time(text: &[u8]) -> Option<i64> {
+pub(crate) fn time(text: &[u8]) -> Option<i64> {
     let (micros, rest) = parse_time(text)?;
     rest.is_empty().then_some(micros)
 }
 
 /// `23:59:59[.123456]+02`: microseconds since midnight at that zone, and the zone's offset.
-pub(in crate::format) fn time_with_zone(text: &[u8]) -> Option<(i64, i64)> {
+pub(crate) fn time_with_zone(text: &[u8]) -> Option<(i64, i64)> {
     let (micros, rest) = parse_time(text)?;
     Some((micros, parse_offset(rest)?))
 }
 
 /// `1998-12-31 23:59:59[.123456]`
 #[inline]
-pub(in crate::format) fn timestamp(text: &[u8]) -> Option<Extended<Moment>> {
+pub(crate) fn timestamp(text: &[u8]) -> Option<Extended<Moment>> {
     Extended::read(text, |text| {
         let (text, bc) = strip_bc(text);
         let (moment, rest) = parse_timestamp(text, bc)?;
@@ -79,7 +79,7 @@ pub(in crate::format) fn timestamp(text: &[u8]) -> Option<Extended<Moment>> {
 
 /// `1998-12-31 23:59:59[.123456]+02`, moved to UTC.
 #[inline]
-pub(in crate::format) fn timestamp_with_zone(text: &[u8]) -> Option<Extended<Moment>> {
+pub(crate) fn timestamp_with_zone(text: &[u8]) -> Option<Extended<Moment>> {
     Extended::read(text, |text| {
         let (text, bc) = strip_bc(text);
         let (Moment { days, micros }, rest) = parse_timestamp(text, bc)?;
@@ -89,7 +89,7 @@ pub(in crate::format) fn timestamp_with_zone(text: &[u8]) -> Option<Extended<Mom
 }
 
 /// `1 year 2 mons -3 days +04:05:06.789`, any part absent.
-pub(in crate::format) fn interval(text: &[u8]) -> Option<Extended<Interval>> {
+pub(crate) fn interval(text: &[u8]) -> Option<Extended<Interval>> {
     Extended::read(text, parse_interval)
 }
 
@@ -220,7 +220,7 @@ fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
 }
 
 /// The inverse of [`days_from_civil`]: year, month, day.
-pub(in crate::format) fn civil_from_days(days: i64) -> (i64, i64, i64) {
+pub(crate) fn civil_from_days(days: i64) -> (i64, i64, i64) {
     let days = days + 719_468;
     let era = days.div_euclid(146_097);
     let day_of_era = days.rem_euclid(146_097);
