@@ -39,11 +39,12 @@ impl Broker {
     }
 
     async fn start_with(partitions: u32, codec: Codec) -> Broker {
-        Broker::open(Arc::new(TempDir::new().unwrap()), codec, vec![0; partitions as usize]).await
+        let directory = Arc::new(TempDir::new().unwrap());
+        let options = Options::new(directory.path(), "test");
+        Broker::open(directory, options, codec, vec![0; partitions as usize]).await
     }
 
-    async fn open(directory: Arc<TempDir>, codec: Codec, written: Vec<i64>) -> Broker {
-        let options = Options::new(directory.path(), "test");
+    async fn open(directory: Arc<TempDir>, options: Options, codec: Codec, written: Vec<i64>) -> Broker {
         let opened = tokio::task::spawn_blocking(move || LocalLog::open(options)).await.unwrap();
         let (mut writer, reader, _) = opened.unwrap();
         let partitions = writer.create_topic("orders", written.len() as u32, codec).unwrap();
@@ -60,7 +61,8 @@ impl Broker {
         server.shutdown.cancel();
         (&mut server.served).await.unwrap();
         tokio::task::spawn_blocking(move || drop(writer)).await.unwrap();
-        Broker::open(directory, Codec::Lz4, written).await
+        let options = Options::new(directory.path(), "test");
+        Broker::open(directory, options, Codec::Lz4, written).await
     }
 
     /// Appends `records` of `size` bytes to every partition, in one commit.
@@ -171,6 +173,41 @@ async fn four_partitions_are_read_from_the_beginning_and_on() {
         }
     }
     blocking(move || read(&consumer, 80)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn single_transactions_are_read_whole_while_and_after_they_are_merged() {
+    let directory = Arc::new(TempDir::new().unwrap());
+    let options = Options { segment_bytes: 64 << 10, ..Options::new(directory.path(), "test") };
+    let mut broker = Broker::open(directory.clone(), options, Codec::Lz4, vec![0; 2]).await;
+    for _ in 0..500 {
+        broker.write(1, 300).await;
+    }
+    let read_all = |from: i64| {
+        let address = broker.address();
+        blocking(move || {
+            let consumer = consumer(&address, &[Offset::Offset(from), Offset::Beginning]);
+            assert_eq!(read(&consumer, 1_000 - from as usize), HashMap::from([(0, from), (1, 0)]));
+        })
+    };
+    read_all(0).await;
+    let merged = || {
+        let names = std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        names.filter(|name| name.to_str().unwrap().ends_with(".merged.index")).count()
+    };
+    let started = Instant::now();
+    while merged() < 4 {
+        assert!(started.elapsed() < PATIENCE, "{} segments are merged", merged());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    for from in [0, 1, 77] {
+        read_all(from).await;
+    }
+    let snapshot = broker.reader.snapshot();
+    let fetched =
+        broker.reader.fetch(&snapshot, broker.partitions[0], millrace::log::Offset(0), 1).await.unwrap();
+    let first = BatchHeader::check(&fetched.batches[0]).unwrap();
+    assert!(first.records > 50, "{} records are in one batch", first.records);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
