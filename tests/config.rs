@@ -49,7 +49,7 @@ async fn check_says_ok_or_all_that_is_wrong_with_exit_code_2() {
     assert_eq!(code, 2);
     let expected = format!(
         "millrace: the settings cannot be used; nothing was started\n\
-         {name}:2:14: log.segment_mb: 0 does not fit; write a whole number of MiB from 1 to 4096\n\
+         {name}:2:14: log.segment_mb: 0 does not fit; write a whole number of MiB from 1 to 2048\n\
          {name}:3:1: log.colour: there is no such setting; there are log.codec, log.segment_mb, log.max_record_mb, \
          log.retention_mb, log.retention_hours\n\
          MILLRACE_LOG_CODEC: \"gzip\" does not fit; write \"none\", \"lz4\" or \"zstd\"\n"

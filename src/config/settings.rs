@@ -148,7 +148,7 @@ pub static SETTINGS: &[Setting] = &[
         about: "Size of a segment file; retention removes whole segments",
         value: Value::Number {
             unit: "MiB",
-            range: 1..=4096,
+            range: 1..=2048,
             get: |config| config.broker.segment_bytes >> 20,
             set: |config, mib| config.broker.segment_bytes = mib << 20,
         },
