@@ -5,8 +5,8 @@ use crate::change::Lsn;
 
 /// Header of every record that stands for something in the source: its place there, `<commit LSN>:<ordinal>`.
 pub const POSITION_HEADER: &str = "millrace.position";
-/// Header of records that are not changes of a table: what they are (`gap`, `message`, `heartbeat`,
-/// `watermark`, `begin`, `end`).
+/// Header of records that are not changes of a table: what they are (`gap`, `message`, `heartbeat`, `watermark`,
+/// `begin`, `end`).
 pub const EVENT_HEADER: &str = "millrace.event";
 
 /// The text of [`POSITION_HEADER`], for the changes of one transaction.
@@ -20,7 +20,9 @@ impl PositionText {
     /// Turns to another transaction.
     pub(super) fn prepare(&mut self, commit_lsn: Lsn) {
         self.commit.clear();
-        lsn(&mut self.commit, commit_lsn);
+        hex(&mut self.commit, commit_lsn.0 >> 32);
+        self.commit.push(b'/');
+        hex(&mut self.commit, commit_lsn.0 & 0xFFFF_FFFF);
         self.commit.push(b':');
     }
 
@@ -30,13 +32,6 @@ impl PositionText {
         out.extend_from_slice(&self.commit);
         out.extend_from_slice(Digits::new(ordinal).as_bytes());
     }
-}
-
-/// Appends an LSN as PostgreSQL writes it.
-pub(super) fn lsn(out: &mut Vec<u8>, lsn: Lsn) {
-    hex(out, lsn.0 >> 32);
-    out.push(b'/');
-    hex(out, lsn.0 & 0xFFFF_FFFF);
 }
 
 /// Appends a number in hexadecimal, as an LSN's halves are written.

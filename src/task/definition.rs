@@ -415,7 +415,7 @@ mod tests {
             (r#"{"partitions":10001}"#, "use 1 to 10000"),
             (r#"{"partitions":2,"partition_by":"none"}"#, "leave out partitions"),
             (r#"{"partition_by":"zone"}"#, "expected one of `none`, `table`, `key`"),
-            (r#"{"format":"csv"}"#, "unknown variant `csv`, expected `debezium-json`"),
+            (r#"{"format":"csv"}"#, "unknown variant `csv`, expected `debezium-json` or `protobuf`"),
             (
                 r#"{"events":{"ddl":"topic"}}"#,
                 "unknown field `ddl`, expected one of `gap`, `message`, `heartbeat`, `watermark`, `transaction`",

@@ -1,10 +1,11 @@
 //! Events that are not changes of a table. Heartbeats, begin and end marks have Debezium's form; a watermark and a gap
 //! have one of our own, which begins with `type`.
 
-use super::{DebeziumJson, EVENT_HEADER, POSITION_HEADER, Scratch, json};
+use super::{DebeziumJson, Scratch, json};
 use crate::change::{Event, Gap, Heartbeat, TransactionTotals, Watermark};
 use crate::format::digits::Digits;
-use crate::format::{FormatError, Sink, headers};
+use crate::format::headers::{EVENT_HEADER, POSITION_HEADER};
+use crate::format::{FormatError, Sink};
 use crate::log::{Header, Record};
 
 impl DebeziumJson {
@@ -91,9 +92,9 @@ impl DebeziumJson {
         sink: &mut dyn Sink,
     ) -> Result<(), FormatError> {
         let Scratch { value, .. } = &mut self.scratch;
-        value.extend_from_slice(b"{\"type\":\"watermark\",\"commit_lsn\":\"");
-        headers::lsn(value, watermark.commit_lsn);
-        value.extend_from_slice(b"\",\"commit_ts_ms\":");
+        value.extend_from_slice(b"{\"type\":\"watermark\",\"commit_lsn\":");
+        json::string(value, watermark.commit_lsn.to_string().as_bytes());
+        value.extend_from_slice(b",\"commit_ts_ms\":");
         json::integer(value, watermark.commit_time.millis());
         self.parts.write_processed_ms(value);
         value.push(b'}');

@@ -14,7 +14,7 @@ mod time;
 mod values;
 
 use self::prepared::{Table, TransactionParts};
-use super::headers::{EVENT_HEADER, POSITION_HEADER};
+use super::headers::POSITION_HEADER;
 use super::row_images::RowImages;
 use super::tables::Tables;
 use super::{Format, FormatError, Sink};
