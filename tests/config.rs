@@ -120,8 +120,18 @@ async fn serve_makes_the_tasks_and_outputs_of_its_file_adds_outputs_and_refuses_
         )
     };
     let (at_shop, at_stock) = (source("postgres"), source("stock"));
-    let outputs = "[[tasks.outputs]]\n[[tasks.outputs]]\nname = \"shop_wide\"\npartitions = 3\n";
-    let both = format!("[[tasks]]\nname = \"shop\"\n{at_shop}{outputs}[[tasks]]\n{at_stock}");
+    let outputs = r#"
+        [[tasks.outputs]]
+        [[tasks.outputs]]
+        name = "shop_wide"
+        partitions = 3
+        [[tasks.outputs]]
+        name = "tables"
+        layout = "table"
+        codec = "zstd"
+        events = { gap = "off", message = "inline" }
+    "#;
+    let both = format!("[[tasks]]\nname = \"shop\"\n{at_shop}{outputs}\n[[tasks]]\n{at_stock}");
     let file = written(directory.path(), &both);
     let options = || MillraceOptions::serve(&data).args(&["--config", file.to_str().unwrap()]);
 
@@ -129,20 +139,22 @@ async fn serve_makes_the_tasks_and_outputs_of_its_file_adds_outputs_and_refuses_
     for client in [&shop, &stock] {
         client.batch_execute("INSERT INTO t SELECT generate_series(1, 5)").await.unwrap();
     }
-    holds(&millrace, &[("shop", 5), ("shop_wide", 5), ("stock", 5)]).await;
+    holds(&millrace, &[("shop", 5), ("shop_wide", 5), ("tables.public.t", 5), ("stock", 5)]).await;
     let metrics = millrace.get("/metrics").unwrap().1;
     assert!(!metrics.contains(PASSWORD) && !millrace.output().contains(PASSWORD));
     millrace.sigterm();
     assert!(millrace.wait().await.success());
 
     // An output more, and a task less: that one goes on as it is saved.
-    let more = format!("[[tasks]]\nname = \"shop\"\n{at_shop}{outputs}[[tasks.outputs]]\nname = \"late\"\n");
+    let more =
+        format!("[[tasks]]\nname = \"shop\"\n{at_shop}{outputs}\n[[tasks.outputs]]\nname = \"late\"\n");
     written(directory.path(), &more);
     millrace.restart().await;
     for client in [&shop, &stock] {
         client.batch_execute("INSERT INTO t SELECT generate_series(6, 7)").await.unwrap();
     }
-    holds(&millrace, &[("shop", 7), ("shop_wide", 7), ("late", 2), ("stock", 7)]).await;
+    holds(&millrace, &[("shop", 7), ("shop_wide", 7), ("tables.public.t", 7), ("late", 2), ("stock", 7)])
+        .await;
     millrace.sigterm();
     assert!(millrace.wait().await.success());
 

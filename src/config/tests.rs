@@ -1,6 +1,7 @@
 //! What settings are read from, which of them wins, and what is said when they are wrong.
 
 use super::*;
+use crate::task::definition::{OutputDefinition, OutputSettings};
 
 fn file(text: &str) -> File {
     File { name: "millrace.toml".to_owned(), text: text.to_owned() }
@@ -198,8 +199,10 @@ fn the_example_has_everything_with_its_default() {
     for setting in SETTINGS {
         assert!(matches!(loaded.origin(setting), Origin::File { .. }), "{} is missing", setting.key);
     }
-    assert_eq!(loaded.config.tasks.len(), 1);
-    assert_eq!(loaded.config.tasks[0].definition.outputs.len(), 2);
+    let [task] = loaded.config.tasks.as_slice() else { panic!("{:?}", loaded.config.tasks) };
+    let [output, _] = task.definition.outputs.as_slice() else { panic!("{task:?}") };
+    let default = OutputSettings::default().define("shop").unwrap();
+    assert_eq!(OutputDefinition { codec: None, ..output.clone() }, default);
 }
 
 #[test]

@@ -370,3 +370,17 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_guide_for_consumers_lists_what_is_served() {
+    let page = include_str!("../../../docs/guide-consumers.md");
+    let (_, table) = page.split_once("| API | versions |\n|---|---|\n").unwrap();
+    let listed: Vec<&str> = table.lines().take_while(|line| line.starts_with('|')).collect();
+    let served = ALL.iter().map(|api| {
+        let (first, last) = api.versions;
+        let versions = if first == last { first.to_string() } else { format!("{first}–{last}") };
+        let refused = if matches!(api.key, ApiKey::Produce) { ", refused" } else { "" };
+        format!("| {:?} | {versions}{refused} |", api.key)
+    });
+    assert_eq!(listed, served.collect::<Vec<_>>());
+}
