@@ -1,9 +1,11 @@
 //! Several outputs of one task: the same changes, each in its own topics, and events of other kinds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use millrace_test_support::{PostgresOptions, Record, read_topic};
+use millrace::proto::{Change, change};
+use millrace_test_support::{PostgresOptions, Record, read_raw_topic, read_topic};
+use prost::Message;
 use serde_json::Value;
 
 use crate::stage::Stage;
@@ -35,13 +37,12 @@ async fn outputs_of_a_task_hold_the_same_changes_whatever_their_layout() {
          CREATE TABLE \"Odd.Name \u{e4}\" (id int PRIMARY KEY, n int);";
     let outputs = r#"{},
         {"name":"wide","partitions":4,"codec":"zstd","events":{"transaction":"topic"}},
-        {"name":"each","layout":"table","partitions":2,"codec":"none","events":{"transaction":"inline"}}"#;
+        {"name":"each","layout":"table","partitions":2,"codec":"none","events":{"transaction":"inline"}},
+        {"name":"typed","format":"protobuf"}"#;
     let options = PostgresOptions::default().setting("logical_decoding_work_mem", "64kB");
     let stage = Stage::with_outputs(options, setup, outputs).await;
-    assert_eq!(
-        stage.topics().await,
-        ["each.events", "t", "t.events", "wide", "wide.events", "wide.transaction"]
-    );
+    let topics = ["each.events", "t", "t.events", "typed", "wide", "wide.events", "wide.transaction"];
+    assert_eq!(stage.topics().await, topics);
     stage
         .run_each(&[
             "INSERT INTO plain SELECT g, 0 FROM generate_series(1, 10) g",
@@ -63,6 +64,17 @@ async fn outputs_of_a_task_hold_the_same_changes_whatever_their_layout() {
     assert_eq!(one.len(), 10 + 5 + 1 + 1 + 3002 + 1);
     let wide = stage.topic("wide").await;
     assert!(by_place(&wide) == one, "the one with four partitions differs");
+
+    let mut typed = BTreeSet::new();
+    for record in read_raw_topic(&stage.millrace.bootstrap(), "typed").await {
+        let change = Change::decode(record.value.as_deref().unwrap()).unwrap();
+        // Among them also our own mark, and a gap for the table that came last.
+        if let Some(change::Event::Row(_) | change::Event::Truncate(_)) = change.event {
+            let position = change.position.unwrap();
+            typed.insert((position.commit_lsn, position.ordinal));
+        }
+    }
+    assert!(typed.iter().eq(one.keys()), "the one in protobuf differs");
 
     let tables =
         ["each.events.x", "each.public.Odd_x2EName_x20_xC3_xA4", "each.public.even", "each.public.plain"];
