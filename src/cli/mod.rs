@@ -76,7 +76,7 @@ struct Arguments {
 enum Command {
     /// Capture a database's changes and serve them: makes a task if there is none, starts it, says how to consume it
     Up(up::Up),
-    /// Serve the tasks that a data directory holds
+    /// Serve the tasks that a data directory holds, and those that its file names
     Serve(serve::Serve),
     /// Check or show the settings that `serve` would have
     #[command(subcommand)]
