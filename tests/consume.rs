@@ -125,7 +125,7 @@ async fn people_see_what_has_changed_in_either_format() {
 async fn programs_get_a_line_a_record_from_where_they_say() {
     let stage = Stage::start(&[]).await;
     stage.run("INSERT INTO t SELECT g FROM generate_series(1, 5) g").await;
-    let json = |args: &[&str]| [&[TOPIC, "--output", "json"], args].concat();
+    let json = |args: &[&'static str]| [&[TOPIC, "--output", "json"], args].concat();
     let all = stage.consumed(&json(&["--max", "5"])).await;
     assert_eq!(offsets(&all), [0, 1, 2, 3, 4]);
     let first: Value = serde_json::from_str(&lines(&all.stdout)[0]).unwrap();
