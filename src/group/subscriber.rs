@@ -143,14 +143,18 @@ pub struct Membership {
     id: Arc<str>,
     /// Whether the group has let it in under that id.
     is_member: bool,
-    /// The generation in which it got what it holds.
+    /// The generation that it has joined.
     generation: i32,
+    /// The generation in which it got what it holds.
+    held_since: i32,
     cooperative: bool,
     held: BTreeSet<TopicPartition>,
     /// What it holds and has lost, and its caller does not know of yet.
     revoked: BTreeSet<TopicPartition>,
     /// What it holds and its caller is to release.
     releasing: BTreeSet<TopicPartition>,
+    /// A change that came up during a commit.
+    untold: Option<Change>,
     step: Step,
 }
 
@@ -172,7 +176,8 @@ struct Round {
 /// Which request of a round was refused.
 enum Refused {
     Join(ResponseError),
-    Sync(ResponseError),
+    /// Of a generation that it has joined.
+    Sync(i32, ResponseError),
 }
 
 /// What it listens to between rounds.
@@ -208,10 +213,12 @@ impl Membership {
             id: "".into(),
             is_member: false,
             generation: NO_GENERATION,
+            held_since: NO_GENERATION,
             cooperative: true,
             held: BTreeSet::new(),
             revoked: BTreeSet::new(),
             releasing: BTreeSet::new(),
+            untold: None,
             step: Step::Rejoin,
         }
     }
@@ -228,6 +235,9 @@ impl Membership {
     /// Why the group does without it. It is not a member then.
     pub async fn next(&mut self) -> Result<Change, GroupError> {
         loop {
+            if let Some(change) = self.untold.take() {
+                return Ok(change);
+            }
             if !self.revoked.is_empty() {
                 self.releasing = std::mem::take(&mut self.revoked);
                 if let Step::Settled(settled) = &mut self.step {
@@ -270,32 +280,51 @@ impl Membership {
         self.step = Step::Rejoin;
     }
 
-    /// Commits offsets of partitions that it holds. What is answered with `Ok` is durable (I6).
+    /// Commits offsets of partitions that it holds. What is answered with `Ok` is durable (I6). Where the group has just
+    /// begun a generation, waits until its leader has shared out, as commits do not count before.
     ///
     /// # Errors
-    /// [`GroupError::Rebalancing`] or [`GroupError::Stopping`] for all; the inner errors are those of single entries, in
-    /// order. A partition that it does not hold is refused with [`ResponseError::RebalanceInProgress`].
+    /// [`GroupError::Rebalancing`] when it has lost its place, or what [`next`](Self::next) fails with, for all; the
+    /// inner errors are those of single entries, in order. A partition that it does not hold is refused with
+    /// [`ResponseError::RebalanceInProgress`].
     pub async fn commit(
-        &self,
+        &mut self,
         entries: Vec<CommitEntry>,
     ) -> Result<Vec<Result<(), ResponseError>>, GroupError> {
-        let holds = |entry: &CommitEntry| {
-            self.held.contains(&TopicPartition { topic: entry.topic.clone(), partition: entry.partition })
-        };
-        let held: Vec<bool> = entries.iter().map(holds).collect();
-        let accepted: Vec<CommitEntry> =
-            entries.into_iter().zip(&held).filter(|(_, held)| **held).map(|(entry, _)| entry).collect();
-        let mut answers = Vec::new().into_iter();
-        if !accepted.is_empty() {
+        loop {
+            let holds = |entry: &CommitEntry| {
+                self.held.contains(&TopicPartition { topic: entry.topic.clone(), partition: entry.partition })
+            };
+            let held: Vec<bool> = entries.iter().map(holds).collect();
+            let accepted: Vec<CommitEntry> = entries
+                .iter()
+                .zip(&held)
+                .filter(|(_, held)| **held)
+                .map(|(entry, _)| entry.clone())
+                .collect();
             let group = &self.subscription.group;
-            let committed = self.coordinator.commit(group, self.identity(), self.generation, accepted).await;
-            answers = committed.map_err(|error| self.refusal(error))?.into_iter();
+            let committed = match accepted.is_empty() {
+                true => Ok(Vec::new()),
+                false => self.coordinator.commit(group, self.identity(), self.generation, accepted).await,
+            };
+            match (committed, &mut self.step) {
+                (Ok(answers), _) => {
+                    let refused = Err(ResponseError::RebalanceInProgress);
+                    let mut answers = answers.into_iter();
+                    let answer = |held| if held { answers.next().unwrap_or(refused) } else { refused };
+                    return Ok(held.into_iter().map(answer).collect());
+                }
+                (
+                    Err(ResponseError::IllegalGeneration | ResponseError::RebalanceInProgress),
+                    Step::Round(round),
+                ) => {
+                    let outcome = round.await;
+                    self.step = Step::Rejoin;
+                    self.untold = self.conclude(outcome)?;
+                }
+                (Err(error), _) => return Err(self.refusal(error)),
+            }
         }
-        let refused = Err(ResponseError::RebalanceInProgress);
-        Ok(held
-            .into_iter()
-            .map(|held| if held { answers.next().unwrap_or(refused) } else { refused })
-            .collect())
     }
 
     /// What the group has committed for a partition.
@@ -325,7 +354,7 @@ impl Membership {
             owned.entry(topic).or_default().push(*partition);
         }
         let topics = self.subscription.topics.iter().map(|topic| &**topic).collect();
-        let own = consumer_protocol::Subscription { topics, owned, generation: self.generation };
+        let own = consumer_protocol::Subscription { topics, owned, generation: self.held_since };
         let metadata = own.encode().ok_or(invalid(TOO_MUCH_MEMORY))?;
         let offer =
             |strategy: Strategy| Protocol { name: strategy.name().into(), metadata: metadata.clone() };
@@ -352,7 +381,7 @@ impl Membership {
         match outcome {
             Ok(round) => {
                 self.is_member = true;
-                self.generation = round.generation;
+                (self.generation, self.held_since) = (round.generation, round.generation);
                 // The answer may have lain here for longer than the session timeout.
                 let group = &self.subscription.group;
                 match self.coordinator.heartbeat(group, self.identity(), self.generation) {
@@ -372,11 +401,12 @@ impl Membership {
                 Ok(None)
             }
             // The next rebalance has begun before this one was over.
-            Err(Refused::Sync(ResponseError::RebalanceInProgress)) => {
+            Err(Refused::Sync(generation, ResponseError::RebalanceInProgress)) => {
                 self.is_member = true;
+                self.generation = generation;
                 Ok(None)
             }
-            Err(Refused::Join(error) | Refused::Sync(error)) => self.is_refused(error),
+            Err(Refused::Join(error) | Refused::Sync(_, error)) => self.is_refused(error),
         }
     }
 
@@ -412,7 +442,7 @@ impl Membership {
         // Whatever the group still has of it, it is not to wait for that.
         let _ = self.coordinator.leave(&self.subscription.group, &[self.identity()]);
         self.is_member = false;
-        self.generation = NO_GENERATION;
+        (self.generation, self.held_since) = (NO_GENERATION, NO_GENERATION);
         self.step = Step::Rejoin;
         self.revoked.clear();
         self.releasing.clear();
@@ -469,7 +499,8 @@ impl Round {
             protocol: None,
             assignments,
         };
-        let synced = coordinator.sync(group, sync).await.map_err(Refused::Sync)?;
+        let synced = coordinator.sync(group, sync).await;
+        let synced = synced.map_err(|error| Refused::Sync(joined.generation, error))?;
         Ok(Round {
             generation: joined.generation,
             cooperative: is_cooperative(&synced.protocol),

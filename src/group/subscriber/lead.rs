@@ -83,7 +83,7 @@ impl Lead {
         let (protocol, members) = (joined.protocol.clone(), joined.members.clone());
         // Thousands of members and partitions take a while.
         let sharing = tokio::task::spawn_blocking(move || share_out(&protocol, &members, &topics));
-        let stopping = |_| Refused::Sync(ResponseError::CoordinatorNotAvailable);
+        let stopping = |_| Refused::Sync(joined.generation, ResponseError::CoordinatorNotAvailable);
         let SharedOut { assignments, counts, withheld } = sharing.await.map_err(stopping)?;
         let again = withheld.then(|| Instant::now() + rebalance_timeout);
         Ok((Lead { counts, news, look: None, again }, assignments))

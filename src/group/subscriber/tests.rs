@@ -184,6 +184,29 @@ async fn a_kafka_client_leads_from_the_generation_in_which_it_joins() {
 }
 
 #[tokio::test]
+async fn a_commit_between_join_and_sync_waits_for_the_leader() {
+    let house = house(quick()).await;
+    let mut one = subscriber(&house);
+    next(&mut one).await;
+    let mut joining = Box::pin(house.groups.join("g", client("cooperative-sticky", "", &["orders"], &[])));
+    let joined = tokio::select! {
+        joined = &mut joining => joined.unwrap(),
+        change = one.next() => panic!("{change:?}"),
+    };
+    let id = subscribers_id(&joined);
+    let parts = [(id, part(&[1]))];
+    let lead = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        house.groups.sync("g", sync(&joined, &parts)).await.unwrap();
+    };
+    let ((), answer) = tokio::join!(lead, one.commit(commit(0, 5)));
+    assert_eq!(answer, Ok(vec![Ok(())]), "it has lost the partition, and has not released it");
+    assert_eq!(next(&mut one).await, assigned(&[]));
+    assert_eq!(next(&mut one).await, revoked(&[0]));
+    house.groups.shutdown().await;
+}
+
+#[tokio::test]
 async fn for_a_client_that_only_knows_range_subscribers_give_up_everything_first() {
     let house = house(quick()).await;
     let mut one = subscriber(&house);
