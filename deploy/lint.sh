@@ -57,6 +57,6 @@ step "systemd unit" unit
 step "Helm chart" chart lint --strict helm/millrace --values helm/lint-values.yaml
 step "Helm chart, everything switched on" renders --values helm/lint-values.yaml
 step "Helm chart, the least that must be given" renders \
-  --set image.repository=millrace,source.url=postgres://a@b/c,source.passwordSecret=d,allowPlaintext=true
+  --set image.repository=millrace,config=a,passwordSecret=b,allowPlaintext=true
 step "alert rules" promtool check rules prometheus/alerts.yaml
 step "alert rules' tests" promtool test rules prometheus/alerts_test.yaml

@@ -184,6 +184,17 @@ fn clients_are_told_an_address_that_they_can_connect_to() {
 }
 
 #[test]
+fn what_is_deployed_has_right_settings() {
+    let compose = include_str!("../../deploy/compose/millrace.toml").to_owned();
+    let chart = include_str!("../../deploy/helm/millrace/values.yaml");
+    let example = chart.lines().filter_map(|line| line.strip_prefix("#   "));
+    for text in [compose, example.collect::<Vec<_>>().join("\n")] {
+        let config = load(Some(&file(&text)), &[], &[]).unwrap().config;
+        assert_eq!(config.tasks.len(), 1, "{text}");
+    }
+}
+
+#[test]
 fn the_example_has_everything_with_its_default() {
     let text = include_str!("../../deploy/millrace.toml");
     let config = load(Some(&file(text)), &[], &[]).unwrap().config;

@@ -17,8 +17,3 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
-
-{{- define "millrace.sourceUrl" -}}
-{{- $url := required "source.url is missing: postgres://user@host:5432/database" .Values.source.url -}}
-{{ $url }}{{ contains "?" $url | ternary "&" "?" }}password_file=/etc/millrace/source/password
-{{- end -}}
