@@ -12,19 +12,21 @@ async fn start(setup: &str) -> Stage {
     Stage::start(PostgresOptions::default(), setup, &["--format", "protobuf"]).await
 }
 
-/// The row changes in the topic, once everything committed has arrived, with their keys.
+/// The row changes in the topic, once everything committed has arrived, with their keys. Messages stand among them.
 async fn row_changes(stage: &Stage) -> Vec<(proto::Key, proto::RowChange)> {
     stage.caught_up().await;
     let records = read_raw_topic(&stage.millrace.bootstrap(), TASK).await;
     let decode = |record: &RawRecord| {
         let change = proto::Change::decode(record.value.as_deref().unwrap()).unwrap();
-        let key = proto::Key::decode(record.key.as_deref().unwrap()).unwrap();
         match change.event {
-            Some(change::Event::Row(row)) => (key, row),
-            other => panic!("{other:?} is no row"),
+            Some(change::Event::Row(row)) => {
+                Some((proto::Key::decode(record.key.as_deref().unwrap()).unwrap(), row))
+            }
+            Some(change::Event::Message(_)) => None,
+            other => panic!("{other:?} is neither a row nor a message"),
         }
     };
-    records.iter().map(decode).collect()
+    records.iter().filter_map(decode).collect()
 }
 
 /// A row as `name=value`, where a value is what the server would take for it.

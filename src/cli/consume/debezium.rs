@@ -8,23 +8,44 @@ use serde_json::Value;
 
 use super::shown::{Action, Cell, Shown, changed_columns};
 use crate::format::debezium_json::UNAVAILABLE_HEADER;
+use crate::format::headers::EVENT_HEADER;
 use crate::proto::Record;
 
-/// An event: of a row, a message, or a gap.
+/// An event of a row or of a message.
 #[derive(Deserialize)]
 struct Event {
-    op: Option<String>,
+    op: String,
     before: Option<Columns>,
     after: Option<Columns>,
-    source: Option<Table>,
+    source: Table,
     message: Option<LogicalMessage>,
-    #[serde(rename = "type")]
-    kind: Option<String>,
-    cause: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Gap {
+    cause: String,
     table: Option<Table>,
     from: Option<String>,
-    to: Option<String>,
-    detail: Option<String>,
+    to: String,
+    detail: String,
+}
+
+#[derive(Deserialize)]
+struct Watermark {
+    commit_lsn: String,
+}
+
+/// The beginning or the end of a transaction.
+#[derive(Deserialize)]
+struct Mark {
+    id: String,
+    data_collections: Option<Vec<TableChanges>>,
+}
+
+#[derive(Deserialize)]
+struct TableChanges {
+    data_collection: String,
+    event_count: u64,
 }
 
 #[derive(Deserialize)]
@@ -68,14 +89,34 @@ impl<'de> Deserialize<'de> for Columns {
 
 /// Reads a record; `None` when it is no event of this format.
 pub(super) fn read(key: Option<&[u8]>, record: &Record, value: &[u8]) -> Option<Shown> {
-    let event: Event = serde_json::from_slice(value).ok()?;
-    if event.kind.as_deref() == Some("gap") {
-        let subject = event.table.map_or("all tables".to_owned(), name);
-        let (from, to) = (event.from.unwrap_or("?".to_owned()), event.to.unwrap_or_default());
-        let extent = format!("{}, from {from} to {to}", event.cause.unwrap_or_default());
-        return Some(Shown::notice("gap", subject, vec![extent, event.detail.unwrap_or_default()]));
+    match header(record, EVENT_HEADER) {
+        b"gap" => {
+            let gap: Gap = serde_json::from_slice(value).ok()?;
+            let subject = gap.table.map_or("all tables".to_owned(), name);
+            let extent = format!("{}, from {} to {}", gap.cause, gap.from.as_deref().unwrap_or("?"), gap.to);
+            Some(Shown::notice("gap", subject, vec![extent, gap.detail]))
+        }
+        b"heartbeat" => Some(Shown::notice("heartbeat", "", Vec::new())),
+        b"watermark" => {
+            let watermark: Watermark = serde_json::from_slice(value).ok()?;
+            Some(Shown::notice("watermark", "", vec![format!("complete up to {}", watermark.commit_lsn)]))
+        }
+        b"begin" => read_mark("begin", value),
+        b"end" => read_mark("end", value),
+        _ => read_change(key, record, value),
     }
-    let action = match event.op?.as_str() {
+}
+
+fn read_mark(kind: &'static str, value: &[u8]) -> Option<Shown> {
+    let mark: Mark = serde_json::from_slice(value).ok()?;
+    let tables = mark.data_collections.unwrap_or_default().into_iter();
+    let notes = tables.map(|of| format!("{}: {}", of.data_collection, of.event_count));
+    Some(Shown::notice(kind, mark.id, notes.collect()))
+}
+
+fn read_change(key: Option<&[u8]>, record: &Record, value: &[u8]) -> Option<Shown> {
+    let event: Event = serde_json::from_slice(value).ok()?;
+    let action = match event.op.as_str() {
         "c" => Action::Insert,
         "u" => Action::Update,
         "d" => Action::Delete,
@@ -88,9 +129,7 @@ pub(super) fn read(key: Option<&[u8]>, record: &Record, value: &[u8]) -> Option<
         _ => return None,
     };
     let key = key.map(self::key).unwrap_or_default();
-    let unavailable = record.headers.iter().find(|header| header.name == UNAVAILABLE_HEADER);
-    let unavailable = unavailable.and_then(|header| header.value.as_deref()).unwrap_or_default();
-    let unsent: Vec<&[u8]> = unavailable.split(|&byte| byte == b',').collect();
+    let unsent: Vec<&[u8]> = header(record, UNAVAILABLE_HEADER).split(|&byte| byte == b',').collect();
     let row = |columns: Columns| {
         let cell = |(name, value): (String, Value)| {
             let is_unsent = unsent.contains(&name.as_bytes());
@@ -100,11 +139,17 @@ pub(super) fn read(key: Option<&[u8]>, record: &Record, value: &[u8]) -> Option<
     };
     Some(Shown {
         action,
-        subject: event.source.map(name).unwrap_or_default(),
+        subject: name(event.source),
         columns: changed_columns(&key, event.before.map(row), event.after.map(row)),
         key,
         notes: Vec::new(),
     })
+}
+
+/// The value of a header; empty when there is none.
+fn header<'a>(record: &'a Record, name: &str) -> &'a [u8] {
+    let header = record.headers.iter().find(|header| header.name == name);
+    header.and_then(|header| header.value.as_deref()).unwrap_or_default()
 }
 
 /// The columns of a record's key.

@@ -155,7 +155,10 @@ impl Consume {
             }
         };
         match status.code() {
-            Code::Unavailable => self.unreachable(status.message()),
+            Code::Unavailable => Failure::new(
+                Exit::Unreachable,
+                format!("millrace at {} is there no longer: {}", self.endpoint, status.message()),
+            ),
             Code::Unimplemented => Failure::new(
                 Exit::Refused,
                 format!("what listens at {} is not millrace; --endpoint is its --http-listen", self.endpoint),

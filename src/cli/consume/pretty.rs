@@ -38,7 +38,7 @@ impl Pretty {
             Action::Tombstone => ("tombstone", Ink::Dim),
             Action::Notice(word) => (word, Ink::Cyan),
         };
-        let time = time::timestamp(record.timestamp_ms.saturating_mul(1000));
+        let time = time::moment(record.timestamp_ms);
         self.ink(out, Ink::Dim, &format!("{time}  {partition}:{}  ", record.offset));
         self.ink(out, ink, word);
         if !shown.subject.is_empty() {

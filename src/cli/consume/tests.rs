@@ -24,7 +24,7 @@ fn record(key: Option<&[u8]>, value: Option<&[u8]>) -> Record {
 fn pretty(media_type: &str, record: &Record) -> String {
     let mut out = String::new();
     Pretty { colour: false }.write(&mut out, 0, record, &shown::read(media_type, record));
-    out.strip_prefix("2026-01-01 00:00:00.12  0:7  ").unwrap().to_owned()
+    out.strip_prefix("2026-01-01 00:00:00.120Z  0:7  ").unwrap().to_owned()
 }
 
 fn json(media_type: &str, record: &Record) -> String {
@@ -162,12 +162,35 @@ fn what_is_no_row_is_a_line_of_its_own() {
     ] {
         assert_eq!(pretty(CHANGE_MEDIA_TYPE, &event_record(None, event)), expected);
     }
-    let gap = br#"{"type":"gap","cause":"slot_lost","table":{"schema":"public","table":"t"},"from":null,"to":"1/20",
-        "detail":"why","position":"1/20:0","ts_ms":1}"#;
-    assert_eq!(
-        pretty(JSON, &record(None, Some(gap))),
-        "gap public.t\n    slot_lost, from ? to 1/20\n    why\n"
-    );
+    for (kind, value, expected) in [
+        (
+            "gap",
+            r#"{"type":"gap","cause":"slot_lost","table":{"schema":"public","table":"t"},"from":null,
+                "to":"1/20","detail":"why","position":"1/20:0","ts_ms":1}"#,
+            "gap public.t\n    slot_lost, from ? to 1/20\n    why\n",
+        ),
+        ("heartbeat", r#"{"ts_ms":1}"#, "heartbeat\n"),
+        (
+            "watermark",
+            r#"{"type":"watermark","commit_lsn":"1/20","commit_ts_ms":1,"ts_ms":1}"#,
+            "watermark\n    complete up to 1/20\n",
+        ),
+        (
+            "begin",
+            r#"{"status":"BEGIN","id":"9:32","event_count":null,"data_collections":null,"ts_ms":1}"#,
+            "begin 9:32\n",
+        ),
+        (
+            "end",
+            r#"{"status":"END","id":"9:32","event_count":3,
+                "data_collections":[{"data_collection":"public.t","event_count":3}],"ts_ms":1}"#,
+            "end 9:32\n    public.t: 3\n",
+        ),
+    ] {
+        let mut record = record(None, Some(value.as_bytes()));
+        record.headers.push(Header { name: "millrace.event".into(), value: Some(kind.into()) });
+        assert_eq!(pretty(JSON, &record), expected);
+    }
 }
 
 #[test]
