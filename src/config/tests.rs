@@ -1,6 +1,7 @@
 //! What settings are read from, which of them wins, and what is said when they are wrong.
 
 use super::*;
+use crate::capture::routing::Policy;
 use crate::task::definition::{OutputDefinition, OutputSettings};
 
 fn file(text: &str) -> File {
@@ -227,6 +228,8 @@ password_file = "/run/secrets/shop"
 name = "wide"
 partitions = 4
 partition_by = "table"
+[tasks.outputs.events]
+watermark = "inline"
 [[tasks]]
 name = "other"
 source = "postgres://capture@db/other"
@@ -240,6 +243,8 @@ source = "postgres://capture@db/other"
     let outputs: Vec<_> =
         shop.definition.outputs.iter().map(|output| (output.name.as_str(), output.partitions)).collect();
     assert_eq!(outputs, [("shop_eu", 1), ("wide", 4)]);
+    let watermarks: Vec<_> = shop.definition.outputs.iter().map(|output| output.events.watermark).collect();
+    assert_eq!(watermarks, [Policy::Off, Policy::Inline]);
     assert_eq!((other.definition.name.as_str(), other.definition.outputs.len()), ("other", 1));
 }
 
@@ -313,6 +318,10 @@ outputs = 5
         (
             "[[task]]\nname = \"x\"",
             "millrace.toml:1:3: task: this is a section of settings, which are written below [task]; a task to capture is written below [[tasks]]",
+        ),
+        (
+            "[[tasks]]\nsource = \"postgres://u@h/d\"\n[[tasks.outputs]]\n[tasks.outputs.events]\nddl = \"off\"",
+            "millrace.toml:5:1: tasks.outputs.events: unknown field `ddl`, expected one of `gap`, `message`, `heartbeat`, `watermark`, `transaction`",
         ),
         ("[[tasks]]\nsource = \"x", "millrace.toml:2:12: invalid basic string, expected `\"`"),
     ] {

@@ -44,13 +44,14 @@ async fn flags_that_differ_from_the_saved_task_are_named_and_change_nothing() {
     first.sigterm();
     assert!(first.wait().await.success());
 
-    let arguments = ["--task", "shop", "--partitions", "4", "--partition-by", "table"];
+    let arguments = ["--task", "shop", "--partitions", "4", "--partition-by", "table", "--layout", "table"];
     let mut millrace = Millrace::up(data.path(), &postgres.unix_url(), &arguments).await;
     says(
         &millrace.output(),
         &[
             "task shop is kept as it is: --partitions is 1, not 4",
             "task shop is kept as it is: --partition-by is none, not table",
+            "task shop is kept as it is: --layout is task, not table",
             "task shop was made for postgres://postgres@127.0.0.1",
         ],
     );
