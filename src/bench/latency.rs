@@ -140,6 +140,9 @@ impl Latency {
     /// Places the orders with these ids, one a transaction, at the rate that is asked for. Gives when each was committed.
     async fn write(&self, site: &Site, ids: std::ops::Range<usize>) -> Result<Vec<i64>, BenchError> {
         let writer = site.writer().await?;
+        // As a server's default is. Without it the WAL is written some time after the answer, and read only then.
+        let set = writer.batch_execute("SET synchronous_commit = on").await;
+        set.map_err(BenchError::sql("prepare the session"))?;
         let statement = writer.prepare(PLACE_ONE).await.map_err(BenchError::sql("prepare a statement"))?;
         let mut due = interval(Duration::from_secs(1) / self.rate);
         // A commit that takes long makes those behind it late, not fewer.
