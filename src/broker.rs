@@ -15,6 +15,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
@@ -23,6 +24,8 @@ use crate::capture::pipeline::Pipeline;
 use crate::capture::session::{Capture, CaptureOptions};
 use crate::capture::spool::Spools;
 use crate::group::{self, Coordinator};
+use crate::grpc;
+use crate::http::tls::TlsError;
 use crate::http::{self, Site};
 use crate::kafka;
 use crate::log::local::{self, LocalLog, LocalReader, LocalWriter, Retention};
@@ -52,6 +55,10 @@ pub struct Settings {
     pub kafka_advertise: Option<(String, u16)>,
     /// Where HTTP listens.
     pub http_listen: SocketAddr,
+    /// Certificate chain of the HTTP port, a PEM file; with its key it makes the port speak TLS.
+    pub http_tls_cert: Option<PathBuf>,
+    /// Private key of that certificate, a PEM file.
+    pub http_tls_key: Option<PathBuf>,
     /// Compression of record batches.
     pub codec: Codec,
     /// Size of a log's segment files, in bytes.
@@ -75,6 +82,8 @@ impl Default for Settings {
             kafka_listen: SocketAddr::from(([127, 0, 0, 1], 9092)),
             kafka_advertise: None,
             http_listen: SocketAddr::from(([127, 0, 0, 1], 9080)),
+            http_tls_cert: None,
+            http_tls_key: None,
             codec: Codec::default(),
             segment_bytes: 256 << 20,
             max_record_bytes: 32 << 20,
@@ -128,6 +137,12 @@ pub enum BrokerError {
         #[source]
         source: io::Error,
     },
+    /// The certificate of the HTTP port.
+    #[error("cannot serve HTTP with TLS: {0}")]
+    Tls(#[from] TlsError),
+    /// The gRPC services.
+    #[error("cannot serve gRPC: {0}")]
+    Grpc(#[from] tonic_reflection::server::Error),
     /// The spool directory.
     #[error("cannot prepare {path}: {source}")]
     Spool {
@@ -161,13 +176,14 @@ pub struct Broker {
 pub struct Listeners {
     kafka: TcpListener,
     http: TcpListener,
+    http_tls: Option<TlsAcceptor>,
 }
 
 impl Listeners {
-    /// Binds both.
+    /// Binds both, and reads the certificate.
     ///
     /// # Errors
-    /// [`BrokerError::Listen`].
+    /// [`BrokerError::Listen`], [`BrokerError::Tls`].
     pub async fn bind(settings: &Settings) -> Result<Self, BrokerError> {
         let bind = async |address, what, flag| {
             TcpListener::bind(address).await.map_err(|source| BrokerError::Listen {
@@ -177,7 +193,10 @@ impl Listeners {
                 source,
             })
         };
+        let (cert, key) = (settings.http_tls_cert.as_deref(), settings.http_tls_key.as_deref());
+        let http_tls = http::tls::acceptor(cert, key).await?;
         Ok(Listeners {
+            http_tls,
             kafka: bind(settings.kafka_listen, "Kafka", "--kafka-listen").await?,
             http: bind(settings.http_listen, "HTTP", "--http-listen").await?,
         })
@@ -231,7 +250,7 @@ impl Broker {
             cluster_id: store.cluster_id().to_owned(),
             advertised_host,
             advertised_port,
-            topics,
+            topics: topics.clone(),
             groups: groups.clone(),
             fetch_memory: Default::default(),
         });
@@ -243,6 +262,14 @@ impl Broker {
             metrics: recorder.clone(),
         };
         let listeners_stop = CancellationToken::new();
+        let outputs = tasks.iter().flat_map(|task| &task.definition.outputs);
+        let media_types = outputs.map(|output| (output.name.clone(), output.format.media_type()));
+        let (grpc_router, health) = grpc::router(grpc::Broker {
+            topics,
+            media_types: media_types.collect(),
+            groups: groups.clone(),
+            stop: listeners_stop.clone(),
+        })?;
         let kafka_stop = listeners_stop.clone();
         let http_stop = listeners_stop.clone();
         let mut serving = vec![
@@ -256,11 +283,8 @@ impl Broker {
                 .await;
             }),
             tokio::spawn(keep_histograms_small(recorder, listeners_stop.clone())),
-            tokio::spawn(async move {
-                if let Err(error) = http::serve(listeners.http, site, http_stop).await {
-                    error!(%error, "the http listener failed");
-                }
-            }),
+            tokio::spawn(http::serve(listeners.http, listeners.http_tls, site, grpc_router, http_stop)),
+            tokio::spawn(grpc::follow_readiness(tasks.clone(), health, listeners_stop.clone())),
         ];
         for announcer in announcers {
             let stop = listeners_stop.clone();

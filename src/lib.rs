@@ -9,6 +9,7 @@ pub mod cli;
 pub mod config;
 pub mod format;
 pub mod group;
+pub mod grpc;
 pub mod http;
 pub mod kafka;
 pub mod log;

@@ -117,7 +117,7 @@ pub static SETTINGS: &[Setting] = &[
     Setting {
         key: "http.listen",
         flag: "http-listen",
-        about: "Where health, metrics and the state of tasks are served",
+        about: "Where health, metrics, the state of tasks and gRPC are served",
         value: Value::Text {
             form: "ADDRESS:PORT",
             expected: "an address and a port, such as \"127.0.0.1:9080\"",
@@ -125,6 +125,34 @@ pub static SETTINGS: &[Setting] = &[
             set: |config, text| {
                 config.broker.http_listen = address(text)?;
                 Some(())
+            },
+        },
+    },
+    Setting {
+        key: "http.tls_cert",
+        flag: "http-tls-cert",
+        about: "Certificate chain of the HTTP port, PEM; makes it speak TLS",
+        value: Value::Text {
+            form: "FILE",
+            expected: "the path of a PEM file, such as \"/etc/millrace/tls.crt\"",
+            get: |config| config.broker.http_tls_cert.as_ref().map(|path| path.display().to_string()),
+            set: |config, text| {
+                config.broker.http_tls_cert = Some(PathBuf::from(text));
+                (!text.is_empty()).then_some(())
+            },
+        },
+    },
+    Setting {
+        key: "http.tls_key",
+        flag: "http-tls-key",
+        about: "Private key of that certificate, PEM",
+        value: Value::Text {
+            form: "FILE",
+            expected: "the path of a PEM file, such as \"/etc/millrace/tls.key\"",
+            get: |config| config.broker.http_tls_key.as_ref().map(|path| path.display().to_string()),
+            set: |config, text| {
+                config.broker.http_tls_key = Some(PathBuf::from(text));
+                (!text.is_empty()).then_some(())
             },
         },
     },

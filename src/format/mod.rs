@@ -21,6 +21,7 @@ use self::debezium_json::{DebeziumJson, DebeziumOptions};
 use self::protobuf::Protobuf;
 use crate::change::Event;
 use crate::log::{LogError, Record};
+use crate::proto::CHANGE_MEDIA_TYPE;
 
 /// The formats by the names that users give.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
@@ -48,6 +49,14 @@ impl FormatName {
         match self {
             FormatName::DebeziumJson => Box::new(DebeziumJson::new(DebeziumOptions::new(output, database))),
             FormatName::Protobuf => Box::new(Protobuf::default()),
+        }
+    }
+
+    /// The media type of its values.
+    pub fn media_type(self) -> &'static str {
+        match self {
+            FormatName::DebeziumJson => "application/json",
+            FormatName::Protobuf => CHANGE_MEDIA_TYPE,
         }
     }
 }

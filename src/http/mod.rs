@@ -1,9 +1,9 @@
-//! The HTTP listener: health, metrics and the state of tasks.
+//! The HTTP listener: health, metrics and the state of tasks; gRPC on the same port.
 
 mod connections;
 mod resources;
+pub mod tls;
 
-use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -17,9 +17,10 @@ use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::json;
 use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use self::connections::Connections;
+use self::connections::Limits;
 use crate::change::Timestamp;
 use crate::group::{Coordinator, GroupLag};
 use crate::task;
@@ -38,34 +39,40 @@ pub struct Site {
     pub metrics: PrometheusHandle,
 }
 
-/// Serves until `stop`.
-///
-/// # Errors
-/// When the listener fails.
-pub async fn serve(listener: TcpListener, site: Site, stop: CancellationToken) -> io::Result<()> {
-    let local_only = listener.local_addr()?.ip().is_loopback();
+/// Serves the pages and `grpc` until `stop`.
+pub async fn serve(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    site: Site,
+    grpc: Router,
+    stop: CancellationToken,
+) {
+    let local_only = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
     let router = Router::new()
         .route("/health/live", get(|| async { "live\n" }))
         .route("/health/ready", get(ready))
         .route("/metrics", get(metrics))
         .route("/api/v1/tasks", get(tasks))
         .with_state(site)
+        .merge(grpc)
         .layer(from_fn_with_state(local_only, check_host));
-    axum::serve(Connections::new(listener), router).with_graceful_shutdown(stop.cancelled_owned()).await
+    connections::serve(listener, tls, router, Limits::default(), stop).await;
 }
 
 /// Refuses what was sent to another name than this machine's, where only this machine may ask: a web page elsewhere can
 /// make its own name resolve to 127.0.0.1, and its visitors' browsers would let it read the answer.
 async fn check_host(State(local_only): State<bool>, request: Request, next: Next) -> Response {
     let host = request.headers().get(header::HOST).map(|host| host.to_str().unwrap_or_default());
-    if local_only && !host.is_none_or(is_this_machine) {
+    // HTTP/2 says it in `:authority`.
+    let authority = request.uri().authority().map(|authority| authority.as_str());
+    if local_only && !host.into_iter().chain(authority).all(is_this_machine) {
         return (StatusCode::FORBIDDEN, "this name is not the broker's; use localhost or an address\n")
             .into_response();
     }
     next.run(request).await
 }
 
-/// Whether a Host header names an address or localhost, which no name server can be made to redirect.
+/// Whether a host, with its port or without, is an address or localhost, which no name server can be made to redirect.
 fn is_this_machine(host: &str) -> bool {
     let name = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,

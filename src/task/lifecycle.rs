@@ -1,7 +1,8 @@
 //! The states of a task. Every move is recorded with its time and reason.
 
 use std::fmt;
-use std::sync::Mutex;
+
+use tokio::sync::watch;
 
 use crate::change::Timestamp;
 
@@ -92,32 +93,39 @@ pub struct Status {
 
 /// The current status of a task, shared between its supervisor and those who ask.
 #[derive(Debug)]
-pub struct Lifecycle(Mutex<Status>);
+pub struct Lifecycle(watch::Sender<Status>);
 
 impl Default for Lifecycle {
     fn default() -> Self {
-        Lifecycle(Mutex::new(Status {
-            state: State::Created,
-            reason: String::new(),
-            since: Timestamp::now(),
-        }))
+        let (status, _) =
+            watch::channel(Status { state: State::Created, reason: String::new(), since: Timestamp::now() });
+        Lifecycle(status)
     }
 }
 
 impl Lifecycle {
     /// The status now.
     pub fn status(&self) -> Status {
-        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+        self.0.borrow().clone()
+    }
+
+    /// The status from now on.
+    pub fn watch(&self) -> watch::Receiver<Status> {
+        self.0.subscribe()
     }
 
     /// Moves to another state. `None` when that move is not one of the table's.
     pub fn become_state(&self, state: State, reason: &str) -> Option<Status> {
-        let mut status = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if !status.state.may_become(state) {
-            debug_assert!(false, "task cannot go from {} to {state}", status.state);
-            return None;
-        }
-        *status = Status { state, reason: reason.to_owned(), since: Timestamp::now() };
-        Some(status.clone())
+        let mut moved = None;
+        self.0.send_if_modified(|status| {
+            if !status.state.may_become(state) {
+                return false;
+            }
+            *status = Status { state, reason: reason.to_owned(), since: Timestamp::now() };
+            moved = Some(status.clone());
+            true
+        });
+        debug_assert!(moved.is_some(), "task cannot go from {} to {state}", self.status().state);
+        moved
     }
 }

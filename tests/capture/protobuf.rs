@@ -22,9 +22,8 @@ async fn row_changes(stage: &Stage) -> Vec<(proto::Key, proto::RowChange)> {
             Some(change::Event::Row(row)) => {
                 Some((proto::Key::decode(record.key.as_deref().unwrap()).unwrap(), row))
             }
-            // Our own mark, which stands among the changes.
             Some(change::Event::Message(_)) => None,
-            other => panic!("{other:?} is no row"),
+            other => panic!("{other:?} is neither a row nor a message"),
         }
     };
     records.iter().filter_map(decode).collect()

@@ -168,7 +168,10 @@ impl BatchHeader {
     pub fn records(&self, batch: &[u8], limit: usize) -> Result<Records, BatchError> {
         let payload =
             batch.get(HEADER_LEN..self.len).ok_or(BatchError::Short { have: batch.len(), need: self.len })?;
-        Ok(Records::new(self, self.codec.decompress(payload, limit)?.into()))
+        let mut plain = self.codec.decompress(payload, limit)?;
+        // It may be kept for a while, and has grown by doubling.
+        plain.shrink_to_fit();
+        Ok(Records::new(self, plain.into()))
     }
 }
 

@@ -1,0 +1,112 @@
+//! Where a subscriber is in each of its partitions, and which of them is read next.
+//!
+//! A **round** gives each partition one turn, all of them from one snapshot of each log (I1). The next round takes new
+//! snapshots, so that a backlog in one partition does not hold up what is new in the others.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use crate::group::subscriber::TopicPartition;
+use crate::grpc::records::Source;
+use crate::log::Offset;
+use crate::log::topics::Topic;
+use crate::log::view::{Place, View};
+
+/// A place in a partition.
+pub struct Cursor {
+    topic: Arc<Topic>,
+    place: Place,
+    /// The next record to send.
+    pub next: Offset,
+    /// Records below are acknowledged, or were before it began.
+    pub acknowledged: Offset,
+    /// It goes to another member; nothing more is sent of it.
+    pub revoked: bool,
+}
+
+/// All of a subscriber's places.
+#[derive(Default)]
+pub struct Cursors {
+    view: View,
+    cursors: BTreeMap<TopicPartition, Cursor>,
+    /// Who had the last turn.
+    last: Option<TopicPartition>,
+}
+
+/// The records to read next.
+pub struct Wanted {
+    /// The partition.
+    pub partition: TopicPartition,
+    /// The same as of the round's snapshot.
+    pub source: Source,
+    /// From this record on.
+    pub from: Offset,
+}
+
+impl Cursors {
+    /// Adds a partition of `topic`, to be read from `next` on. One that the topic does not have is left out.
+    pub fn add(&mut self, partition: TopicPartition, topic: Arc<Topic>, next: Offset) {
+        let Some(place) = self.view.find(&topic, partition.partition as usize) else { return };
+        let cursor = Cursor { topic, place, next, acknowledged: next, revoked: false };
+        self.cursors.insert(partition, cursor);
+    }
+
+    /// Takes partitions away.
+    pub fn remove(&mut self, partitions: &BTreeSet<TopicPartition>) {
+        self.cursors.retain(|partition, _| !partitions.contains(partition));
+        // Logs without a partition of ours need not wake us any more.
+        self.view = View::default();
+        for (partition, cursor) in &mut self.cursors {
+            if let Some(place) = self.view.find(&cursor.topic, partition.partition as usize) {
+                cursor.place = place;
+            }
+        }
+    }
+
+    /// The place in a partition, if it is one of ours.
+    pub fn get_mut(&mut self, partition: &TopicPartition) -> Option<&mut Cursor> {
+        self.cursors.get_mut(partition)
+    }
+
+    /// Those that go to other members.
+    pub fn revoked(&self) -> impl Iterator<Item = (&TopicPartition, &Cursor)> {
+        self.cursors.iter().filter(|(_, cursor)| cursor.revoked)
+    }
+
+    /// Gives the next partition that has something its turn; `None` when none has.
+    pub fn turn(&mut self) -> Option<Wanted> {
+        let after = self.last.take().map_or(Bound::Unbounded, Bound::Excluded);
+        let next = self.find(after).or_else(|| {
+            self.view.refresh();
+            self.find(Bound::Unbounded)
+        })?;
+        self.last = Some(next.clone());
+        self.wanted(next)
+    }
+
+    fn find(&self, after: Bound<TopicPartition>) -> Option<TopicPartition> {
+        let mut others = self.cursors.range((after, Bound::Unbounded));
+        let has_more = |cursor: &Cursor| !cursor.revoked && cursor.next < self.view.range(cursor.place).end;
+        others.find(|(_, cursor)| has_more(cursor)).map(|(partition, _)| partition.clone())
+    }
+
+    /// The same partition's turn goes on.
+    pub fn wanted(&self, partition: TopicPartition) -> Option<Wanted> {
+        let cursor = self.cursors.get(&partition).filter(|cursor| !cursor.revoked)?;
+        let (log, snapshot) = self.view.at(cursor.place);
+        let source = Source {
+            topic: cursor.topic.clone(),
+            index: partition.partition as u32,
+            log: log.clone(),
+            snapshot: snapshot.clone(),
+            partition: cursor.place.partition,
+        };
+        Some(Wanted { partition, source, from: cursor.next })
+    }
+
+    /// Waits until a log of ours has something new. Cancel-safe.
+    pub async fn changed(&mut self) {
+        self.view.changed().await;
+    }
+}
