@@ -1,0 +1,102 @@
+//! What is sent is what was allowed, and a subscriber that does not read costs only itself.
+
+use std::time::Duration;
+
+use millrace::proto::Subscription;
+
+use crate::stage::{Stage, Subscriber, credit, everything, id, size};
+
+fn nothing_yet() -> Subscription {
+    Subscription { credit: None, ..everything() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn not_one_record_more_is_sent_than_was_granted() {
+    let stage = Stage::start(&["--partitions", "3", "--partition-by", "key"]).await;
+    stage.insert(1..=5_000, 100).await;
+    let mut stream = stage.subscribe(nothing_yet()).await;
+    stream.assigned().await;
+    stream.quiet().await;
+    for records in [1, 2, 999, 1_000, 1_500] {
+        stream.grant(records, 1 << 30);
+        stream.take(records as usize).await;
+        stream.quiet().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_are_granted_exactly_but_for_the_one_record_that_would_wait_for_ever() {
+    let stage = Stage::start(&[]).await;
+    stage.insert(1..=500, 100).await;
+    let mut stream = stage.subscribe(nothing_yet()).await;
+    stream.assigned().await;
+    stream.grant(u64::MAX, 0);
+    stream.quiet().await;
+    let mut left = 0i64;
+    let mut seen = 0;
+    for bytes in [1, 1, 5_000, 20_000, 333, 70_000] {
+        stream.grant(0, bytes);
+        left += bytes as i64;
+        while left > 0 {
+            let records = stream.records().await;
+            let sizes: Vec<_> = records.records.iter().map(size).collect();
+            assert_eq!(records.bytes, sizes.iter().sum::<u64>());
+            assert!(records.bytes as i64 <= left || sizes.len() == 1, "{sizes:?} with {left} left");
+            left -= records.bytes as i64;
+            seen += sizes.len();
+        }
+        stream.quiet().await;
+    }
+    assert!(seen < 500, "the credit was meant to end first");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_half_closed_stream_ends_when_its_credit_is_used() {
+    let stage = Stage::start(&[]).await;
+    stage.insert(1..=50, 10).await;
+    let some = Subscription { credit: Some(credit(60, 1 << 20)), ..everything() };
+    let mut stream = stage.subscribe(some).await;
+    stream.half_close();
+    stream.assigned().await;
+    stream.take(50).await;
+    stage.insert(51..=100, 10).await;
+    assert!(stream.take(10).await.iter().map(id).eq(51..=60));
+    assert!(stream.next().await.unwrap().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_read_takes_little_memory_and_stops_nobody() {
+    const ROWS: i64 = 24_000;
+    let stage = Stage::start(&[]).await;
+    for round in 0..6 {
+        stage.insert(round * ROWS / 6 + 1..=(round + 1) * ROWS / 6, 2_000).await;
+    }
+    let before = resident(&stage);
+    let mut stuck = Vec::new();
+    for _ in 0..30 {
+        stuck.push(stage.subscribe(everything()).await);
+    }
+    stage.wait_metric("millrace_grpc_subscribers", 30.0).await;
+    let mut reader: Subscriber = stage.subscribe(everything()).await;
+    reader.assigned().await;
+    let mut next = 1;
+    while next <= ROWS {
+        for record in reader.records().await.records {
+            assert_eq!(id(&record), next);
+            next += 1;
+        }
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let each = (resident(&stage).saturating_sub(before)) / stuck.len() as u64;
+    assert!(each < 6 << 20, "{each} bytes for a subscriber that does not read");
+    drop(stuck);
+    drop(reader);
+    stage.wait_metric("millrace_grpc_subscribers", 0.0).await;
+}
+
+/// Memory of the broker, in bytes.
+fn resident(stage: &Stage) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", stage.millrace.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+}
