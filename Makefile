@@ -5,12 +5,13 @@ CARGO      ?= cargo
 SETUP      := deploy/setup-debian.sh
 JAVA_DIR   := tests/clients/java
 PYTHON_DIR := tests/clients/python
+GO_DIR     := examples/go
 
 # For `make console-consumer`
 BOOTSTRAP ?= 127.0.0.1:9092
 TOPIC     ?= shop
 
-.PHONY: help setup setup-clients build run test test-postgres test-clients test-all lint lint-deploy fmt bench java python console-consumer clean
+.PHONY: help setup setup-clients build run test test-postgres test-clients test-all lint lint-deploy fmt bench java python go console-consumer clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,7 +35,7 @@ test-postgres: setup ## the same tests with another PostgreSQL: PG=18
 	deploy/fetch-postgres.sh $(PG)
 	MILLRACE_TEST_PG=$(PG) $(CARGO) test --workspace --locked --no-fail-fast
 
-test-clients: setup-clients java python ## Kafka clients in groups: librdkafka, kcat, Java, Python
+test-clients: setup-clients java python go ## clients in groups: librdkafka, kcat, Java, Python, and the examples over gRPC
 	$(CARGO) test --locked --test clients
 
 test-all: test test-clients lint-deploy ## every test, with PostgreSQL 15 and 18
@@ -62,10 +63,16 @@ $(JAVA_DIR)/target/built: $(JAVA_DIR)/pom.xml $(shell find $(JAVA_DIR)/src -type
 
 python: $(PYTHON_DIR)/.venv/built ## install the Python clients' libraries
 
-$(PYTHON_DIR)/.venv/built: $(PYTHON_DIR)/requirements.txt
+$(PYTHON_DIR)/.venv/built: $(PYTHON_DIR)/requirements.txt examples/python/requirements.txt
 	python3 -m venv --clear $(@D)
-	$(@D)/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	$(@D)/bin/pip install --quiet --disable-pip-version-check $(addprefix --requirement ,$^)
 	@touch $@
+
+go: $(GO_DIR)/target/subscribe ## build the Go example
+
+$(GO_DIR)/target/subscribe: $(wildcard $(GO_DIR)/*.*) $(wildcard proto/millrace/v1/*.proto) $(PYTHON_DIR)/.venv/built
+	PROTOC="$(CURDIR)/$(PYTHON_DIR)/.venv/bin/python -m grpc_tools.protoc" $(GO_DIR)/generate.sh
+	go build -C $(GO_DIR) -o target/subscribe .
 
 console-consumer: setup-clients java ## Java's console consumer: TOPIC=shop BOOTSTRAP=127.0.0.1:9092
 	@java -cp '$(JAVA_DIR)/target/classes:$(JAVA_DIR)/target/console/*' org.apache.kafka.tools.consumer.ConsoleConsumer \
@@ -73,4 +80,4 @@ console-consumer: setup-clients java ## Java's console consumer: TOPIC=shop BOOT
 
 clean: ## remove what was built (never data: millrace-data stays)
 	$(CARGO) clean
-	rm -rf $(JAVA_DIR)/target $(PYTHON_DIR)/.venv
+	rm -rf $(JAVA_DIR)/target $(PYTHON_DIR)/.venv $(GO_DIR)/target $(GO_DIR)/millracev1

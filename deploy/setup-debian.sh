@@ -4,7 +4,7 @@
 #   deploy/setup-debian.sh [--yes] [--clients]
 #
 #   --yes       do not ask (also when CI=true)
-#   --clients   also what `make test-clients` needs: a JDK, Maven and Python
+#   --clients   also what `make test-clients` needs: a JDK, Maven and Python; Go has to be there
 #
 # Packages come from Debian only, as root or through sudo. A PostgreSQL that it installs gets no cluster: nothing is
 # started, no port is opened.
@@ -77,4 +77,8 @@ fi
 # Rust is the user's own business: rustup installs it for one account, and Debian's is too old.
 if ! command -v cargo >/dev/null; then
   fail "no Rust here: install it with rustup as https://rustup.rs says (1.89 or newer), open a new shell and run this again"
+fi
+# Likewise Go.
+if [ -n "$clients" ] && ! command -v go >/dev/null; then
+  fail "no Go here: install it as https://go.dev/doc/install says (1.24 or newer), open a new shell and run this again"
 fi

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::ledger::{Ledger, Offsets, Record};
 use crate::librdkafka;
-use crate::stage::PARTITIONS;
+use crate::stage::{PARTITIONS, Stage, TOPIC};
 
 /// Longer than any wait that a client or the broker has a reason for.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -22,8 +22,13 @@ pub enum Client {
     Librdkafka,
     Kcat,
     Java,
+    /// With its cooperative-sticky assignor.
+    JavaCooperative,
     ConfluentKafka,
     KafkaPython,
+    /// The examples that subscribe over gRPC.
+    PythonSubscriber,
+    GoSubscriber,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,9 +60,10 @@ pub fn java() -> Command {
     java_with("lib")
 }
 
+const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples");
 const PYTHON: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/python");
 
-/// Python with the libraries of `tests/clients/python/requirements.txt`, which `make python` installs.
+/// Python with the libraries that its programs in `tests/clients` and `examples` need, which `make python` installs.
 pub fn python() -> Command {
     let mut command = Command::new(format!("{PYTHON}/.venv/bin/python"));
     // Unbuffered, and no compiled files beside the sources.
@@ -70,8 +76,10 @@ impl Client {
     fn in_role(self, role: &[&str]) -> Command {
         let (mut command, story) = match self {
             Client::Librdkafka => return librdkafka::process(role),
-            Client::Kcat => unreachable!("kcat has a command line of its own"),
-            Client::Java => (java(), "ClientStory".to_owned()),
+            Client::Kcat | Client::PythonSubscriber | Client::GoSubscriber => {
+                unreachable!("{self:?} has a command line of its own")
+            }
+            Client::Java | Client::JavaCooperative => (java(), "ClientStory".to_owned()),
             Client::ConfluentKafka => (python(), format!("{PYTHON}/confluent_story.py")),
             Client::KafkaPython => (python(), format!("{PYTHON}/kafka_python_story.py")),
         };
@@ -127,21 +135,40 @@ impl Client {
     }
 
     /// A member of a group.
-    pub fn join(self, bootstrap: &str, topic: &str, group: &str, commit: Commit) -> Member {
+    pub fn join(self, stage: &Stage, group: &str, commit: Commit) -> Member {
+        let bootstrap = stage.bootstrap();
         let mode = match commit {
             Commit::Sync => "sync",
             Commit::Async => "async",
         };
-        match self {
-            Client::Kcat => Member::start(
-                self,
-                kcat(bootstrap)
+        let mut command = match self {
+            Client::Kcat => {
+                let mut command = kcat(&bootstrap);
+                command
                     .args(["-X", "session.timeout.ms=6000", "-X", "heartbeat.interval.ms=500"])
                     .args(["-X", "auto.commit.interval.ms=200", "-X", "auto.offset.reset=earliest"])
-                    .args(["-G", group, topic]),
-            ),
-            _ => Member::start(self, &mut self.in_role(&["group", bootstrap, topic, group, mode])),
-        }
+                    .args(["-G", group, TOPIC]);
+                command
+            }
+            Client::PythonSubscriber => {
+                let mut command = python();
+                command.arg(format!("{EXAMPLES}/python/subscribe.py")).args([&stage.http(), TOPIC, group]);
+                command
+            }
+            Client::GoSubscriber => {
+                let mut command = Command::new(format!("{EXAMPLES}/go/target/subscribe"));
+                command.args([&stage.http(), TOPIC, group]);
+                command
+            }
+            _ => {
+                let mut command = self.in_role(&["group", &bootstrap, TOPIC, group, mode]);
+                if self == Client::JavaCooperative {
+                    command.arg("org.apache.kafka.clients.consumer.CooperativeStickyAssignor");
+                }
+                command
+            }
+        };
+        Member::start(self, &mut command)
     }
 }
 
@@ -156,6 +183,9 @@ fn kcat(bootstrap: &str) -> Command {
 enum Said {
     /// Its assignment from now on.
     Assigned(BTreeSet<i32>),
+    /// A partition more, and one less.
+    Added(i32),
+    Revoked(i32),
     /// The broker answered its commit.
     Committed(Offsets),
     /// It has read all that there is in a partition.
@@ -166,7 +196,7 @@ enum Said {
     Else(String),
 }
 
-/// The members write JSON objects; kcat tells what is not a record in words.
+/// The members write JSON objects; kcat and the examples tell what is not a record in words.
 fn hear(line: String) -> Said {
     let partitions = |text: &str| {
         text.split('[')
@@ -185,6 +215,22 @@ fn hear(line: String) -> Said {
             Some((_, assigned)) => Said::Assigned(partitions(assigned)),
             None => Said::Assigned(BTreeSet::new()),
         };
+    }
+    let partition = |topic_and_partition: &str| topic_and_partition.split('/').nth(1)?.parse::<i32>().ok();
+    let mut words = line.split_whitespace();
+    match (words.next(), words.next(), words.next().and_then(partition)) {
+        (Some("%"), Some("assigned"), Some(partition)) => return Said::Added(partition),
+        (Some("%"), Some("revoked"), Some(partition)) => return Said::Revoked(partition),
+        (Some("%"), Some("disconnected:"), _) => return Said::Assigned(BTreeSet::new()),
+        _ => {}
+    }
+    if let Ok([_, partition, offset, timestamp, value]) =
+        <[&str; 5]>::try_from(line.split('\t').collect::<Vec<_>>())
+    {
+        let number = |text: &str| Value::from(text.parse::<i64>().unwrap());
+        let (partition, offset, timestamp) = (number(partition), number(offset), number(timestamp));
+        let said = json!({"partition": partition, "offset": offset, "ts": timestamp, "payload": value});
+        return said.as_object().and_then(counter_event).map_or(Said::OtherRecord, Said::Record);
     }
     let Ok(Value::Object(said)) = serde_json::from_str(&line) else { return Said::Else(line) };
     let offsets = |value: &Value| -> Offsets {
@@ -273,7 +319,7 @@ impl Member {
 
     /// Leaves as a well-behaved program does, and waits until it has.
     pub fn leave(&mut self) {
-        if self.client == Some(Client::Kcat) {
+        if matches!(self.client, Some(Client::Kcat | Client::PythonSubscriber | Client::GoSubscriber)) {
             // SAFETY: sends a signal to a child that has not been waited for, so the pid is its own.
             unsafe { libc::kill(self.child.id() as libc::pid_t, libc::SIGTERM) };
         }
@@ -338,6 +384,13 @@ impl Troupe {
                     Said::Assigned(partitions) => {
                         member.assigned = partitions;
                         self.ledger.forget_places(index);
+                    }
+                    Said::Added(partition) => {
+                        member.assigned.insert(partition);
+                        self.ledger.forget_places(index);
+                    }
+                    Said::Revoked(partition) => {
+                        member.assigned.remove(&partition);
                     }
                     Said::Committed(offsets) => member.committed.extend(offsets),
                     Said::ReachedEnd(partition) => {

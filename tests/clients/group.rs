@@ -1,4 +1,4 @@
-//! A consumer group of one kind of client.
+//! A consumer group of one or several kinds of clients.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -14,7 +14,8 @@ use crate::stage::{PARTITIONS, Stage, TOPIC};
 const NAME: &str = "readers";
 
 pub struct Group {
-    client: Client,
+    /// Who joins, in turn.
+    clients: Vec<Client>,
     commit: Commit,
     troupe: Troupe,
     /// Those who are in the group now.
@@ -24,9 +25,9 @@ pub struct Group {
 }
 
 impl Group {
-    pub fn new(client: Client, commit: Commit) -> Group {
+    pub fn new(clients: &[Client], commit: Commit) -> Group {
         Group {
-            client,
+            clients: clients.to_vec(),
             commit,
             troupe: Troupe::default(),
             present: Vec::new(),
@@ -37,7 +38,8 @@ impl Group {
 
     pub fn join(&mut self, stage: &Stage) -> usize {
         self.records_before_newest = self.troupe.ledger.records().count();
-        let member = self.troupe.add(self.client.join(&stage.bootstrap(), TOPIC, NAME, self.commit));
+        let client = self.clients[self.troupe.members().len() % self.clients.len()];
+        let member = self.troupe.add(client.join(stage, NAME, self.commit));
         self.present.push(member);
         member
     }

@@ -1,4 +1,4 @@
-//! Kafka clients as their users run them, each through the same story: `make test-clients`.
+//! Clients as their users run them, each through the same story: `make test-clients`.
 //!
 //! A table of counters is updated in transactions of several rows, so that every key's events are numbered 0, 1, 2 …
 //! and PostgreSQL itself knows how many there must be. Clients are processes of their own, so that they can crash; they
@@ -6,7 +6,8 @@
 //! offset, and repeated only where the last commit explains it.
 //!
 //! kcat (Debian's librdkafka 2.0), Java (the newest from Maven), the newest librdkafka that its crate bundles, and
-//! Python's confluent-kafka and kafka-python.
+//! Python's confluent-kafka and kafka-python; and the examples that subscribe over gRPC, among themselves and in groups
+//! with some of these.
 
 #![allow(clippy::unwrap_used, reason = "what fails here is the test")]
 
@@ -57,49 +58,82 @@ fn kafka_python_lists_and_reads_from_the_beginning_the_end_and_a_time() {
 /// kcat commits by itself, in the background.
 #[test]
 fn a_group_of_kcats_loses_nothing_through_crashes_on_both_sides() {
-    a_group_loses_nothing(Client::Kcat, Commit::Async);
+    a_group_loses_nothing(&[Client::Kcat], Commit::Async);
 }
 
 #[test]
 fn a_group_of_java_clients_that_commit_synchronously_loses_nothing_through_crashes_on_both_sides() {
-    a_group_loses_nothing(Client::Java, Commit::Sync);
+    a_group_loses_nothing(&[Client::Java], Commit::Sync);
 }
 
 #[test]
 fn a_group_of_java_clients_that_commit_asynchronously_loses_nothing_through_crashes_on_both_sides() {
-    a_group_loses_nothing(Client::Java, Commit::Async);
+    a_group_loses_nothing(&[Client::Java], Commit::Async);
 }
 
 #[test]
 fn a_group_of_librdkafka_clients_that_commit_synchronously_loses_nothing_through_crashes_on_both_sides() {
-    a_group_loses_nothing(Client::Librdkafka, Commit::Sync);
+    a_group_loses_nothing(&[Client::Librdkafka], Commit::Sync);
 }
 
 #[test]
 fn a_group_of_librdkafka_clients_that_commit_asynchronously_loses_nothing_through_crashes_on_both_sides() {
-    a_group_loses_nothing(Client::Librdkafka, Commit::Async);
+    a_group_loses_nothing(&[Client::Librdkafka], Commit::Async);
 }
 
 #[test]
 fn a_group_of_confluent_kafka_clients_that_commit_synchronously_loses_nothing_through_crashes_on_both_sides()
 {
-    a_group_loses_nothing(Client::ConfluentKafka, Commit::Sync);
+    a_group_loses_nothing(&[Client::ConfluentKafka], Commit::Sync);
 }
 
 #[test]
 fn a_group_of_confluent_kafka_clients_that_commit_asynchronously_loses_nothing_through_crashes_on_both_sides()
 {
-    a_group_loses_nothing(Client::ConfluentKafka, Commit::Async);
+    a_group_loses_nothing(&[Client::ConfluentKafka], Commit::Async);
 }
 
 #[test]
 fn a_group_of_kafka_python_clients_that_commit_synchronously_loses_nothing_through_crashes_on_both_sides() {
-    a_group_loses_nothing(Client::KafkaPython, Commit::Sync);
+    a_group_loses_nothing(&[Client::KafkaPython], Commit::Sync);
 }
 
 #[test]
 fn a_group_of_kafka_python_clients_that_commit_asynchronously_loses_nothing_through_crashes_on_both_sides() {
-    a_group_loses_nothing(Client::KafkaPython, Commit::Async);
+    a_group_loses_nothing(&[Client::KafkaPython], Commit::Async);
+}
+
+#[test]
+fn a_group_of_cooperative_java_clients_loses_nothing_through_crashes_on_both_sides() {
+    a_group_loses_nothing(&[Client::JavaCooperative], Commit::Sync);
+}
+
+/// The example, which acknowledges each message.
+#[test]
+fn a_group_of_subscribers_in_python_loses_nothing_through_crashes_on_both_sides() {
+    a_group_loses_nothing(&[Client::PythonSubscriber], Commit::Async);
+}
+
+#[test]
+fn a_group_of_subscribers_in_go_loses_nothing_through_crashes_on_both_sides() {
+    a_group_loses_nothing(&[Client::GoSubscriber], Commit::Async);
+}
+
+/// The second member is the one that crashes.
+#[test]
+fn a_subscriber_that_crashes_among_cooperative_java_clients_loses_nothing() {
+    a_group_loses_nothing(&[Client::JavaCooperative, Client::PythonSubscriber], Commit::Sync);
+}
+
+#[test]
+fn a_cooperative_java_client_that_crashes_among_subscribers_loses_nothing() {
+    a_group_loses_nothing(&[Client::GoSubscriber, Client::JavaCooperative], Commit::Sync);
+}
+
+/// By `range`: the subscribers give up everything in each rebalance, as the clients do.
+#[test]
+fn a_group_of_librdkafka_clients_and_subscribers_loses_nothing_through_crashes_on_both_sides() {
+    a_group_loses_nothing(&[Client::Librdkafka, Client::GoSubscriber], Commit::Sync);
 }
 
 #[test]
@@ -181,10 +215,10 @@ fn read(client: Client, stage: &Stage, start: Start, then: impl FnOnce(&Stage)) 
     troupe.ledger
 }
 
-fn a_group_loses_nothing(client: Client, commit: Commit) {
+fn a_group_loses_nothing(clients: &[Client], commit: Commit) {
     let mut stage = Stage::start();
     stage.write(40);
-    let mut group = Group::new(client, commit);
+    let mut group = Group::new(clients, commit);
 
     // Two share the work, then three; nobody was lost, so nothing comes twice.
     let _first = group.join(&stage);

@@ -49,6 +49,11 @@ impl Stage {
         self.millrace.bootstrap()
     }
 
+    /// Where gRPC is.
+    pub fn http(&self) -> String {
+        format!("127.0.0.1:{}", self.millrace.http_port())
+    }
+
     /// Commits so many transactions, with or without a broker to see them.
     pub fn write(&self, transactions: i32) {
         self.runtime.block_on(async {

@@ -2,6 +2,7 @@ import java.time.Duration;
 import java.util.ArrayList;
 import java.util.Collection;
 import java.util.HashMap;
+import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
@@ -23,7 +24,7 @@ import org.apache.kafka.common.serialization.StringDeserializer;
  * <pre>
  *   ClientStory list  BOOTSTRAP
  *   ClientStory read  BOOTSTRAP TOPIC beginning|end|MILLISECONDS    until it is killed
- *   ClientStory group BOOTSTRAP TOPIC GROUP sync|async              until its standard input ends; then leaves
+ *   ClientStory group BOOTSTRAP TOPIC GROUP sync|async [ASSIGNOR]   until its standard input ends; then leaves
  * </pre>
  */
 class ClientStory {
@@ -31,7 +32,7 @@ class ClientStory {
     switch (args[0]) {
       case "list" -> list(args[1]);
       case "read" -> read(args[1], args[2], args[3]);
-      case "group" -> group(args[1], args[2], args[3], args[4].equals("async"));
+      case "group" -> group(args[1], args[2], args[3], args[4].equals("async"), List.of(args).subList(5, args.length));
       default -> throw new IllegalArgumentException(args[0]);
     }
   }
@@ -79,25 +80,32 @@ class ClientStory {
     }
   }
 
-  static void group(String bootstrap, String topic, String group, boolean async) throws Exception {
-    var settings = Map.<String, Object>of(
+  static void group(String bootstrap, String topic, String group, boolean async, List<String> assignors)
+      throws Exception {
+    var settings = new HashMap<String, Object>(Map.of(
         ConsumerConfig.GROUP_ID_CONFIG, group,
         ConsumerConfig.SESSION_TIMEOUT_MS_CONFIG, 6000,
         ConsumerConfig.HEARTBEAT_INTERVAL_MS_CONFIG, 500,
-        ConsumerConfig.MAX_POLL_RECORDS_CONFIG, 20);
+        ConsumerConfig.MAX_POLL_RECORDS_CONFIG, 20));
+    if (!assignors.isEmpty()) {
+      settings.put(ConsumerConfig.PARTITION_ASSIGNMENT_STRATEGY_CONFIG, assignors);
+    }
     try (var consumer = consumer(bootstrap, settings)) {
       untilInputEnds(consumer::wakeup);
       consumer.subscribe(List.of(topic), new ConsumerRebalanceListener() {
         @Override
         public void onPartitionsAssigned(Collection<TopicPartition> partitions) {
-          assigned(consumer, partitions);
+          // A cooperative assignor names only what is new.
+          assigned(consumer, consumer.assignment());
         }
 
         @Override
         public void onPartitionsRevoked(Collection<TopicPartition> partitions) {
           // What was printed so far is committed before another member gets it.
           commit(consumer, false);
-          print("assigned", Map.of());
+          var kept = new HashSet<>(consumer.assignment());
+          kept.removeAll(partitions);
+          assigned(consumer, kept);
         }
       });
       while (true) {
