@@ -240,6 +240,40 @@ async fn for_a_client_that_only_knows_range_subscribers_give_up_everything_first
 }
 
 #[tokio::test]
+async fn a_rebalance_within_a_rebalance_loses_nothing() {
+    let house = house(quick()).await;
+    let quick = Subscription { session_timeout: Duration::from_millis(300), ..subscription(&["orders"]) };
+    let mut one = Membership::new(house.groups.clone(), quick);
+    next(&mut one).await;
+    let both = |member_id: &str| {
+        let mut join = client("cooperative-sticky", member_id, &["orders"], &[]);
+        join.protocols.extend(client("range", "", &["orders"], &[]).protocols);
+        join
+    };
+    let mut joining = Box::pin(house.groups.join("g", both("")));
+    let first = tokio::select! {
+        joined = &mut joining => joined.unwrap(),
+        change = one.next() => panic!("{change:?}"),
+    };
+    // The subscriber waits for the leader, which never shares out: before that somebody comes who only knows range.
+    let mut second = Box::pin(house.groups.join("g", client("range", "", &["orders"], &[])));
+    let mut again = Box::pin(house.groups.join("g", both(&first.member_id)));
+    tokio::select! {
+        change = next(&mut one) => assert_eq!(change, revoked(&[0, 1])),
+        _ = &mut second => panic!("it is in before the subscriber has given up its partitions"),
+        _ = &mut again => panic!("it is in before the subscriber has given up its partitions"),
+    }
+    assert_eq!(one.commit(commit(0, 5)).await, Ok(vec![Ok(())]));
+    assert!(timeout(Duration::from_millis(400), one.next()).await.is_err(), "its heartbeats are accepted");
+    one.release();
+    let (second, again, ()) = tokio::join!(second, again, async {
+        assert!(timeout(Duration::from_millis(200), one.next()).await.is_err(), "it waits for the leader");
+    });
+    assert_eq!((&*second.unwrap().protocol, again.unwrap().generation), ("range", 3));
+    house.groups.shutdown().await;
+}
+
+#[tokio::test]
 async fn what_a_leader_gives_is_not_trusted() {
     let house = house(quick()).await;
     let mut one = subscriber(&house);
