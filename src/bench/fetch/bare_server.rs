@@ -43,7 +43,7 @@ const MAX_SLICES: usize = 1024;
 #[derive(Debug, Args)]
 pub(in crate::bench) struct BareServer {
     /// The directory of the log
-    log: PathBuf,
+    directory: PathBuf,
     /// The port to listen on
     #[arg(long)]
     port: u16,
@@ -60,7 +60,7 @@ struct Served {
 impl BareServer {
     /// Serves until it is killed.
     pub(in crate::bench) async fn run(self) -> Result<(), BenchError> {
-        let batches = batches(&self.log).await?;
+        let batches = batches(&self.directory).await?;
         let end = |batch: &Bytes| BatchHeader::parse(batch).map_or(0, |header| header.end_offset().0);
         let ends = batches.iter().map(end).collect();
         let served = Arc::new(Served { port: self.port, batches, ends });
