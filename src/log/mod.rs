@@ -195,6 +195,9 @@ pub trait LogReader: Send + Sync + 'static {
     /// Changes with every commit that moved a high watermark: the one way to learn of new data.
     fn watch(&self) -> watch::Receiver<Arc<Snapshot>>;
 
+    /// How many receivers of [`watch`](Self::watch) there are: requests that wait, and that a commit wakes.
+    fn watchers(&self) -> usize;
+
     /// The constant leader epoch of this log's partitions.
     fn leader_epoch(&self) -> i32;
 

@@ -89,6 +89,11 @@ impl View {
         }
     }
 
+    /// How many requests a commit of one of the logs wakes, at most.
+    pub fn crowd(&self) -> usize {
+        self.logs.iter().map(|seen| seen.log.watchers()).max().unwrap_or(0)
+    }
+
     /// Takes a new snapshot of each log, and says whether any is another.
     pub fn refresh(&mut self) -> bool {
         let mut moved = false;

@@ -142,6 +142,10 @@ impl LogReader for MemoryLog {
         self.snapshot.subscribe()
     }
 
+    fn watchers(&self) -> usize {
+        self.waiting()
+    }
+
     fn leader_epoch(&self) -> i32 {
         EPOCH
     }

@@ -157,6 +157,10 @@ impl LogReader for LocalReader {
         self.shared.snapshot.subscribe()
     }
 
+    fn watchers(&self) -> usize {
+        self.shared.snapshot.receiver_count()
+    }
+
     fn leader_epoch(&self) -> i32 {
         self.shared.leader_epoch
     }
