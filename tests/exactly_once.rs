@@ -18,7 +18,9 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
 use millrace::postgres::source::SourceConfig;
 use millrace::state::{DataDir, Store};
-use millrace_test_support::{Millrace, MillraceOptions, Postgres, PostgresOptions, Record, read_topic};
+use millrace_test_support::{
+    Millrace, MillraceOptions, Postgres, PostgresOptions, Record, parse_lsn, read_topic,
+};
 use tokio_postgres::Client;
 
 /// Small numbers from a seed: the same history for the same seed.
@@ -256,7 +258,8 @@ async fn outputs_of_a_task_are_one_through_every_kill() {
     let data = tempfile::tempdir().unwrap();
     {
         let source = SourceConfig::parse(&postgres.unix_url()).unwrap().display();
-        let outputs = r#"{},{"name":"wide","partitions":3,"codec":"zstd"},{"name":"each","layout":"table"}"#;
+        let outputs = r#"{},{"name":"each","layout":"table"},{"name":"wide","partitions":3,"codec":"zstd",
+            "events":{"transaction":"topic","watermark":"topic","heartbeat":"topic"}}"#;
         let definition = format!(r#"{{"name":"one","source":"{source}","outputs":[{outputs}]}}"#);
         let store = Store::open(&DataDir::open(data.path()).unwrap()).unwrap();
         store.add_task("one", &definition, "created", "", 0).unwrap();
@@ -306,6 +309,37 @@ async fn outputs_of_a_task_are_one_through_every_kill() {
     each.extend(read_topic(&millrace.bootstrap(), "each.public.account").await);
     assert!(one == said(&each), "output each differs");
     no_gap(&millrace, "one").await;
+    compare_marks(&millrace, &one).await;
+}
+
+/// Marks around transactions tell of these events and no others, and watermarks only go forward.
+async fn compare_marks(millrace: &Millrace, events: &[((u64, u64), Option<String>)]) {
+    let mut counted = BTreeMap::<u64, u64>::new();
+    for (position, _) in events.iter().filter(|(_, event)| event.is_some()) {
+        *counted.entry(position.0).or_default() += 1;
+    }
+    let marks = read_topic(&millrace.bootstrap(), "wide.transaction").await;
+    let mark = |record: &Record, status: &str| {
+        let mark = record.value.as_ref().unwrap();
+        assert_eq!(mark["status"], status);
+        (record.position().0, mark["event_count"].as_u64())
+    };
+    let mut ended = BTreeMap::new();
+    for pair in marks.chunks(2) {
+        let [begin, end] = pair else { panic!("a mark without its other: {pair:?}") };
+        let (lsn, count) = mark(end, "END");
+        assert_eq!(mark(begin, "BEGIN"), (lsn, None));
+        assert!(ended.insert(lsn, count.unwrap()).is_none(), "marked twice: {end:?}");
+    }
+    assert!(ended == counted, "the marks tell of other transactions");
+    let said = read_topic(&millrace.bootstrap(), "wide.events").await;
+    let watermarks = said.iter().filter_map(|record| record.value.as_ref()?["commit_lsn"].as_str());
+    let watermarks: Vec<_> = watermarks.map(parse_lsn).collect();
+    assert!(
+        watermarks.len() > 2 && watermarks.is_sorted_by(|before, after| before < after),
+        "{watermarks:?}"
+    );
+    assert!(watermarks.iter().all(|lsn| counted.contains_key(lsn)), "{watermarks:?}");
 }
 
 /// Asks for the high watermarks of all three outputs in one request, again and again: as they hold the same records, the
