@@ -15,13 +15,15 @@ mod pretty;
 mod shown;
 mod time;
 
+use std::future::pending;
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 use tracing::{info, warn};
@@ -40,6 +42,8 @@ use crate::proto::{
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the last records may take to be printed, after a signal: a pager that was left open never takes them.
+const LAST_PRINT: Duration = Duration::from_secs(2);
 /// How long the last acknowledgement may take.
 const LAST_ANSWER: Duration = Duration::from_secs(10);
 /// What the broker may send ahead of what has been printed.
@@ -88,9 +92,15 @@ impl Consume {
         let topic = self.find_topic(&mut client).await?;
         let mut session = Session::start(&self, &mut client, &topic).await?;
         let mut printer = Printer::new(self.output)?;
+        let stop = CancellationToken::new();
+        let stopper = async {
+            wait_for_signal().await;
+            stop.cancel();
+            pending().await
+        };
         let ended = tokio::select! {
-            ended = session.run(&mut printer) => ended,
-            () = wait_for_signal() => Ok(()),
+            ended = session.run(&mut printer, &stop) => ended,
+            never = stopper => never,
         };
         ended.and(session.finish().await).map_err(|stop| self.failure(stop))
     }
@@ -245,12 +255,20 @@ impl Session {
         })
     }
 
-    /// Prints what comes, until it is enough or nobody reads on.
-    async fn run(&mut self, printer: &mut Printer) -> Result<(), Stop> {
+    /// Prints what comes, until it is enough, nobody reads on, or `stop`.
+    async fn run(&mut self, printer: &mut Printer, stop: &CancellationToken) -> Result<(), Stop> {
         while self.outstanding > 0 {
-            match self.next().await? {
+            let next = tokio::select! {
+                next = self.next() => next?,
+                () = stop.cancelled() => return Ok(()),
+            };
+            match next {
                 Some(Response::Records(records)) => {
-                    match printer.print(&records).await {
+                    let printed = tokio::select! {
+                        printed = printer.print(&records) => printed,
+                        () = async { stop.cancelled().await; sleep(LAST_PRINT).await } => return Ok(()),
+                    };
+                    match printed {
                         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
                         printed => printed.map_err(Stop::Output)?,
                     }
