@@ -197,3 +197,24 @@ async fn what_is_wrong_is_said_with_what_to_do() {
     let gone = refusal(&output(consume(&[TOPIC, "--endpoint", &nowhere])).await, 4);
     assert!(gone.contains(&format!("cannot reach millrace at {nowhere}")), "{gone}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_goes_away_is_told_apart_from_other_failures() {
+    for kill in [false, true] {
+        let mut stage = Stage::start(&[]).await;
+        stage.run("INSERT INTO t VALUES (1)").await;
+        let mut child = stage.consume(&[TOPIC]).spawn().unwrap();
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        out.read_line(&mut String::new()).unwrap();
+        if kill {
+            stage.millrace.kill9();
+        } else {
+            stage.millrace.sigterm();
+        }
+        let status = ended(&mut child).await;
+        let mut error = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut error).unwrap();
+        assert_eq!(status.code(), Some(4), "{error}");
+        assert!(error.contains("is there no longer"), "{error}");
+    }
+}

@@ -164,11 +164,18 @@ impl Consume {
                 return Failure::failed(format!("cannot write to standard output: {error}"));
             }
         };
-        match status.code() {
-            Code::Unavailable => Failure::new(
+        let gone = |why: &str| {
+            Failure::new(
                 Exit::Unreachable,
-                format!("millrace at {} is there no longer: {}", self.endpoint, status.message()),
-            ),
+                format!("millrace at {} is there no longer: {why}", self.endpoint),
+            )
+        };
+        // What has a source was not said by the broker: the connection is lost.
+        if let Some(lost) = std::error::Error::source(&status) {
+            return gone(&innermost(lost));
+        }
+        match status.code() {
+            Code::Unavailable => gone(status.message()),
             Code::Unimplemented => Failure::new(
                 Exit::Refused,
                 format!("what listens at {} is not millrace; --endpoint is its --http-listen", self.endpoint),
