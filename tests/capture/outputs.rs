@@ -205,6 +205,27 @@ async fn five_thousand_tables_have_topics_within_the_memory_budget() {
     }
 }
 
+/// A late table is told to nobody here; the next one must not wait for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_join_one_after_the_other_where_no_output_keeps_gaps() {
+    let outputs = r#"{"events":{"gap":"off","message":"off"}}"#;
+    let setup = "CREATE TABLE a (id int PRIMARY KEY)";
+    let stage = Stage::with_outputs(PostgresOptions::default(), setup, outputs).await;
+    for table in ["b", "c", "d"] {
+        stage.run(&format!("CREATE TABLE {table} (id int PRIMARY KEY)")).await;
+        let published =
+            format!("SELECT count(*)::text FROM pg_publication_tables WHERE tablename = '{table}'");
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while stage.ask(&published).await == "0" {
+            assert!(Instant::now() < deadline, "table {table} did not join");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+    stage.run("INSERT INTO d VALUES (1)").await;
+    let records = wait_for(&stage, "t", "row", |record| record.value.is_some()).await;
+    assert_eq!(records[0].value.as_ref().unwrap()["source"]["table"], "d");
+}
+
 /// Reads a topic until it has such a record.
 async fn wait_for(stage: &Stage, topic: &str, what: &str, is: impl Fn(&Record) -> bool) -> Vec<Record> {
     let deadline = Instant::now() + Duration::from_secs(30);
