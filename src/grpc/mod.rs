@@ -1,13 +1,13 @@
 //! The gRPC front end: `millrace.v1.Subscriber`, reflection and health, on the HTTP port.
 //!
 //! ```text
-//!  http ──> admission ──> service ──> list_topics, fetch, offsets      one file for each kind of call
-//!           (limits,         │
-//!            deadlines)      └──────> subscribe ──> a task per stream: requests in, records and answers out
-//!                                        ├── credit      what the client allows
-//!                                        ├── cursors     where it is in each partition, and whose turn it is
-//!                                        ├── start       where it begins
-//!                                        └── turn        stored batches into records
+//!  http ──> admission ──> service ──┬──> list_topics, fetch, offsets      one file for each kind of call
+//!           (limits, deadlines)     └──> subscribe ──> a task per stream
+//!                                          ├── session    requests in, records and answers out
+//!                                          ├── credit     what the client allows
+//!                                          ├── cursors    where it is in each partition, and whose turn it is
+//!                                          └── start      where it begins
+//!                                        records          stored batches into the records of a message
 //! ```
 //!
 //! What is sent to a client is bounded by its credit and by [`MAX_MESSAGE_BYTES`] or one record; larger ones share a

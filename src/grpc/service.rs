@@ -7,8 +7,9 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::admission::Deadline;
 use super::records::Reader;
-use super::subscribe::{self, Responses};
+use super::subscribe::{self, Client, Responses};
 use super::{Broker, fetch, list_topics, offsets};
+use crate::http::CloseConnection;
 use crate::proto::subscriber_server::Subscriber;
 use crate::proto::{
     CommitRequest, CommitResponse, CommittedRequest, CommittedResponse, FetchRequest, FetchResponse,
@@ -40,8 +41,10 @@ impl Subscriber for Service {
     ) -> Result<Response<Responses>, Status> {
         let deadline = request.extensions().get::<Deadline>().map(|deadline| deadline.0);
         let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0);
+        let close = request.extensions().get::<CloseConnection>().cloned().unwrap_or_default();
+        let client = Client { peer, deadline, close };
         let (broker, reader) = (self.broker.clone(), self.reader.clone());
-        let responses = subscribe::start(broker, reader, request.into_inner(), peer, deadline);
+        let responses = subscribe::start(broker, reader, request.into_inner(), client);
         Ok(Response::new(responses))
     }
 

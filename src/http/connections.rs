@@ -52,6 +52,11 @@ impl Default for Limits {
     }
 }
 
+/// Closes the connection that a request came on, as an extension of the request: the one way to be rid of what a client
+/// does not read.
+#[derive(Debug, Clone, Default)]
+pub struct CloseConnection(pub CancellationToken);
+
 /// HTTP/2: streams of one connection.
 const STREAMS: u32 = 100;
 /// HTTP/2: bytes that a client may send ahead of what is read, on one stream and on all of a connection.
@@ -144,10 +149,13 @@ impl Server {
         deadline: Instant,
     ) {
         let seen = Arc::new(AtomicBool::new(false));
+        let close = CloseConnection::default();
         let (router, arrived) = (TowerToHyperService::new(self.router.clone()), seen.clone());
+        let extension = close.clone();
         let service = service_fn(move |mut request: Request<Incoming>| {
             arrived.store(true, Ordering::Relaxed);
             request.extensions_mut().insert(ConnectInfo(peer));
+            request.extensions_mut().insert(extension.clone());
             router.call(request)
         });
         let mut connection = pin!(self.protocols.serve_connection(TokioIo::new(io), service));
@@ -161,6 +169,7 @@ impl Server {
                     }
                     return;
                 }
+                () = close.0.cancelled() => return,
                 () = first_request.as_mut(), if waiting => {
                     waiting = false;
                     if !seen.load(Ordering::Relaxed) {

@@ -20,6 +20,7 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+pub use self::connections::CloseConnection;
 use self::connections::Limits;
 use crate::change::Timestamp;
 use crate::group::{Coordinator, GroupLag};

@@ -94,6 +94,24 @@ async fn who_does_not_read_takes_little_memory_and_stops_nobody() {
     stage.wait_metric("millrace_grpc_subscribers", 0.0).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn who_leaves_a_large_record_unread_is_let_go_and_who_reads_it_is_not() {
+    let stage = Stage::start(&[]).await;
+    stage.insert(1..=3, 6 << 20).await;
+    let mut reader = stage.subscribe(everything()).await;
+    reader.assigned().await;
+    assert!(reader.take(3).await.iter().map(id).eq(1..=3));
+    let stuck = stage.subscribe(everything()).await;
+    stage.wait_metric("millrace_grpc_subscribers", 2.0).await;
+    tokio::time::sleep(Duration::from_secs(32)).await;
+    assert_eq!(stage.metric("millrace_grpc_subscribers"), 2.0, "it has more time than that");
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    stage.wait_metric("millrace_grpc_subscribers", 1.0).await;
+    drop(stuck);
+    stage.insert(4..=4, 10).await;
+    assert!(reader.take(1).await.iter().map(id).eq(4..=4));
+}
+
 /// Memory of the broker, in bytes.
 fn resident(stage: &Stage) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", stage.millrace.pid())).unwrap();
