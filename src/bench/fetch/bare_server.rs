@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use clap::Args;
+use kafka_protocol::ResponseError;
 use kafka_protocol::messages::api_versions_response::ApiVersion;
 use kafka_protocol::messages::list_offsets_response::{
     ListOffsetsPartitionResponse, ListOffsetsTopicResponse,
@@ -27,13 +28,21 @@ use crate::bench::BenchError;
 use crate::bench::site::TASK;
 use crate::log::record_batch::BatchHeader;
 
-/// All versions without compact fields. Produce is there because librdkafka fetches nothing from a broker without it.
-const VERSIONS: [(ApiKey, i16, i16); 5] = [
-    (ApiKey::Produce, 3, 8),
+/// All versions without compact fields. Those that are not answered are there because librdkafka takes a broker without them
+/// for an old one.
+const VERSIONS: [(ApiKey, i16, i16); 12] = [
+    (ApiKey::Produce, 0, 8),
+    (ApiKey::OffsetCommit, 1, 7),
+    (ApiKey::OffsetFetch, 1, 5),
+    (ApiKey::FindCoordinator, 0, 2),
+    (ApiKey::JoinGroup, 0, 5),
+    (ApiKey::Heartbeat, 0, 3),
+    (ApiKey::LeaveGroup, 0, 2),
+    (ApiKey::SyncGroup, 0, 3),
     (ApiKey::Fetch, 4, 11),
     (ApiKey::ListOffsets, 1, 5),
     (ApiKey::Metadata, 0, 8),
-    (ApiKey::ApiVersions, 0, 4),
+    (ApiKey::ApiVersions, 0, 3),
 ];
 /// A request is never larger.
 const MAX_REQUEST: usize = 1 << 20;
@@ -177,7 +186,12 @@ fn versions(version: i16) -> io::Result<Bytes> {
     let range = |(key, min, max): &(ApiKey, i16, i16)| {
         ApiVersion::default().with_api_key(*key as i16).with_min_version(*min).with_max_version(*max)
     };
-    encode(&ApiVersionsResponse::default().with_api_keys(VERSIONS.iter().map(range).collect()), version)
+    let response = ApiVersionsResponse::default().with_api_keys(VERSIONS.iter().map(range).collect());
+    match version {
+        ..=3 => encode(&response, version),
+        // A newer client asks again, with a version that is offered.
+        _ => encode(&response.with_error_code(ResponseError::UnsupportedVersion.code()), 0),
+    }
 }
 
 fn encode(response: &impl Encodable, version: i16) -> io::Result<Bytes> {
