@@ -87,10 +87,12 @@ pub async fn read_all(
         if fetched.is_empty() {
             return Ok(all);
         }
-        for batch in &fetched.batches {
+        // The first batch may begin before what was asked for: it may be a larger one than at the fetch before.
+        let wanted = next;
+        for (place, batch) in fetched.batches.iter().enumerate() {
             let records = records(batch);
             next = Offset(records.last().unwrap().0 + 1);
-            all.extend(records.into_iter().filter(|record| record.0 >= from.0));
+            all.extend(records.into_iter().filter(|record| place > 0 || record.0 >= wanted.0));
         }
     }
 }

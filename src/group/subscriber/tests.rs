@@ -242,7 +242,7 @@ async fn for_a_client_that_only_knows_range_subscribers_give_up_everything_first
 #[tokio::test]
 async fn a_rebalance_within_a_rebalance_loses_nothing() {
     let house = house(quick()).await;
-    let quick = Subscription { session_timeout: Duration::from_millis(300), ..subscription(&["orders"]) };
+    let quick = Subscription { session_timeout: Duration::from_secs(3), ..subscription(&["orders"]) };
     let mut one = Membership::new(house.groups.clone(), quick);
     next(&mut one).await;
     let both = |member_id: &str| {
@@ -264,7 +264,7 @@ async fn a_rebalance_within_a_rebalance_loses_nothing() {
         _ = &mut again => panic!("it is in before the subscriber has given up its partitions"),
     }
     assert_eq!(one.commit(commit(0, 5)).await, Ok(vec![Ok(())]));
-    assert!(timeout(Duration::from_millis(400), one.next()).await.is_err(), "its heartbeats are accepted");
+    assert!(timeout(Duration::from_secs(4), one.next()).await.is_err(), "its heartbeats are accepted");
     one.release();
     let (second, again, ()) = tokio::join!(second, again, async {
         assert!(timeout(Duration::from_millis(200), one.next()).await.is_err(), "it waits for the leader");
