@@ -46,6 +46,8 @@ impl<T: Send + 'static> Consumer<T> {
             .set("enable.auto.commit", "false")
             // It is started before the broker listens.
             .set("reconnect.backoff.max.ms", "100")
+            // Otherwise it rests for a second whenever its queue is full, which is longer than a whole read may take.
+            .set("fetch.queue.backoff.ms", "0")
             .create()?;
         let mut assigned = TopicPartitionList::new();
         for partition in 0..partitions as i32 {

@@ -96,6 +96,9 @@ async fn phase(site: &Site, consumers: usize, rate: u32, seconds: u32) -> Result
 /// Places the orders with these ids, one a transaction, at the rate that is asked for.
 async fn write(site: &Site, rate: u32, ids: std::ops::Range<u64>) -> Result<(), BenchError> {
     let writer = site.writer().await?;
+    // The bench's server answers commits before it has written them, and then the walsender sees several at once.
+    let set = writer.batch_execute("SET synchronous_commit = on").await;
+    set.map_err(BenchError::sql("ask for synchronous commits"))?;
     let statement = writer.prepare(PLACE_ONE).await.map_err(BenchError::sql("prepare a statement"))?;
     let mut due = interval(Duration::from_secs(1) / rate);
     due.set_missed_tick_behavior(MissedTickBehavior::Burst);
