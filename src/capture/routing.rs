@@ -120,12 +120,17 @@ impl Routes {
                 routes.changes.extend(routes.topic.iter());
             }
             Layout::Table => {
-                let of_tables = topics.iter().filter(|topic| topic_name::is_of_table(output, &topic.name));
-                routes.changes.extend(of_tables.flat_map(|topic| &topic.partitions));
+                for topic in topics.iter().filter(|topic| topic_name::is_of_table(output, &topic.name)) {
+                    // Tells the codec, which merges need also where no change comes.
+                    let known = writer.create_topic(&topic.name, topic.partitions.len() as u32, *codec)?;
+                    routes.changes.extend(known);
+                }
             }
         }
         let Events { gap, message, heartbeat, watermark, transaction } = *events;
-        if [gap, message, heartbeat, watermark].contains(&Policy::Topic) {
+        let events = routes.side_topic_name("events");
+        let has_events = topics.iter().any(|topic| topic.name == events);
+        if has_events || [gap, message, heartbeat, watermark].contains(&Policy::Topic) {
             routes.events(writer)?;
         }
         if transaction == Policy::Topic {
@@ -201,9 +206,12 @@ impl Routes {
 
     /// The one partition of a topic of the output for something else than changes of tables.
     fn side_topic<W: LogWriter>(&self, kind: &str, writer: &mut W) -> Result<PartitionId, LogError> {
-        let name = format!("{}.{kind}", self.routing.output);
-        let made = writer.create_topic(&name, 1, self.routing.codec)?;
+        let made = writer.create_topic(&self.side_topic_name(kind), 1, self.routing.codec)?;
         made.first().copied().ok_or(LogError::Stopped)
+    }
+
+    fn side_topic_name(&self, kind: &str) -> String {
+        format!("{}.{kind}", self.routing.output)
     }
 }
 

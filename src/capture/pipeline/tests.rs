@@ -13,7 +13,12 @@ use crate::task::TaskDefinition;
 
 /// A pipeline over a log in a directory, with one output called `t` that has these settings.
 fn pipeline_with(directory: &Path, output: &str) -> (Pipeline<LocalWriter>, Arc<LocalReader>) {
-    let (mut writer, reader, ..) = LocalLog::open(Options::new(directory.join("log"), "t")).unwrap();
+    pipeline_over(Options::new(directory.join("log"), "t"), &directory.join("spool"), output)
+}
+
+/// Likewise, over this log.
+fn pipeline_over(log: Options, spool: &Path, output: &str) -> (Pipeline<LocalWriter>, Arc<LocalReader>) {
+    let (mut writer, reader, ..) = LocalLog::open(log).unwrap();
     let json = format!(r#"{{"name":"t","source":"s","outputs":[{{{output}}}]}}"#);
     let task: TaskDefinition = serde_json::from_str(&json).unwrap();
     let topics = reader.topics().borrow().clone();
@@ -22,7 +27,7 @@ fn pipeline_with(directory: &Path, output: &str) -> (Pipeline<LocalWriter>, Arc<
         let format = output.format.make(&output.name, "db");
         outputs.push(Output::open(format, output.routing(Codec::None), &topics, &mut writer).unwrap());
     }
-    let spools = Spools::open(&directory.join("spool")).unwrap();
+    let spools = Spools::open(spool).unwrap();
     let mut pipeline = Pipeline::new(writer, outputs, spools, Arc::default());
     for (oid, name) in [(1, "a"), (2, "b"), (3, "c")] {
         rename(&mut pipeline, oid, name);
@@ -352,4 +357,32 @@ async fn a_watermark_follows_what_it_covers_and_nothing_of_our_own_moves_the_pos
     let found = committed(&mut pipeline, &reader).await;
     assert_eq!(shown(&found), "t/0: heartbeat a.1 watermark a.2 a.3 watermark a.4 watermark");
     assert_eq!((position.last_commit, position.last_record_end), (Some(Lsn(110)), Lsn(111)));
+}
+
+// A merge may take up what was sealed before the restart, while no change comes for the table.
+#[tokio::test]
+async fn the_topics_of_tables_keep_their_codec_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = r#""layout":"table""#;
+    let (mut pipeline, _reader) = pipeline_with(directory.path(), settings);
+    for n in 1..100 {
+        transaction(&mut pipeline, n * 10, &[(1, 1)]);
+        let position = pipeline.position();
+        pipeline.writer().commit(position).await.unwrap();
+    }
+    drop(pipeline);
+    // All that there is makes a full segment, which is sealed and then merged.
+    let log = Options { segment_bytes: 4096, ..Options::new(directory.path().join("log"), "t") };
+    let (mut pipeline, reader) = pipeline_over(log, &directory.path().join("spool"), settings);
+    pipeline.writer().flush().await.unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while pipeline.writer().unmerged() > 0 && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let topics = reader.topics().borrow().clone();
+    let partition = topics.iter().find(|topic| topic.name == "t.s.a").unwrap().partitions[0];
+    let fetched = reader.fetch(&reader.snapshot(), partition, Offset(0), usize::MAX).await.unwrap();
+    let codecs: Vec<_> =
+        fetched.batches.iter().map(|batch| BatchHeader::check(batch).unwrap().codec).collect();
+    assert_eq!(codecs, [Codec::None]);
 }

@@ -28,6 +28,8 @@ const POLL: (Duration, Duration) = (Duration::from_micros(100), Duration::from_m
 pub struct Merging {
     /// Sealed segments up to this number have been looked at.
     seen_through: u64,
+    /// Whether the writer has been told how the topics' batches are compressed, as merged ones are to be.
+    codecs_are_known: bool,
     running: Option<Running>,
     /// To be installed.
     finished: Option<Finished>,
@@ -61,6 +63,11 @@ impl Merging {
             (None, Some(_)) => POLL.1,
             (None, None) => IDLE,
         }
+    }
+
+    /// A message has come, and before its first one the writer learns what topics it writes to. Whether it was the first.
+    pub fn allow(&mut self) -> bool {
+        !std::mem::replace(&mut self.codecs_are_known, true)
     }
 
     /// Takes note of a snapshot that is not the newest any more; `moved` is the commit that has moved a high watermark.
@@ -107,7 +114,8 @@ impl LogThread {
                 self.install(&finished.merged);
             }
         }
-        if self.merging.running.is_none() && self.merging.finished.is_none() && !self.is_poisoned() {
+        let is_free = self.merging.running.is_none() && self.merging.finished.is_none();
+        if is_free && self.merging.codecs_are_known && !self.is_poisoned() {
             self.start_next_merge();
         }
         self.count_unmerged();

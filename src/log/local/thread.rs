@@ -103,8 +103,11 @@ impl LogThread {
                 Ok(message) => {
                     let is_commit = matches!(message.task, Task::Commit { .. });
                     self.handle(message);
+                    let is_first = self.merging.allow();
                     if is_commit {
                         self.look_after_segments();
+                    } else if is_first {
+                        self.merge_if_due();
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => self.look_after_segments(),

@@ -219,6 +219,27 @@ fn reader_log_id(files: &SimFiles) -> u128 {
 }
 
 #[tokio::test]
+async fn after_a_restart_batches_are_merged_with_the_codec_that_the_writer_is_told() {
+    let files = SimFiles::default();
+    let (mut writer, _reader, _) = LocalLog::open(unmerged(&files)).unwrap();
+    let id = writer.create_topic("t", 1, Codec::None).unwrap()[0];
+    for n in 1..300 {
+        put(&mut writer, id, 1, &[7; 100]);
+        writer.boundary();
+        writer.commit(position(n)).await.unwrap();
+    }
+    drop(writer);
+    let (mut writer, reader, _) = LocalLog::open(merging(&files)).unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    writer.create_topic("t", 1, Codec::None).unwrap();
+    merged(&mut writer).await;
+    assert!(mostly_merged(&files, Path::new("/log")));
+    let fetched = reader.fetch(&reader.snapshot(), id, Offset(0), usize::MAX).await.unwrap();
+    let codecs = fetched.batches.iter().map(|batch| BatchHeader::check(batch).unwrap().codec);
+    assert!(codecs.eq(fetched.batches.iter().map(|_| Codec::None)));
+}
+
+#[tokio::test]
 async fn segments_of_large_batches_are_left_alone() {
     let files = SimFiles::default();
     let options = Options { merge_batch_bytes: 4096, ..unmerged(&files) };
