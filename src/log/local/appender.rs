@@ -244,6 +244,12 @@ impl Appender {
         Ok(())
     }
 
+    /// Takes back a roll behind the last commit.
+    pub fn unroll(&mut self, shared: &Shared) -> Result<(), LogError> {
+        debug_assert!(self.out.is_empty() && self.pending.is_empty());
+        self.cut(shared, self.last.place)
+    }
+
     /// Drops all but the first `keep` pending batches: off the files where no commit stands behind them.
     pub fn abort(&mut self, shared: &Shared, keep: usize) -> Result<(), LogError> {
         debug_assert!(self.out.is_empty());

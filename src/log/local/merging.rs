@@ -18,8 +18,6 @@ use super::segment::Form;
 use super::thread::LogThread;
 use crate::log::{LogError, Snapshot};
 
-/// How often an idle log looks after its segments.
-const IDLE: Duration = Duration::from_secs(10);
 /// The bounds of how often the log's thread looks whether a merge has ended.
 const POLL: (Duration, Duration) = (Duration::from_micros(100), Duration::from_millis(20));
 
@@ -56,18 +54,18 @@ struct Finished {
 }
 
 impl Merging {
-    /// How long the log's thread may wait for something to do.
-    pub fn wait(&self) -> Duration {
+    /// When the log's thread is to look at the merge in hand again.
+    pub fn wait(&self) -> Option<Duration> {
         match (&self.running, &self.finished) {
-            (Some(running), _) => running.started.elapsed().clamp(POLL.0, POLL.1),
-            (None, Some(_)) => POLL.1,
-            (None, None) => IDLE,
+            (Some(running), _) => Some(running.started.elapsed().clamp(POLL.0, POLL.1)),
+            (None, Some(_)) => Some(POLL.1),
+            (None, None) => None,
         }
     }
 
-    /// A message has come, and before its first one the writer learns what topics it writes to. Whether it was the first.
-    pub fn allow(&mut self) -> bool {
-        !std::mem::replace(&mut self.codecs_are_known, true)
+    /// A message has come, and before its first one the writer learns what topics it writes to.
+    pub fn allow(&mut self) {
+        self.codecs_are_known = true;
     }
 
     /// Takes note of a snapshot that is not the newest any more; `moved` is the commit that has moved a high watermark.

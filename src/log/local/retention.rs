@@ -50,7 +50,13 @@ impl LogThread {
         for (state, end) in next.partitions.iter_mut().zip(&self.appender.ends) {
             state.base_end = *end;
         }
-        self.save(next)?;
+        if let Err(error) = self.save(next) {
+            // Tried again later, which would otherwise make one more segment each time.
+            if error.is_retryable() {
+                self.appender.unroll(&self.shared)?;
+            }
+            return Err(error);
+        }
 
         let mut views = self.shared.views.write().unwrap_or_else(PoisonError::into_inner);
         for (sealed, rows) in sealed.iter().zip(&tables) {

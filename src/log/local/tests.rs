@@ -362,6 +362,37 @@ async fn a_full_disk_stops_the_log_until_there_is_space_and_loses_nothing_commit
 }
 
 #[tokio::test]
+async fn a_seal_that_fails_for_lack_of_space_leaves_no_segment_behind_however_often_it_is_tried() {
+    let (files, options) = simulated();
+    let options = Options { merge_batch_bytes: 0, segment_bytes: 4096, ..options };
+    let (mut writer, reader, _) = LocalLog::open(options.clone()).unwrap();
+    fill(&mut writer, 1..3).await;
+    let a = writer.create_topic("t", 2, Codec::None).unwrap()[0];
+    put(&mut writer, a, 1, &[1; 5_000]);
+    writer.boundary();
+    let segments = || {
+        let names = options.files.list(&options.directory).unwrap();
+        names.iter().filter(|name| name.ends_with(".segment")).count()
+    };
+    let mut most = 0;
+    // At some time there is space for a commit, an index and a new segment, and not yet for the checkpoint.
+    for space in (300..1_500).step_by(40) {
+        files.set_space(Some(space + if writer.has_group() { 5_000 } else { 0 }));
+        writer.commit(position(space)).await.unwrap();
+        writer.settle().await.unwrap();
+        most = most.max(segments());
+    }
+    assert_eq!(most, 2);
+    files.set_space(None);
+    writer.commit(position(2_000)).await.unwrap();
+    writer.settle().await.unwrap();
+    assert_eq!(segments(), 2);
+    let expected = read_all(&*reader, a, Offset(0), 1 << 20).await.unwrap();
+    drop(writer);
+    assert_eq!(contents(&options).await.unwrap()[0], expected);
+}
+
+#[tokio::test]
 async fn a_failed_fsync_stops_the_writer_for_good_while_durable_data_stays_readable() {
     let (files, options) = simulated();
     let (mut writer, reader, _) = LocalLog::open(options.clone()).unwrap();

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{oneshot, watch};
 
@@ -25,6 +25,9 @@ use crate::log::{Committed, LogError, Offset, PartitionId, PartitionRange, Sourc
 
 /// How much of the sealed segments' indexes is kept in memory.
 const INDEX_CACHE: usize = 16 << 20;
+
+/// How often an idle log looks after its segments.
+const IDLE: Duration = Duration::from_secs(10);
 
 /// What the writer sends.
 pub struct Message {
@@ -98,21 +101,25 @@ impl LogThread {
     /// Works until the writer is gone.
     pub fn run(mut self, inbox: &Receiver<Message>) {
         self.look_after_segments();
+        self.go_on_merging();
+        let mut looked = Instant::now();
         loop {
-            match inbox.recv_timeout(self.merging.wait()) {
+            let wait = self.merging.wait().unwrap_or(IDLE).min(IDLE.saturating_sub(looked.elapsed()));
+            let is_commit = match inbox.recv_timeout(wait) {
                 Ok(message) => {
                     let is_commit = matches!(message.task, Task::Commit { .. });
                     self.handle(message);
-                    let is_first = self.merging.allow();
-                    if is_commit {
-                        self.look_after_segments();
-                    } else if is_first {
-                        self.merge_if_due();
-                    }
+                    self.merging.allow();
+                    is_commit
                 }
-                Err(RecvTimeoutError::Timeout) => self.look_after_segments(),
+                Err(RecvTimeoutError::Timeout) => false,
                 Err(RecvTimeoutError::Disconnected) => break,
+            };
+            if is_commit || looked.elapsed() >= IDLE {
+                self.look_after_segments();
+                looked = Instant::now();
             }
+            self.go_on_merging();
         }
         self.stop_merging();
         self.close();
@@ -313,18 +320,27 @@ impl LogThread {
     }
 
     fn look_after_segments(&mut self) {
-        if self.is_poisoned() {
-            self.stop_merging();
-            return;
-        }
-        if let Err(error) = self.seal_if_due().and_then(|()| self.apply_retention()) {
-            tracing::warn!(log = %self.options.name, %error, "cannot seal or remove segments");
-            if !error.is_retryable() {
-                self.stop_for(&error);
+        // What cannot be sealed for lack of space must not keep retention from making some.
+        for task in [Self::seal_if_due, Self::apply_retention] {
+            if self.is_poisoned() {
+                return;
+            }
+            if let Err(error) = task(self) {
+                tracing::warn!(log = %self.options.name, %error, "cannot seal or remove segments");
+                if !error.is_retryable() {
+                    self.stop_for(&error);
+                }
             }
         }
-        self.merge_if_due();
         self.metrics.size.set(self.size() as f64);
+    }
+
+    fn go_on_merging(&mut self) {
+        if self.is_poisoned() {
+            self.stop_merging();
+        } else {
+            self.merge_if_due();
+        }
     }
 
     /// Bytes in all segments.
