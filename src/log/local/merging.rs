@@ -18,7 +18,7 @@ use super::segment::Form;
 use super::thread::LogThread;
 use crate::log::{LogError, Snapshot};
 
-/// The bounds of how often the log's thread looks whether a merge has ended.
+/// The bounds of how often the log's thread looks whether a merge has ended, or may be installed.
 const POLL: (Duration, Duration) = (Duration::from_micros(100), Duration::from_millis(20));
 
 /// The merge in hand.
@@ -50,6 +50,7 @@ struct Running {
 #[derive(Debug)]
 struct Finished {
     moved: u64,
+    since: Instant,
     merged: Merged,
 }
 
@@ -58,7 +59,8 @@ impl Merging {
     pub fn wait(&self) -> Option<Duration> {
         match (&self.running, &self.finished) {
             (Some(running), _) => Some(running.started.elapsed().clamp(POLL.0, POLL.1)),
-            (None, Some(_)) => Some(POLL.1),
+            // A request may take long: the longer it does, the more seldom is it looked for.
+            (None, Some(finished)) => Some(finished.since.elapsed().max(POLL.1)),
             (None, None) => None,
         }
     }
@@ -103,7 +105,8 @@ impl LogThread {
     pub(super) fn merge_if_due(&mut self) {
         if let Some(running) = self.merging.running.take_if(|running| running.thread.is_finished()) {
             let moved = running.moved;
-            self.merging.finished = self.joined(running).map(|merged| Finished { moved, merged });
+            let finished = |merged| Finished { moved, since: Instant::now(), merged };
+            self.merging.finished = self.joined(running).map(finished);
         }
         if let Some(finished) = self.merging.finished.take() {
             if self.merging.is_seen_before(finished.moved) {
