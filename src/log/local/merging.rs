@@ -134,13 +134,19 @@ impl LogThread {
 
     /// Gives up the merge in hand and waits until it has ended.
     pub(super) fn stop_merging(&mut self) {
-        self.merging.cancel();
-        let running = self.merging.running.take().and_then(|running| self.joined(running));
-        let finished = self.merging.finished.take().map(|finished| finished.merged);
-        for merged in running.into_iter().chain(finished) {
-            self.remove_segment(&merged.segment);
+        self.give_up_merge();
+        if let Some(running) = self.merging.running.take() {
+            self.joined(running);
         }
         self.count_unmerged();
+    }
+
+    /// Gives back the space of a merge that is not in force: at once if it has been taken up, else when it has ended.
+    pub(super) fn give_up_merge(&mut self) {
+        self.merging.cancel();
+        if let Some(finished) = self.merging.finished.take() {
+            self.remove_segment(&finished.merged.segment);
+        }
     }
 
     fn start_next_merge(&mut self) {
@@ -190,12 +196,18 @@ impl LogThread {
         }
     }
 
+    /// What a merge has made, unless it was given up.
     fn joined(&self, running: Running) -> Option<Merged> {
+        let is_cancelled = running.cancelled.load(Ordering::Relaxed);
         // A panic has been reported by the panic hook.
         match running.thread.join().ok()? {
+            Ok(Some(merged)) if is_cancelled => {
+                self.remove_segment(&merged.segment);
+                None
+            }
             Ok(merged) => merged,
             // Retention may have taken the files away under it.
-            Err(_) if running.cancelled.load(Ordering::Relaxed) => None,
+            Err(_) if is_cancelled => None,
             Err(error) => {
                 let segment = running.sequence;
                 tracing::warn!(log = %self.options.name, segment, %error, "a segment stays as it was written; merging its small batches is tried again at the next start");

@@ -292,8 +292,7 @@ impl LogThread {
         self.lost_to = Some(error.clone());
         self.shared.failures.fetch_add(1, Ordering::AcqRel);
         tracing::warn!(log = %self.options.name, %error, "a group could not be made durable; the log is cut to the last commit");
-        // Gives its space back.
-        self.merging.cancel();
+        self.give_up_merge();
         let restored = self.appender.restore(&self.shared);
         match &restored {
             Ok(()) if error.is_retryable() => {}

@@ -303,6 +303,29 @@ async fn a_full_disk_ends_a_merge_and_the_segment_stays_as_it_was() {
 }
 
 #[tokio::test]
+async fn a_full_disk_gets_back_the_space_of_a_merge_that_waits_to_be_installed() {
+    let files = SimFiles::default();
+    let (mut writer, reader, _) = LocalLog::open(merging(&files)).unwrap();
+    let mut random = Random(8);
+    fill(&mut writer, &mut random, Codec::Lz4, 1..6).await;
+    let held = reader.snapshot();
+    fill(&mut writer, &mut random, Codec::Lz4, 6..200).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let is_there = || files.list(Path::new("/log")).unwrap().iter().any(|name| name.contains("merged"));
+    assert!(is_there(), "a merge waits");
+    files.set_space(Some(0));
+    put(&mut writer, PartitionId(0), 1, &[1; 500]);
+    writer.boundary();
+    writer.commit(position(200)).await.unwrap_err();
+    assert!(!is_there());
+    writer.resume();
+    put(&mut writer, PartitionId(0), 1, &[1; 500]);
+    writer.boundary();
+    writer.commit(position(200)).await.unwrap();
+    drop(held);
+}
+
+#[tokio::test]
 async fn whichever_file_is_not_in_force_is_removed_at_start() {
     let log = InDirectory::new(|directory| Options {
         files: Arc::new(crate::log::local::RealFiles),
