@@ -304,11 +304,13 @@ impl<W: LogWriter> Pipeline<W> {
         }
         let now = Instant::now();
         if self.own_events.take_heartbeat(now) {
-            if let Some(idle) = self.idle_position() {
+            let idle = self.idle_position().unwrap_or(self.position);
+            let heartbeat = Heartbeat { time: Timestamp::now(), processed: idle.acked_through };
+            self.write_own_event(heartbeat.time, Change::Heartbeat(heartbeat))?;
+            // With no partition to stand in it makes no group, and the position waits for an idle commit.
+            if self.rows.writer.has_group() {
                 self.set_position(idle);
             }
-            let heartbeat = Heartbeat { time: Timestamp::now(), processed: self.position.acked_through };
-            self.write_own_event(heartbeat.time, Change::Heartbeat(heartbeat))?;
         }
         if let Some(watermark) = self.own_events.take_watermark(now) {
             self.write_own_event(watermark.commit_time, Change::Watermark(watermark))?;

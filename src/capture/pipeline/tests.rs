@@ -359,6 +359,22 @@ async fn a_watermark_follows_what_it_covers_and_nothing_of_our_own_moves_the_pos
     assert_eq!((position.last_commit, position.last_record_end), (Some(Lsn(110)), Lsn(111)));
 }
 
+// I3: in layout `table` a heartbeat has no partition before the first table has one.
+#[tokio::test]
+async fn a_heartbeat_that_stands_nowhere_leaves_the_idle_position_to_be_committed() {
+    let idle_after = |events: &str| {
+        let directory = tempfile::tempdir().unwrap();
+        let settings = format!(r#""layout":"table","events":{{"heartbeat":"{events}"}}"#);
+        let (mut pipeline, _reader) = pipeline_with(directory.path(), &settings);
+        pipeline.keepalive(Lsn(500));
+        pipeline.write_own_events().unwrap();
+        let acked_through = pipeline.position().acked_through;
+        (pipeline.idle_position().map(|position| position.acked_through), acked_through)
+    };
+    assert_eq!(idle_after("inline"), (Some(Lsn(500)), Lsn::ZERO));
+    assert_eq!(idle_after("topic"), (None, Lsn(500)), "the heartbeat's group carries it");
+}
+
 // A merge may take up what was sealed before the restart, while no change comes for the table.
 #[tokio::test]
 async fn the_topics_of_tables_keep_their_codec_after_a_restart() {
