@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::capture::output::Output;
 use crate::capture::pipeline::Pipeline;
@@ -386,7 +386,12 @@ async fn build_pipeline(
         outputs.push(Output::open(format, routing, &topics, &mut writer).map_err(failed)?);
     }
     // So that clients find the topics of a task that has not captured anything yet.
-    writer.flush().await.map_err(failed)?;
+    if let Err(error) = writer.flush().await {
+        if !error.is_retryable() {
+            return Err(failed(error));
+        }
+        warn!(task = definition.name, %error, "new topics cannot be made durable yet; the next commit tries again");
+    }
     let path = spool.clone();
     let spools = tokio::task::spawn_blocking(move || Spools::open(&path))
         .await
