@@ -23,13 +23,15 @@ use super::entry;
 use super::files::{File, Files, Open, failed};
 use super::index::{self, IndexEntry, Row};
 use super::segment::{self, Form, Segment, corrupt};
-use crate::log::record_batch::{BatchBuilder, BatchError, BatchHeader, Codec, Compressor};
+use crate::log::record_batch::{BatchBuilder, BatchError, BatchHeader, Codec, Compressor, HEADER_LEN};
 use crate::log::{LogError, Offset, PartitionId};
 
 /// Entries with at most this much of others between them are read at once.
 const MAX_GAP: u64 = 4096;
 /// But not more than this.
 const MAX_READ: u64 = 1 << 20;
+/// By how much a record may grow in a larger batch: its deltas of timestamp and offset, and its length.
+const MAX_GROWTH: usize = 9 + 4 + 1;
 /// The new file is written and fsynced in pieces of this size, so that a commit's fsync never waits behind more.
 const PIECE: usize = 1 << 20;
 
@@ -43,7 +45,7 @@ pub struct Merge {
     pub from_len: u64,
     /// What the merged batches of each partition are compressed with; the default where that is not known.
     pub codecs: Vec<Codec>,
-    /// Batches are merged up to this size, in bytes of uncompressed records.
+    /// Batches are merged up to this size, uncompressed and with their headers.
     pub max_batch_bytes: usize,
     /// Set by who does not want it any more.
     pub cancelled: Arc<AtomicBool>,
@@ -183,7 +185,8 @@ impl<'a> Output<'a> {
             return self.copy(partition, header, batch);
         }
         let mut records = header.records(batch, BATCH_LIMIT).map_err(&bad)?;
-        if self.builder.len() + records.payload().len() > max || self.leader_epoch != header.leader_epoch {
+        let most = self.builder.len() + records.payload().len() + header.records as usize * MAX_GROWTH;
+        if HEADER_LEN + most > max || self.leader_epoch != header.leader_epoch {
             self.close_batch(partition)?;
         }
         if self.builder.is_empty() {

@@ -72,7 +72,7 @@ pub struct Options {
     pub max_batch_bytes: usize,
     /// Larger records are refused; at most 256 MiB.
     pub max_record_bytes: usize,
-    /// Small batches of sealed segments are merged up to this size of their records, uncompressed; not at all if 0.
+    /// Small batches of sealed segments are merged up to this size, uncompressed; not at all if 0.
     /// Batches from a quarter of it on stay as they are, and segments whose mean batch has a sixteenth of it.
     pub merge_batch_bytes: usize,
     /// How much of the newest log is kept in memory.

@@ -240,6 +240,24 @@ async fn after_a_restart_batches_are_merged_with_the_codec_that_the_writer_is_to
 }
 
 #[tokio::test]
+async fn a_merged_batch_is_with_its_header_within_the_limit() {
+    let files = SimFiles::default();
+    let options = Options { segment_bytes: 256 << 10, ..merging(&files) };
+    let (mut writer, reader, _) = LocalLog::open(options).unwrap();
+    let id = writer.create_topic("t", 1, Codec::None).unwrap()[0];
+    for n in 1..2_500 {
+        // Far apart, so that each record's timestamp takes more bytes in a larger batch.
+        put(&mut writer, id, n as i64 * 1_000_000_000, &[7; 60]);
+        writer.boundary();
+        writer.commit(position(n)).await.unwrap();
+    }
+    merged(&mut writer).await;
+    let fetched = reader.fetch(&reader.snapshot(), id, Offset(0), usize::MAX).await.unwrap();
+    let largest = fetched.batches.iter().map(|batch| batch.len()).max().unwrap();
+    assert!((60 << 10..=64 << 10).contains(&largest), "{largest} bytes");
+}
+
+#[tokio::test]
 async fn segments_of_large_batches_are_left_alone() {
     let files = SimFiles::default();
     let options = Options { merge_batch_bytes: 4096, ..unmerged(&files) };
