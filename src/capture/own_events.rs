@@ -69,4 +69,10 @@ impl OwnEvents {
         self.watermark = Some(now + WATERMARK_INTERVAL);
         Some(watermark)
     }
+
+    /// The watermark that would be due sometime, taken as written.
+    pub(super) fn take_last_watermark(&mut self) -> Option<Watermark> {
+        self.watermark?;
+        self.uncovered.take()
+    }
 }

@@ -318,6 +318,20 @@ impl<W: LogWriter> Pipeline<W> {
         Ok(())
     }
 
+    /// Writes the watermark that no later group may carry, unless a transaction is open: before a stop.
+    ///
+    /// # Errors
+    /// A record that the log or the format refuses.
+    pub fn write_last_watermark(&mut self) -> Result<(), CaptureError> {
+        if self.rows.open.is_some() {
+            return Ok(());
+        }
+        match self.own_events.take_last_watermark() {
+            Some(watermark) => self.write_own_event(watermark.commit_time, Change::Watermark(watermark)),
+            None => Ok(()),
+        }
+    }
+
     /// Writes an event that has no place in the source: the position stays as it is.
     fn write_own_event(&mut self, time: Timestamp, change: Change<'_>) -> Result<(), CaptureError> {
         let SourcePosition { last_commit, end_lsn, .. } = self.position;

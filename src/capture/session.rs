@@ -177,6 +177,7 @@ impl<W: LogWriter> Capture<W> {
         watcher.stop().await;
         match ended {
             Ok(()) => {
+                session.capture.pipeline.write_last_watermark()?;
                 session.settle().await?;
                 session.acknowledge(&mut stream);
                 if timeout(Duration::from_secs(2), stream.stop()).await.is_err() {

@@ -359,6 +359,23 @@ async fn a_watermark_follows_what_it_covers_and_nothing_of_our_own_moves_the_pos
     assert_eq!((position.last_commit, position.last_record_end), (Some(Lsn(110)), Lsn(111)));
 }
 
+// How far the outputs are is not known any more after a restart.
+#[tokio::test]
+async fn before_a_stop_what_no_watermark_covers_yet_gets_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = r#""events":{"watermark":"inline"}"#;
+    let (mut pipeline, reader) = pipeline_with(directory.path(), settings);
+    transaction(&mut pipeline, 80, &[(1, 1)]);
+    transaction(&mut pipeline, 90, &[(1, 2)]);
+    pipeline.write_last_watermark().unwrap();
+    pipeline.write_last_watermark().unwrap();
+    assert_eq!(shown(&committed(&mut pipeline, &reader).await), "t/0: a.1 watermark a.2 watermark");
+    let (mut pipeline, reader) = pipeline_with(&directory.path().join("off"), "");
+    transaction(&mut pipeline, 80, &[(1, 1)]);
+    pipeline.write_last_watermark().unwrap();
+    assert_eq!(shown(&committed(&mut pipeline, &reader).await), "t/0: a.1");
+}
+
 // I3: in layout `table` a heartbeat has no partition before the first table has one.
 #[tokio::test]
 async fn a_heartbeat_that_stands_nowhere_leaves_the_idle_position_to_be_committed() {
