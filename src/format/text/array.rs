@@ -21,7 +21,7 @@ pub(in crate::format) enum Piece<'a> {
 /// Gives an array's pieces to `visit`, in order. `None` also when `visit` gives that.
 pub(in crate::format) fn walk(text: &[u8], visit: &mut impl FnMut(Piece<'_>) -> Option<()>) -> Option<()> {
     let (_, text) = split_bounds(text)?;
-    let rest = elements(text.strip_prefix(b"{")?, visit, 1)?;
+    let rest = elements(text.strip_prefix(b"{")?, visit, &mut Vec::new(), 1)?;
     rest.is_empty().then_some(())
 }
 
@@ -46,10 +46,11 @@ fn split_bounds(text: &[u8]) -> Option<(&[u8], &[u8])> {
     }
 }
 
-/// Visits the elements up to the closing brace, and gives what comes after it.
+/// Visits the elements up to the closing brace, and gives what comes after it. `unescaped` is working memory.
 fn elements<'a>(
     text: &'a [u8],
     visit: &mut impl FnMut(Piece<'_>) -> Option<()>,
+    unescaped: &mut Vec<u8>,
     depth: usize,
 ) -> Option<&'a [u8]> {
     if depth > MAX_DIMENSIONS {
@@ -63,8 +64,8 @@ fn elements<'a>(
     let mut text = text;
     loop {
         let rest = match text {
-            [b'{', inner @ ..] => elements(inner, visit, depth + 1)?,
-            [b'"', quoted @ ..] => quoted_element(quoted, visit)?,
+            [b'{', inner @ ..] => elements(inner, visit, unescaped, depth + 1)?,
+            [b'"', quoted @ ..] => quoted_element(quoted, visit, unescaped)?,
             _ => plain_element(text, visit)?,
         };
         match rest {
@@ -92,26 +93,30 @@ fn plain_element<'a>(text: &'a [u8], visit: &mut impl FnMut(Piece<'_>) -> Option
 }
 
 /// An element after its opening quote, in which a backslash keeps the byte that follows it as it is.
-fn quoted_element<'a>(text: &'a [u8], visit: &mut impl FnMut(Piece<'_>) -> Option<()>) -> Option<&'a [u8]> {
+fn quoted_element<'a>(
+    text: &'a [u8],
+    visit: &mut impl FnMut(Piece<'_>) -> Option<()>,
+    unescaped: &mut Vec<u8>,
+) -> Option<&'a [u8]> {
     let special = text.iter().position(|byte| matches!(byte, b'"' | b'\\'))?;
     if text.get(special) == Some(&b'"') {
         visit(Piece::Element(text.get(..special)?))?;
         return text.get(special + 1..);
     }
-    let mut element = Vec::with_capacity(text.len());
+    unescaped.clear();
     let mut rest = text;
     loop {
         match rest {
             [b'"', after @ ..] => {
-                visit(Piece::Element(&element))?;
+                visit(Piece::Element(unescaped))?;
                 return Some(after);
             }
             [b'\\', byte, after @ ..] => {
-                element.push(*byte);
+                unescaped.push(*byte);
                 rest = after;
             }
             [byte, after @ ..] => {
-                element.push(*byte);
+                unescaped.push(*byte);
                 rest = after;
             }
             [] => return None,
