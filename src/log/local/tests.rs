@@ -431,6 +431,24 @@ async fn ten_thousand_partitions_share_one_log() {
 }
 
 #[tokio::test]
+async fn a_log_takes_no_more_topics_than_it_can_bear() {
+    let (_files, options) = simulated();
+    let (mut writer, _reader, _) = LocalLog::open(options).unwrap();
+    writer.create_topic("wide", 99_998, Codec::Lz4).unwrap();
+    let refused = writer.create_topic("shop.public.orders", 3, Codec::Lz4);
+    let Err(error @ LogError::InvalidTopic { .. }) = refused else { panic!("{refused:?}") };
+    assert!(!error.is_retryable());
+    let told = error.to_string();
+    assert!(
+        told.contains("shop.public.orders") && told.contains("100000") && told.contains("new task"),
+        "{told}"
+    );
+    writer.create_topic("small", 2, Codec::Lz4).unwrap();
+    writer.create_topic("small", 2, Codec::Lz4).unwrap();
+    writer.create_topic("last", 1, Codec::Lz4).unwrap_err();
+}
+
+#[tokio::test]
 async fn thousands_of_new_topics_in_one_group_cost_one_checkpoint() {
     let (files, options) = simulated();
     let (mut writer, reader, _) = LocalLog::open(options.clone()).unwrap();

@@ -73,7 +73,7 @@ struct Piece {
 }
 
 const NONE: u32 = u32::MAX;
-/// A topic has at most this many partitions.
+/// A log has at most this many partitions: tables of the source, which is not ours to trust, may each make some for ever.
 const MAX_PARTITIONS: u32 = 100_000;
 
 impl LocalWriter {
@@ -227,11 +227,17 @@ impl LocalWriter {
                 "its name must be 1 to 249 of a-z, A-Z, 0-9, '.', '_' and '-', and not '.' or '..'",
             ));
         }
-        if !(1..=MAX_PARTITIONS).contains(&partitions) {
-            return Err(invalid("it can have 1 to 100000 partitions"));
+        if partitions == 0 {
+            return Err(invalid("it must have a partition"));
         }
         let first = self.partitions.len() as u32;
-        let end = first.checked_add(partitions).ok_or_else(|| invalid("the log has too many partitions"))?;
+        let end = first.saturating_add(partitions);
+        if end > MAX_PARTITIONS {
+            return Err(invalid(
+                "the topics of a task have at most 100000 partitions together, and those of tables stay when the \
+                 tables are gone; make a new task, with layout `task` or fewer partitions",
+            ));
+        }
         let id = TopicId::draw().map_err(|error| failed("draw a topic id for", Path::new(name), error))?;
         let ids: Vec<_> = (first..end).map(PartitionId).collect();
         self.partitions.resize(end as usize, Partition { newest: NONE, codec: Codec::default() });
