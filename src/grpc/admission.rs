@@ -1,4 +1,5 @@
-//! What is the same for every call: how many there are at a time, and the deadline that the client gives it.
+//! What is the same for every call: that a gRPC client makes it, how many there are at a time, and the deadline that the
+//! client gives it.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -7,9 +8,9 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
-use axum::http::HeaderValue;
+use axum::http::{HeaderValue, StatusCode, Version, header};
 use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use http_body::{Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
@@ -22,6 +23,23 @@ pub struct Admission(pub Arc<Semaphore>);
 /// When the client gives up, as an extension of its request.
 #[derive(Debug, Clone, Copy)]
 pub struct Deadline(pub Instant);
+
+/// Refuses what no gRPC client sends. A browser posts what a page elsewhere tells it to, to any address and unasked, as
+/// long as it looks like a form; and HTTP/1.1 has no pings to tell whether a client is still there.
+pub async fn only_grpc(request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    let content_type = headers.get(header::CONTENT_TYPE).map_or(&[][..], HeaderValue::as_bytes);
+    let refused = if request.version() != Version::HTTP_2 {
+        (StatusCode::HTTP_VERSION_NOT_SUPPORTED, "gRPC is served over HTTP/2\n")
+    } else if headers.contains_key(header::ORIGIN) {
+        (StatusCode::FORBIDDEN, "web pages are not served\n")
+    } else if !content_type.starts_with(b"application/grpc") {
+        (StatusCode::UNSUPPORTED_MEDIA_TYPE, "gRPC has the content type application/grpc\n")
+    } else {
+        return next.run(request).await;
+    };
+    refused.into_response()
+}
 
 /// Lets a call in if there is a place, which it keeps until its answer has been sent, and ends it at its deadline.
 pub async fn admit(State(places): State<Admission>, mut request: Request, next: Next) -> Response {

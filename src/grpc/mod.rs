@@ -29,7 +29,7 @@ mod subscribe;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -93,6 +93,7 @@ pub fn router(broker: Broker) -> Result<(Router, HealthReporter), reflection::Er
     let router = routes
         .into_axum_router()
         .reset_fallback()
-        .route_layer(from_fn_with_state(admission, admission::admit));
+        .route_layer(from_fn_with_state(admission, admission::admit))
+        .route_layer(from_fn(admission::only_grpc));
     Ok((router, reporter))
 }

@@ -60,12 +60,20 @@ impl Http2 {
     }
 
     async fn call_at(&mut self, authority: &str, path: &str, body: &'static [u8]) -> Answer {
-        let request = Request::post(format!("http://{authority}{path}"))
-            .version(Version::HTTP_2)
-            .header("content-type", "application/grpc")
-            .header("te", "trailers")
-            .body(Body::from(body))
-            .unwrap();
+        let headers = [("content-type", "application/grpc"), ("te", "trailers")];
+        self.post(authority, path, &headers, body).await
+    }
+
+    async fn post(
+        &mut self,
+        authority: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &'static [u8],
+    ) -> Answer {
+        let request = Request::post(format!("http://{authority}{path}")).version(Version::HTTP_2);
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        let request = request.body(Body::from(body)).unwrap();
         let (head, mut body) = self.requests.send_request(request).await.unwrap().into_parts();
         let mut status = head.headers.get("grpc-status").cloned();
         while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
@@ -90,6 +98,28 @@ async fn http_1_and_http_2_share_the_port_and_refuse_other_names() {
     let elsewhere = http2.call_at("evil.example:9080", list, b"\0\0\0\0\0").await;
     assert_eq!((elsewhere.http_status, elsewhere.status), (403, None));
     assert_eq!(stage.metric("millrace_http_connections"), 2.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_web_page_can_send_unasked_is_no_call() {
+    let stage = Stage::start(&[]).await;
+    let list = "/millrace.v1.Subscriber/ListTopics";
+    let mut http2 = Http2::connect(&stage).await;
+    for (headers, status) in [
+        (&[][..], 415),
+        (&[("content-type", "text/plain")][..], 415),
+        (&[("content-type", "application/grpc"), ("origin", "http://localhost")][..], 403),
+        (&[("content-type", "application/grpc+proto")][..], 200),
+    ] {
+        let answer = http2.post("localhost", list, headers, b"\0\0\0\0\0").await;
+        assert_eq!(answer.http_status, status, "{headers:?}");
+    }
+    let mut http1 = TcpStream::connect(("127.0.0.1", stage.millrace.http_port())).await.unwrap();
+    let head = format!("POST {list} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/grpc\r\n");
+    http1.write_all(format!("{head}Content-Length: 5\r\n\r\n\0\0\0\0\0").as_bytes()).await.unwrap();
+    let mut status = [0; 12];
+    http1.read_exact(&mut status).await.unwrap();
+    assert_eq!(&status, b"HTTP/1.1 505");
 }
 
 #[tokio::test(flavor = "multi_thread")]
