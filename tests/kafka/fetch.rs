@@ -10,6 +10,8 @@ use kafka_protocol::messages::{ApiVersionsRequest, FetchRequest, FetchResponse, 
 use kafka_protocol::protocol::StrBytes;
 use millrace::kafka::connection::Limits;
 use millrace::log::topics::Topics;
+use millrace::log::view::View;
+use millrace::log::{LogReader, Offset};
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
@@ -153,6 +155,27 @@ async fn less_than_min_bytes_is_waited_for() {
     let most =
         fetch(12, vec![from(0, 0)]).with_max_wait_ms(60_000).with_min_bytes(i32::MAX).with_max_bytes(50);
     assert_eq!(size(&partitions(&client.call(12, &most).await)[0]), 100);
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_of_many_who_wait_sleeps_through_commits_and_is_no_longer_counted_when_it_has_what_is_new() {
+    let (log, topic) = MemoryLog::with_topic("orders", 1);
+    let _others: Vec<_> = (0..99).map(|_| log.watch()).collect();
+    let mut view = View::default();
+    let place = view.find(&topic, 0).unwrap();
+    let began = Instant::now();
+    log.commit(&[one(0)]);
+    view.changed().await;
+    assert_eq!(view.range(place).end, Offset(1));
+    let waited = began.elapsed().as_millis();
+    assert!((63..70).contains(&waited), "{waited} ms");
+    assert_eq!(log.waiting(), 99);
+    // Who has waited for longer is not kept.
+    tokio::time::advance(Duration::from_secs(1)).await;
+    log.commit(&[one(0)]);
+    let began = Instant::now();
+    view.changed().await;
+    assert_eq!((view.range(place).end, began.elapsed()), (Offset(2), Duration::ZERO));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]

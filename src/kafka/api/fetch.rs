@@ -7,8 +7,8 @@
 //! first partition that has one is there whatever the limits say (KIP-74). When nothing is there, or less than
 //! `min_bytes`, the request is parked until a commit, an error or `max_wait`. All of an answer comes from one snapshot
 //! of each log (I1): a parked request reads ranges at each commit, which is cheap, and bytes only when its own moved.
-//! Where many wait for the same log, each is answered only so often, with all that was committed meanwhile: an answer costs
-//! much more than the record in it. Who has waited longer than that already is answered at once.
+//! Where many wait for the same log, each looks only so often ([`View::changed`]), and is answered with all that was
+//! committed meanwhile.
 //!
 //! As Apache Kafka, but for these: sessions are refused by always answering session 0, which is allowed. There are no
 //! transactional records, so the last stable offset is the high watermark and no transaction was aborted. There is no
@@ -104,12 +104,6 @@ impl FetchMemory {
 }
 /// How long a request waits at least before it looks again, if it found less than `min_bytes` or is wide.
 const LINGER: Duration = Duration::from_millis(5);
-/// So many may wait for a log and be answered at each commit.
-const CALM: usize = 16;
-/// For each beyond that, so much more lies at least between a request and its answer, if it had to wait.
-const PACE: Duration = Duration::from_micros(500);
-/// But not more than this.
-const MAX_PACE: Duration = Duration::from_millis(100);
 /// A request for more partitions is wide: looking at them at each commit would cost more than it is worth.
 const WIDE: usize = 1_000;
 /// Reads without use in one answer (a batch that does not fit, an error), after which it reads no more. Clients begin
@@ -127,8 +121,7 @@ async fn answer(request: &Request) -> Result<Reply, RequestError> {
     }
     let max_bytes = usize::try_from(asked.max_bytes).unwrap_or(0).min(MAX_ANSWER);
     let min_bytes = usize::try_from(asked.min_bytes).unwrap_or(0).min(max_bytes);
-    let began = Instant::now();
-    let deadline = began + Duration::from_millis(asked.max_wait_ms.max(0) as u64);
+    let deadline = Instant::now() + Duration::from_millis(asked.max_wait_ms.max(0) as u64);
     let read_committed = asked.isolation_level == 1;
     let mut fetch = Fetch::plan(asked, request, max_bytes, read_committed);
     let partitions = fetch.topics.iter().map(|topic| topic.partitions.len()).sum::<usize>();
@@ -147,18 +140,11 @@ async fn answer(request: &Request) -> Result<Reply, RequestError> {
         if linger {
             sleep_until(deadline.min(Instant::now() + LINGER)).await;
         }
-        let _ = timeout_at(deadline, fetch.view.changed()).await;
-        let due = deadline.min(began + pace(fetch.view.crowd()));
-        if Instant::now() < due {
-            sleep_until(due).await;
+        if timeout_at(deadline, fetch.view.changed()).await.is_err() {
+            // There may be something for which it would have looked later.
             fetch.view.refresh();
         }
     }
-}
-
-/// How long a request that waits does so at least, where so many wait.
-fn pace(crowd: usize) -> Duration {
-    (PACE * crowd.saturating_sub(CALM).min(1_000) as u32).min(MAX_PACE)
 }
 
 /// Sessions are never made, so only "make one" (0) and "none" (-1) make sense.
@@ -391,18 +377,4 @@ fn find(broker: &Broker, version: i16, name: &TopicName, id: TopicId) -> Result<
 fn is_zstd(batch: &bytes::Bytes) -> bool {
     const ATTRIBUTES: usize = 22;
     batch.get(ATTRIBUTES).is_some_and(|attributes| attributes & 0b111 == 4)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_few_are_answered_at_each_commit_and_each_of_many_only_so_often() {
-        assert_eq!((pace(0), pace(16)), (Duration::ZERO, Duration::ZERO));
-        assert_eq!(pace(100), Duration::from_millis(42));
-        assert_eq!(pace(usize::MAX), Duration::from_millis(100));
-        // What ten consumers have together at a hundred commits a second, a hundred have at most three times.
-        assert!(100.0 / pace(100).as_secs_f64() < 3.0 * 1_000.0);
-    }
 }
