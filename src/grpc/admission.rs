@@ -1,5 +1,7 @@
-//! What is the same for every call: that a gRPC client makes it, how many there are at a time, and the deadline that the
-//! client gives it.
+//! What is the same for every call: that a gRPC client makes it, how many there are at a time, and how long it may take.
+//!
+//! Each connection has a place for one call to itself, so that whoever can connect is served, and more places are shared by
+//! all. Asking for the health takes none: an orchestrator that is refused would restart the broker.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,7 +18,15 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 
-/// Places for calls.
+use crate::http::OwnPlace;
+
+/// From the head of a request to that of its answer, whatever deadline the client gives. Single calls are answered when
+/// all of the request is there; streams at once, and may go on for ever.
+const MAX_WAIT: Duration = Duration::from_secs(30);
+/// Calls that take no place.
+const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
+
+/// The places for calls that all connections share.
 #[derive(Clone)]
 pub struct Admission(pub Arc<Semaphore>);
 
@@ -42,26 +52,33 @@ pub async fn only_grpc(request: Request, next: Next) -> Response {
 }
 
 /// Lets a call in if there is a place, which it keeps until its answer has been sent, and ends it at its deadline.
-pub async fn admit(State(places): State<Admission>, mut request: Request, next: Next) -> Response {
-    let Ok(place) = places.0.try_acquire_owned() else {
-        return Status::resource_exhausted("the broker has as many calls as it takes; try again later")
-            .into_http();
-    };
-    let deadline = match request.headers().get("grpc-timeout").map(parse_timeout) {
-        Some(None) => return Status::invalid_argument("the header grpc-timeout is malformed").into_http(),
-        Some(Some(timeout)) => Some(Deadline(Instant::now() + timeout)),
-        None => None,
-    };
-    let answer = match deadline {
-        Some(deadline) => {
-            request.extensions_mut().insert(deadline);
-            timeout_at(deadline.0, next.run(request)).await
+pub async fn admit(State(shared): State<Admission>, mut request: Request, next: Next) -> Response {
+    let mut place = None;
+    if request.uri().path() != HEALTH_CHECK {
+        let own =
+            request.extensions().get::<OwnPlace>().and_then(|own| own.0.clone().try_acquire_owned().ok());
+        place = own.or_else(|| shared.0.try_acquire_owned().ok());
+        if place.is_none() {
+            return Status::resource_exhausted("the broker has as many calls as it takes; try again later")
+                .into_http();
         }
-        None => Ok(next.run(request).await),
-    };
-    match answer {
+    }
+    let now = Instant::now();
+    let mut until = now + MAX_WAIT;
+    match request.headers().get("grpc-timeout").map(parse_timeout) {
+        Some(None) => return Status::invalid_argument("the header grpc-timeout is malformed").into_http(),
+        Some(Some(timeout)) => {
+            request.extensions_mut().insert(Deadline(now + timeout));
+            until = until.min(now + timeout);
+        }
+        None => {}
+    }
+    match timeout_at(until, next.run(request)).await {
         Ok(answer) => answer.map(|body| Body::new(Held { body, _place: place })),
-        Err(_) => Status::deadline_exceeded("the call took longer than its deadline allows").into_http(),
+        Err(_) => {
+            let message = format!("the call took longer than its deadline allows, or than {MAX_WAIT:?}");
+            Status::deadline_exceeded(message).into_http()
+        }
     }
 }
 
@@ -83,10 +100,10 @@ fn parse_timeout(value: &HeaderValue) -> Option<Duration> {
     }
 }
 
-/// The body of an answer, with the place of its call.
+/// The body of an answer, with the place of its call if it takes one.
 struct Held {
     body: Body,
-    _place: OwnedSemaphorePermit,
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 impl http_body::Body for Held {
@@ -111,7 +128,59 @@ impl http_body::Body for Held {
 
 #[cfg(test)]
 mod tests {
+    use axum::Router;
+    use axum::body::to_bytes;
+    use axum::middleware::from_fn_with_state;
+    use axum::routing::post;
+    use futures_util::stream;
+    use hyper::service::Service;
+    use hyper_util::service::TowerToHyperService;
+
     use super::*;
+
+    /// Calls whose answers are awaited by nobody, with two shared places.
+    fn calls() -> TowerToHyperService<Router> {
+        let admission = Admission(Arc::new(Semaphore::new(2)));
+        let read = |request: Request| async { to_bytes(request.into_body(), 100).await.unwrap_or_default() };
+        let router = Router::new().route("/call", post(read)).route(HEALTH_CHECK, post(read));
+        TowerToHyperService::new(router.layer(from_fn_with_state(admission, admit)))
+    }
+
+    fn status(answer: &Response) -> Option<&str> {
+        answer.headers().get("grpc-status").map(|status| status.to_str().unwrap())
+    }
+
+    #[tokio::test]
+    async fn each_connection_has_a_place_to_itself_and_health_needs_none() {
+        let calls = calls();
+        let call = async |path: &str, own: &OwnPlace| {
+            let request = Request::post(path).extension(own.clone()).body(Body::empty()).unwrap();
+            calls.call(request).await.unwrap()
+        };
+        let (greedy, modest) = (OwnPlace::default(), OwnPlace::default());
+        let mut held = Vec::new();
+        for _ in 0..3 {
+            held.push(call("/call", &greedy).await);
+            assert_eq!(status(&held[held.len() - 1]), None);
+        }
+        assert_eq!(status(&call("/call", &greedy).await), Some("8"));
+        assert_eq!(status(&call(HEALTH_CHECK, &greedy).await), None);
+        let served = call("/call", &modest).await;
+        assert_eq!(status(&served), None);
+        assert_eq!(status(&call("/call", &modest).await), Some("8"));
+        held.pop();
+        assert_eq!(status(&call("/call", &modest).await), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_never_ends_gives_its_place_back() {
+        let calls = calls();
+        let endless = Body::from_stream(stream::pending::<Result<Bytes, axum::Error>>());
+        let began = Instant::now();
+        let request = Request::post("/call").header("grpc-timeout", "1H").body(endless).unwrap();
+        let answer = calls.call(request).await.unwrap();
+        assert_eq!((status(&answer), began.elapsed()), (Some("4"), MAX_WAIT));
+    }
 
     #[test]
     fn a_deadline_is_read_as_grpc_writes_it() {

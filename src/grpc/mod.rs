@@ -55,8 +55,8 @@ const MAX_MESSAGE_BYTES: u64 = 512 * 1024;
 const MAX_MESSAGE_RECORDS: usize = 1_000;
 /// Partitions that a call may name, or that a topic without partitions named may stand for.
 const MAX_PARTITIONS: usize = 10_000;
-/// Calls at a time, streams included.
-const MAX_CALLS: usize = 2_000;
+/// Calls at a time, streams included, besides one on each connection.
+const MAX_CALLS: usize = 1_000;
 
 /// What the calls work with.
 #[derive(Debug, Clone)]

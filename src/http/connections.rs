@@ -20,6 +20,7 @@ use hyper_util::service::TowerToHyperService;
 use metrics::gauge;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
@@ -56,6 +57,16 @@ impl Default for Limits {
 /// does not read.
 #[derive(Debug, Clone, Default)]
 pub struct CloseConnection(pub CancellationToken);
+
+/// A place for one call that a connection has to itself, as an extension of its requests.
+#[derive(Debug, Clone)]
+pub struct OwnPlace(pub Arc<Semaphore>);
+
+impl Default for OwnPlace {
+    fn default() -> Self {
+        OwnPlace(Arc::new(Semaphore::new(1)))
+    }
+}
 
 /// HTTP/2: streams of one connection.
 const STREAMS: u32 = 100;
@@ -151,11 +162,12 @@ impl Server {
         let seen = Arc::new(AtomicBool::new(false));
         let close = CloseConnection::default();
         let (router, arrived) = (TowerToHyperService::new(self.router.clone()), seen.clone());
-        let extension = close.clone();
+        let (extension, own_place) = (close.clone(), OwnPlace::default());
         let service = service_fn(move |mut request: Request<Incoming>| {
             arrived.store(true, Ordering::Relaxed);
             request.extensions_mut().insert(ConnectInfo(peer));
             request.extensions_mut().insert(extension.clone());
+            request.extensions_mut().insert(own_place.clone());
             router.call(request)
         });
         let mut connection = pin!(self.protocols.serve_connection(TokioIo::new(io), service));

@@ -20,8 +20,8 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-pub use self::connections::CloseConnection;
 use self::connections::Limits;
+pub use self::connections::{CloseConnection, OwnPlace};
 use crate::change::Timestamp;
 use crate::group::{Coordinator, GroupLag};
 use crate::task;
