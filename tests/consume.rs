@@ -193,6 +193,8 @@ async fn what_is_wrong_is_said_with_what_to_do() {
     refusal(&stage.consumed(&[TOPIC, "--from", "yesterday"]).await, 2);
     let usage = refusal(&output(consume(&[TOPIC, "--endpoint", "db:9080"])).await, 2);
     assert!(usage.contains("is not like http://127.0.0.1:9080"), "{usage}");
+    let tls = refusal(&output(consume(&[TOPIC, "--endpoint", "https://db:9080"])).await, 2);
+    assert!(tls.contains("is for TLS, which this command does not speak yet"), "{tls}");
     let nowhere = format!("http://127.0.0.1:{}", free_port());
     let gone = refusal(&output(consume(&[TOPIC, "--endpoint", &nowhere])).await, 4);
     assert!(gone.contains(&format!("cannot reach millrace at {nowhere}")), "{gone}");

@@ -79,7 +79,7 @@ pub struct Consume {
     /// How records are printed
     #[arg(long, value_enum, default_value = "pretty")]
     output: Output,
-    /// The broker's HTTP listener
+    /// The broker's HTTP listener, without TLS
     #[arg(long, env = "MILLRACE_ENDPOINT", default_value = "http://127.0.0.1:9080")]
     endpoint: String,
 }
@@ -106,15 +106,18 @@ impl Consume {
     }
 
     async fn connect(&self) -> Result<Channel, Failure> {
-        let usage = || {
-            Failure::new(
-                Exit::Usage,
-                format!("--endpoint {} is not like http://127.0.0.1:9080", self.endpoint),
-            )
-        };
-        let endpoint = Endpoint::from_shared(self.endpoint.clone()).map_err(|_| usage())?;
-        if endpoint.uri().scheme_str() != Some("http") {
-            return Err(usage());
+        let usage = |why| Failure::new(Exit::Usage, format!("--endpoint {} {why}", self.endpoint));
+        let unlike = "is not like http://127.0.0.1:9080";
+        let endpoint = Endpoint::from_shared(self.endpoint.clone()).map_err(|_| usage(unlike))?;
+        match endpoint.uri().scheme_str() {
+            Some("http") => {}
+            Some("https") => {
+                return Err(usage(
+                    "is for TLS, which this command does not speak yet; read the topic with a Kafka client, or with a \
+                     gRPC client that does, such as grpcurl",
+                ));
+            }
+            _ => return Err(usage(unlike)),
         }
         let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).http2_keep_alive_interval(LAST_ANSWER);
         endpoint.connect().await.map_err(|error| self.unreachable(innermost(&error)))
