@@ -6,7 +6,9 @@
 //!
 //! * **Sticky**: a member keeps what it owns unless another has at least two partitions fewer.
 //! * **Balanced**: no partition could go to a subscriber of its topic that has two partitions fewer than its owner. With
-//!   equal subscriptions this means that nobody has two more than another.
+//!   equal subscriptions this means that nobody has two more than another. Thousands of members whose subscriptions differ
+//!   may take more work than [`MAX_LOOKS`]: what is not balanced by then waits for the next generation, which goes on from
+//!   there.
 //! * **Cooperative**: a partition that somebody else owns is given to nobody. Its owner learns that it has lost it, gives
 //!   it up and rejoins, and the next generation gives it to its new owner.
 //!
@@ -16,6 +18,9 @@ use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::consumer_protocol::Parts;
+
+/// How often balancing looks at a member of an audience, or at a member as a giver: about a second.
+const MAX_LOOKS: usize = 50_000_000;
 
 /// A way of sharing out partitions that the broker can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -213,7 +218,7 @@ fn cooperative_sticky<'a>(members: &[Member<'_>], subscribed: Vec<Subscribed<'a>
             }
         }
     }
-    balance(&mut audiences, &mut loads);
+    balance(&mut audiences, &mut loads, MAX_LOOKS);
     for (member, held) in audiences.into_iter().flat_map(|audience| audience.held) {
         for (topic, partition) in held {
             match claims.get(&(topic, partition)) {
@@ -227,23 +232,31 @@ fn cooperative_sticky<'a>(members: &[Member<'_>], subscribed: Vec<Subscribed<'a>
     }
 }
 
-/// Moves partitions, each to somebody who has at least two fewer than who gives it, until there are no such two. The sum
-/// of the squares of what they have falls with every move, so this ends.
-fn balance(audiences: &mut [Audience<'_>], loads: &mut [usize]) {
+/// Moves partitions, each to somebody who has at least two fewer than who gives it, until there are no such two, or until
+/// it has looked often enough. The sum of the squares of what they have falls with every move, so this ends.
+fn balance(audiences: &mut [Audience<'_>], loads: &mut [usize], mut looks: usize) {
     let mut givers: Vec<usize> = (0..loads.len()).collect();
-    loop {
+    while looks > 0 {
+        looks = looks.saturating_sub(givers.len());
         givers.sort_by_key(|giver| Reverse(loads[*giver]));
-        if !givers.iter().any(|giver| give_one(audiences, loads, *giver)) {
+        if !givers.iter().any(|giver| give_one(audiences, loads, *giver, &mut looks)) {
             return;
         }
     }
 }
 
 /// Moves one partition of a member to who needs it most, if anybody does. Whether it has.
-fn give_one(audiences: &mut [Audience<'_>], loads: &mut [usize], giver: usize) -> bool {
+fn give_one(audiences: &mut [Audience<'_>], loads: &mut [usize], giver: usize, looks: &mut usize) -> bool {
+    *looks = looks.saturating_sub(audiences.len());
+    if *looks == 0 {
+        return false;
+    }
     let gives = |audience: &Audience<'_>| audience.held.get(&giver).is_some_and(|held| !held.is_empty());
     let takers = audiences.iter().enumerate().filter(|(_, audience)| gives(audience));
-    let takers = takers.filter_map(|(index, audience)| Some((index, audience.neediest(loads)?)));
+    let takers = takers.filter_map(|(index, audience)| {
+        *looks = looks.saturating_sub(audience.held.len());
+        Some((index, audience.neediest(loads)?))
+    });
     let Some((index, taker)) = takers.min_by_key(|(_, taker)| loads[*taker]) else { return false };
     if loads[giver] < loads[taker] + 2 {
         return false;
@@ -321,6 +334,21 @@ mod tests {
         assert_eq!((shown(&shares), shares.withheld), (vec![String::new(), "a:0".into()], false));
         let shares = assign(Strategy::CooperativeSticky, &[owner("m1", 4), owner("m2", 4)], &topics);
         assert_eq!((shown(&shares), shares.withheld), (vec![String::new(), String::new()], true));
+    }
+
+    #[test]
+    fn balancing_ends_when_it_has_looked_often_enough_and_loses_nothing() {
+        let unbalanced = || Audience {
+            held: BTreeMap::from([(0, (0..8).map(|partition| ("a", partition)).collect()), (1, Vec::new())]),
+            vacant: Vec::new(),
+        };
+        for (looks, expected) in [(0, [8, 0]), (1, [8, 0]), (6, [7, 1]), (12, [6, 2]), (1_000, [4, 4])] {
+            let (mut audiences, mut loads) = ([unbalanced()], [8, 0]);
+            balance(&mut audiences, &mut loads, looks);
+            assert_eq!(loads, expected, "{looks} looks");
+            let held: Vec<_> = audiences[0].held.values().map(Vec::len).collect();
+            assert_eq!(held, expected);
+        }
     }
 
     /// Members with subscriptions, and with claims that may be lies.
