@@ -6,6 +6,7 @@
 //!                                          ├── session    requests in, records and answers out
 //!                                          ├── credit     what the client allows
 //!                                          ├── cursors    where it is in each partition, and whose turn it is
+//!                                          ├── outbox     what waits to be sent
 //!                                          └── start      where it begins
 //!                                        records          stored batches into the records of a message
 //! ```

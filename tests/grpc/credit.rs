@@ -113,7 +113,7 @@ async fn who_leaves_a_large_record_unread_is_let_go_and_who_reads_it_is_not() {
 }
 
 /// Memory of the broker, in bytes.
-fn resident(stage: &Stage) -> u64 {
+pub fn resident(stage: &Stage) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", stage.millrace.pid())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024

@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use millrace::proto::subscribe_response::Response;
+use millrace::proto::subscriber_client::SubscriberClient;
 use millrace::proto::{CommitRequest, PartitionOffset, Subscription};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use tokio::time::timeout;
 use tonic::Code;
+use tonic::transport::Channel;
 
 use crate::stage::{PATIENCE, Stage, Subscriber, TOPIC, everything, id, offset};
 
@@ -162,6 +164,34 @@ async fn who_acknowledges_nothing_holds_nothing_up_for_long() {
     let theirs = *other.held.first().unwrap();
     let answer = lazy.stream.acknowledge(9, vec![lazy.position(theirs)]).await;
     assert_eq!(answer.results[0].error.as_ref().unwrap().code, Code::FailedPrecondition as i32);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_reads_nothing_ends_when_its_group_has_told_it_too_much() {
+    const PARTITIONS: usize = 1_000;
+    let args = ["--partitions", "1000", "--partition-by", "key", "--group-initial-delay-ms", "0"];
+    let stage = Stage::start(&args).await;
+    let endpoint = Channel::from_shared(stage.url()).unwrap().initial_stream_window_size(1_000);
+    let client = SubscriberClient::new(endpoint.connect().await.unwrap());
+    let mut stuck = Subscriber::open(client, member()).await;
+    stage.wait_metric("millrace_group_members", 1.0).await;
+    let mut rounds = 0;
+    loop {
+        let mut other = Member::join(&stage, member()).await;
+        while other.held.is_empty() {
+            other.step(true).await;
+        }
+        if other.held.len() == PARTITIONS {
+            break;
+        }
+        rounds += 1;
+        assert!(rounds < 200, "it is told more and more");
+        drop(other);
+        // It is given all of them back.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(rounds > 30, "it had no time to read");
+    assert_eq!(stuck.ended().await.code(), Code::ResourceExhausted);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,11 +5,13 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use millrace::proto::subscribe_request::Request;
+use millrace::proto::subscribe_response::Response;
 use millrace::proto::{
     Acknowledgement, CommitRequest, ListTopicsRequest, PartitionOffset, Subscription, TopicSelection,
 };
 use tonic::Code;
 
+use crate::credit::resident;
 use crate::stage::{PATIENCE, Stage, Subscriber, TOPIC, everything, id, offset, whole};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -59,6 +61,31 @@ async fn what_is_out_of_bounds_ends_the_call_that_it_came_in() {
     assert!(results.iter().all(|result| result.error.is_some()), "{results:?}");
 
     assert!(honest.take(3).await.iter().map(id).eq(1..=3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_that_nobody_reads_take_little_memory() {
+    const STREAMS: u64 = 10;
+    let stage = Stage::start(&[]).await;
+    let outsider = TopicSelection { topic: TOPIC.to_owned(), partitions: vec![0] };
+    let outsider = Subscription { topics: vec![outsider], group: "g".to_owned(), ..everything() };
+    let before = resident(&stage);
+    let mut stuck = Vec::new();
+    for _ in 0..STREAMS {
+        let mut stream = stage.subscribe(outsider.clone()).await;
+        for id in 0..20 {
+            let offsets = vec![PartitionOffset::default(); 10_000];
+            stream.send(Request::Acknowledgement(Acknowledgement { id, offsets }));
+        }
+        stuck.push(stream);
+    }
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let each = resident(&stage).saturating_sub(before) / STREAMS;
+    assert!(each < 8 << 20, "{each} bytes for answers that nobody reads");
+    // Whoever reads them gets them all.
+    for id in 0..20 {
+        while !matches!(stuck[0].next().await.unwrap(), Some(Response::Acknowledged(answer)) if answer.id == id) {}
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,6 +13,7 @@
 
 mod credit;
 mod cursors;
+mod outbox;
 mod session;
 mod start;
 

@@ -1,6 +1,6 @@
 //! A stream's session: what it reads next, what it sends, what it acknowledges, and its place in the group.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::future::pending;
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
@@ -13,6 +13,7 @@ use tonic::{Code, Status, Streaming};
 
 use super::credit::Credit;
 use super::cursors::{Cursors, Wanted};
+use super::outbox::Outbox;
 use super::start::Start;
 use super::{Counted, Outgoing, at};
 use crate::group::subscriber::{Change, GroupError, Membership, Subscription, TopicPartition};
@@ -28,8 +29,6 @@ use crate::proto::{
     Revoked, SubscribeRequest,
 };
 
-/// Answers that wait to be sent; while there are more, the client's requests wait.
-const MAX_OUTBOX: usize = 16;
 /// A turn that is larger than this is given up while the client gives no credit, and read again later.
 const MAX_STALLED_BYTES: usize = 1024 * 1024;
 /// How long a client may take to read a message that takes of the memory for large records, which others wait for: this,
@@ -69,7 +68,7 @@ pub struct Session {
     reading: Option<Reading>,
     /// What is left of the last read, and of which partition.
     turn: Option<(TopicPartition, Turn)>,
-    outbox: VecDeque<Outgoing>,
+    outbox: Outbox,
     /// Until when revoked partitions wait for acknowledgements.
     release_at: Option<Instant>,
     /// The last message that took of the memory for large records, and until when it has to be written.
@@ -145,7 +144,7 @@ impl Session {
             cursors: Cursors::default(),
             reading: None,
             turn: None,
-            outbox: VecDeque::new(),
+            outbox: Outbox::default(),
             release_at: None,
             large: None,
             assigned: false,
@@ -177,7 +176,7 @@ impl Session {
             }
             let awaits_news = idle && !blocked && self.credit.is_open();
             tokio::select! {
-                request = requests.message(), if open && self.outbox.len() < MAX_OUTBOX => {
+                request = requests.message(), if open && self.outbox.takes_answers() => {
                     match request?.map(|request| request.request) {
                         Some(request) => self.request(request).await?,
                         None => open = false,
@@ -185,7 +184,7 @@ impl Session {
                 }
                 free = responses.reserve(), if blocked || !self.outbox.is_empty() => {
                     let Ok(free) = free else { return Ok(()) };
-                    if let Some(next) = self.outbox.pop_front() {
+                    if let Some(next) = self.outbox.pop() {
                         free.send(next);
                     }
                 }
@@ -251,7 +250,7 @@ impl Session {
             let time = LARGE_STALL + Duration::from_secs(read.bytes >> 20);
             self.large = Some((Instant::now() + time, Arc::downgrade(room)));
         }
-        self.outbox.push_back(Outgoing { room, ..Response::Records(records).into() });
+        self.outbox.push(Outgoing { room, ..Response::Records(records).into() });
     }
 
     async fn request(&mut self, request: Option<Request>) -> Result<(), Status> {
@@ -287,7 +286,7 @@ impl Session {
             }
         }
         let results = offsets::results(asked.offsets, errors);
-        self.outbox.push_back(Response::Acknowledged(Acknowledged { id: asked.id, results }).into());
+        self.outbox.push(Response::Acknowledged(Acknowledged { id: asked.id, results }).into());
         self.release_if_done();
         Ok(())
     }
@@ -352,17 +351,17 @@ impl Session {
                 }
                 self.forget_turn_of(&partitions);
                 self.release_at = Some(Instant::now() + self.revoke_timeout);
-                self.outbox.push_back(revoked(&partitions, false));
+                self.outbox.push(revoked(&partitions, false));
                 self.release_if_done();
             }
             Change::Lost { partitions } => {
                 self.forget_turn_of(&partitions);
                 self.cursors.remove(&partitions);
                 self.release_at = None;
-                self.outbox.push_back(revoked(&partitions, true));
+                self.outbox.push(revoked(&partitions, true));
             }
         }
-        Ok(())
+        self.outbox.check()
     }
 
     /// Begins to read partitions, from one snapshot of each log (I1).
@@ -390,7 +389,7 @@ impl Session {
             self.cursors.add(partition, topic, from);
         }
         self.assigned = true;
-        self.outbox.push_back(Response::Assigned(assigned).into());
+        self.outbox.push(Response::Assigned(assigned).into());
         Ok(())
     }
 
