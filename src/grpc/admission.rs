@@ -5,7 +5,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -13,7 +13,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, Version, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use http_body::{Frame, SizeHint};
+use http_body::Frame;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 use tonic::Status;
@@ -25,6 +25,9 @@ use crate::http::OwnPlace;
 const MAX_WAIT: Duration = Duration::from_secs(30);
 /// Calls that take no place.
 const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
+
+/// A message goes to the connection in parts of at most this size, so that what the client does not read stays here.
+const MAX_PART: usize = 64 * 1024;
 
 /// The places for calls that all connections share.
 #[derive(Clone)]
@@ -74,7 +77,7 @@ pub async fn admit(State(shared): State<Admission>, mut request: Request, next: 
         None => {}
     }
     match timeout_at(until, next.run(request)).await {
-        Ok(answer) => answer.map(|body| Body::new(Held { body, _place: place })),
+        Ok(answer) => answer.map(|body| Body::new(Held { body, rest: Bytes::new(), _place: place })),
         Err(_) => {
             let message = format!("the call took longer than its deadline allows, or than {MAX_WAIT:?}");
             Status::deadline_exceeded(message).into_http()
@@ -100,9 +103,12 @@ fn parse_timeout(value: &HeaderValue) -> Option<Duration> {
     }
 }
 
-/// The body of an answer, with the place of its call if it takes one.
+/// The body of an answer, with the place of its call if it takes one. It is asked for more only when the connection has taken all but the
+/// last part of what it gave: until then whoever made that keeps account of it (I8).
 struct Held {
     body: Body,
+    /// Of what it gave.
+    rest: Bytes,
     _place: Option<OwnedSemaphorePermit>,
 }
 
@@ -114,25 +120,34 @@ impl http_body::Body for Held {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        if self.rest.is_empty() {
+            match ready!(Pin::new(&mut self.body).poll_frame(cx)).map(|frame| frame.map(Frame::into_data)) {
+                Some(Ok(Ok(data))) => self.rest = data,
+                Some(Ok(Err(trailers))) => return Poll::Ready(Some(Ok(trailers))),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(None),
+            }
+        }
+        let part = self.rest.len().min(MAX_PART);
+        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(part)))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use axum::Router;
     use axum::body::to_bytes;
     use axum::middleware::from_fn_with_state;
     use axum::routing::post;
     use futures_util::stream;
+    use http_body::Body as _;
     use hyper::service::Service;
     use hyper_util::service::TowerToHyperService;
 
@@ -193,5 +208,27 @@ mod tests {
         for text in ["", "S", "1", "1s", "-1S", "+1S", "100000000S", "1.5S"] {
             assert_eq!(parse(text), None, "{text}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_large_message_goes_out_in_parts_before_the_next_is_asked_for() {
+        let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let asked = Arc::new(AtomicUsize::new(0));
+        let messages = [Bytes::from(vec![1; 2 * MAX_PART + 1]), Bytes::from_static(b"end")];
+        let counted = messages.map(Ok::<_, axum::Error>).into_iter().inspect({
+            let asked = asked.clone();
+            move |_| {
+                asked.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let body = Body::from_stream(futures_util::stream::iter(counted));
+        let mut held = Held { body, rest: Bytes::new(), _place: Some(place) };
+        for (size, messages) in [(MAX_PART, 1), (MAX_PART, 1), (1, 1), (3, 2)] {
+            assert!(!http_body::Body::is_end_stream(&held));
+            let frame = poll_fn(|cx| Pin::new(&mut held).poll_frame(cx)).await;
+            assert_eq!(frame.unwrap().unwrap().into_data().unwrap().len(), size);
+            assert_eq!(asked.load(Ordering::Relaxed), messages);
+        }
+        assert!(poll_fn(|cx| Pin::new(&mut held).poll_frame(cx)).await.is_none());
     }
 }

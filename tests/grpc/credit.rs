@@ -102,12 +102,14 @@ async fn who_leaves_a_large_record_unread_is_let_go_and_who_reads_it_is_not() {
     reader.assigned().await;
     assert!(reader.take(3).await.iter().map(id).eq(1..=3));
     let stuck = stage.subscribe(everything()).await;
-    stage.wait_metric("millrace_grpc_subscribers", 2.0).await;
+    // For who has asked for one record only, nothing comes after it.
+    let modest = stage.subscribe(Subscription { credit: Some(credit(1, 1)), ..everything() }).await;
+    stage.wait_metric("millrace_grpc_subscribers", 3.0).await;
     tokio::time::sleep(Duration::from_secs(32)).await;
-    assert_eq!(stage.metric("millrace_grpc_subscribers"), 2.0, "it has more time than that");
+    assert_eq!(stage.metric("millrace_grpc_subscribers"), 3.0, "they have more time than that");
     tokio::time::sleep(Duration::from_secs(6)).await;
     stage.wait_metric("millrace_grpc_subscribers", 1.0).await;
-    drop(stuck);
+    drop((stuck, modest));
     stage.insert(4..=4, 10).await;
     assert!(reader.take(1).await.iter().map(id).eq(4..=4));
 }

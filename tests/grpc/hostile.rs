@@ -84,7 +84,9 @@ async fn answers_that_nobody_reads_take_little_memory() {
     assert!(each < 8 << 20, "{each} bytes for answers that nobody reads");
     // Whoever reads them gets them all.
     for id in 0..20 {
-        while !matches!(stuck[0].next().await.unwrap(), Some(Response::Acknowledged(answer)) if answer.id == id) {}
+        while !matches!(stuck[0].next().await.unwrap(), Some(Response::Acknowledged(answer)) if answer.id == id)
+        {
+        }
     }
 }
 
