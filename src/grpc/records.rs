@@ -114,10 +114,12 @@ impl Reader {
             };
             let mut read =
                 read.map_err(|_| status::stopping())?.map_err(|error| malformed(source, &error))?;
-            if read.held < LARGE_BYTES || read.room.is_some() {
+            let kib = read.held.div_ceil(1024).min(LARGE_KIB);
+            let has = read.room.as_ref().map_or(0, |room| room.num_permits());
+            if read.held < LARGE_BYTES || kib <= has {
                 return Ok(read);
             }
-            let kib = read.held.div_ceil(1024).min(LARGE_KIB) as u32;
+            let kib = kib as u32;
             if let Ok(free) = self.large.clone().try_acquire_many_owned(kib) {
                 read.give_room(Arc::new(free));
                 return Ok(read);
@@ -130,8 +132,9 @@ impl Reader {
 }
 
 impl Read {
+    /// The turn keeps it too, but only with a batch that needs it.
     fn give_room(&mut self, room: Room) {
-        if let Some(turn) = &mut self.turn {
+        if let Some(turn) = self.turn.as_mut().filter(|turn| turn.open_bytes() >= LARGE_BYTES) {
             turn.room = Some(room.clone());
         }
         self.room = Some(room);
@@ -167,13 +170,18 @@ pub struct Turn {
     open: Option<Records>,
     /// A record that did not fit into the last message, with its size.
     next: Option<(proto::Record, u64)>,
+    /// For the batch that is open.
     room: Option<Room>,
 }
 
 impl Turn {
     /// Bytes that it keeps in memory.
     pub fn held_bytes(&self) -> usize {
-        self.stored_bytes() + self.open.as_ref().map_or(0, |open| open.payload().len())
+        self.stored_bytes() + self.open_bytes()
+    }
+
+    fn open_bytes(&self) -> usize {
+        self.open.as_ref().map_or(0, |open| open.payload().len())
     }
 
     fn stored_bytes(&self) -> usize {
@@ -183,7 +191,7 @@ impl Turn {
     /// Takes records until the limits are reached or nothing is left.
     fn take(mut self, limits: Limits) -> Result<Read, Malformed> {
         let (mut records, mut bytes) = (Vec::new(), 0u64);
-        let mut held = self.open.as_ref().map_or(0, |open| open.payload().len());
+        let mut held = self.open_bytes();
         let left = loop {
             let next = match self.next.take() {
                 Some(next) => Some(next),
@@ -197,8 +205,12 @@ impl Turn {
             bytes += size;
             records.push(record);
         };
-        let room = self.room.clone();
-        Ok(Read { records, bytes, turn: left.then_some(self), room, held })
+        let room = self.room.take();
+        let mut read = Read { records, bytes, turn: left.then_some(self), room: None, held };
+        if let Some(room) = room {
+            read.give_room(room);
+        }
+        Ok(read)
     }
 
     /// The next record, and its size; adds to `held` the size of batches that are opened.

@@ -114,6 +114,25 @@ async fn who_leaves_a_large_record_unread_is_let_go_and_who_reads_it_is_not() {
     assert!(reader.take(1).await.iter().map(id).eq(4..=4));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn who_pauses_after_a_large_record_leaves_room_for_others() {
+    let stage = Stage::start(&[]).await;
+    // Both records are read at once, as the large one is small where it is stored.
+    let large = "INSERT INTO t VALUES (1, repeat('x', 20 << 20))";
+    stage.client.batch_execute(large).await.unwrap();
+    stage.insert(2..=2, 10).await;
+    let mut paused = Vec::new();
+    for _ in 0..14 {
+        let mut stream = stage.subscribe(Subscription { credit: Some(credit(1, 1)), ..everything() }).await;
+        stream.assigned().await;
+        stream.take(1).await;
+        paused.push(stream);
+    }
+    let mut reader = stage.subscribe(everything()).await;
+    reader.assigned().await;
+    reader.take(2).await;
+}
+
 /// Memory of the broker, in bytes.
 pub fn resident(stage: &Stage) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", stage.millrace.pid())).unwrap();

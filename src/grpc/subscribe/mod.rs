@@ -20,7 +20,6 @@ mod start;
 use std::future::pending;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -86,7 +85,7 @@ impl Drop for Counted {
 /// A message on its way, with what it holds of the memory for large records.
 struct Outgoing {
     response: Result<SubscribeResponse, Status>,
-    room: Option<Arc<Room>>,
+    room: Option<Room>,
 }
 
 impl From<Response> for Outgoing {
@@ -99,7 +98,7 @@ impl From<Response> for Outgoing {
 pub struct Responses {
     outgoing: mpsc::Receiver<Outgoing>,
     /// Of the message that was taken last: it has been written when the next one is asked for.
-    room: Option<Arc<Room>>,
+    room: Option<Room>,
     _task: AbortOnDropHandle<()>,
 }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
 use tonic::{Code, Status, Streaming};
 
@@ -17,7 +17,7 @@ use super::outbox::Outbox;
 use super::start::Start;
 use super::{Counted, Outgoing, at};
 use crate::group::subscriber::{Change, GroupError, Membership, Subscription, TopicPartition};
-use crate::grpc::records::{Read, Reader, Room, Turn};
+use crate::grpc::records::{Read, Reader, Turn};
 use crate::grpc::{Broker, offsets, request, status};
 use crate::http::CloseConnection;
 use crate::log::Offset;
@@ -71,8 +71,8 @@ pub struct Session {
     outbox: Outbox,
     /// Until when revoked partitions wait for acknowledgements.
     release_at: Option<Instant>,
-    /// The last message that took of the memory for large records, and until when it has to be written.
-    large: Option<(Instant, Weak<Room>)>,
+    /// What the last message took of the memory for large records, and until when it has to be given back.
+    large: Option<(Instant, Weak<OwnedSemaphorePermit>)>,
     /// Whether the first assignment has been sent.
     assigned: bool,
     counted: Counted,
@@ -245,12 +245,11 @@ impl Session {
             high_watermark: range.end.0,
             bytes: read.bytes,
         };
-        let room = read.room.map(Arc::new);
-        if let Some(room) = &room {
+        if let Some(room) = &read.room {
             let time = LARGE_STALL + Duration::from_secs(read.bytes >> 20);
             self.large = Some((Instant::now() + time, Arc::downgrade(room)));
         }
-        self.outbox.push(Outgoing { room, ..Response::Records(records).into() });
+        self.outbox.push(Outgoing { room: read.room, ..Response::Records(records).into() });
     }
 
     async fn request(&mut self, request: Option<Request>) -> Result<(), Status> {
