@@ -133,6 +133,21 @@ async fn who_pauses_after_a_large_record_leaves_room_for_others() {
     reader.take(2).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_read_does_not_keep_the_log_from_merging() {
+    let stage = Stage::start(&["--codec", "none", "--segment-mb", "1"]).await;
+    stage.insert(1..=1, 10).await;
+    let mut paused = stage.subscribe(nothing_yet()).await;
+    paused.assigned().await;
+    for id in 2..=120 {
+        stage.insert(id..=id, 20_000).await;
+    }
+    stage.wait_metric("millrace_log_unmerged_segments{task=\"shop\"}", 0.0).await;
+    assert!(stage.metric("millrace_log_merged_segments_total{task=\"shop\"}") > 0.0);
+    paused.grant(120, 1 << 30);
+    assert!(paused.take(120).await.iter().map(id).eq(1..=120));
+}
+
 /// Memory of the broker, in bytes.
 pub fn resident(stage: &Stage) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", stage.millrace.pid())).unwrap();

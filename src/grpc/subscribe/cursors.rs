@@ -1,7 +1,8 @@
 //! Where a subscriber is in each of its partitions, and which of them is read next.
 //!
 //! A **round** gives each partition one turn, all of them from one snapshot of each log (I1). The next round takes new
-//! snapshots, so that a backlog in one partition does not hold up what is new in the others.
+//! snapshots, so that a backlog in one partition does not hold up what is new in the others. Who cannot read holds none, as
+//! a log merges nothing while an old one is held.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -16,6 +17,7 @@ use crate::log::view::{Place, View};
 /// A place in a partition.
 pub struct Cursor {
     topic: Arc<Topic>,
+    /// In the view, where there is one.
     place: Place,
     /// The next record to send.
     pub next: Offset,
@@ -28,7 +30,8 @@ pub struct Cursor {
 /// All of a subscriber's places.
 #[derive(Default)]
 pub struct Cursors {
-    view: View,
+    /// `None` while nothing is read.
+    view: Option<View>,
     cursors: BTreeMap<TopicPartition, Cursor>,
     /// Who had the last turn.
     last: Option<TopicPartition>,
@@ -47,7 +50,7 @@ pub struct Wanted {
 impl Cursors {
     /// Adds a partition of `topic`, to be read from `next` on. One that the topic does not have is left out.
     pub fn add(&mut self, partition: TopicPartition, topic: Arc<Topic>, next: Offset) {
-        let Some(place) = self.view.find(&topic, partition.partition as usize) else { return };
+        let Some(place) = self.look().0.find(&topic, partition.partition as usize) else { return };
         let cursor = Cursor { topic, place, next, acknowledged: next, revoked: false };
         self.cursors.insert(partition, cursor);
     }
@@ -56,12 +59,26 @@ impl Cursors {
     pub fn remove(&mut self, partitions: &BTreeSet<TopicPartition>) {
         self.cursors.retain(|partition, _| !partitions.contains(partition));
         // Logs without a partition of ours need not wake us any more.
-        self.view = View::default();
-        for (partition, cursor) in &mut self.cursors {
-            if let Some(place) = self.view.find(&cursor.topic, partition.partition as usize) {
-                cursor.place = place;
+        self.rest();
+    }
+
+    /// Holds no snapshots until there is something to read again.
+    pub fn rest(&mut self) {
+        self.view = None;
+    }
+
+    fn look(&mut self) -> (&mut View, &BTreeMap<TopicPartition, Cursor>) {
+        let cursors = &mut self.cursors;
+        let view = self.view.get_or_insert_with(|| {
+            let mut view = View::default();
+            for (partition, cursor) in cursors.iter_mut() {
+                if let Some(place) = view.find(&cursor.topic, partition.partition as usize) {
+                    cursor.place = place;
+                }
             }
-        }
+            view
+        });
+        (view, cursors)
     }
 
     /// The place in a partition, if it is one of ours.
@@ -78,23 +95,25 @@ impl Cursors {
     pub fn turn(&mut self) -> Option<Wanted> {
         let after = self.last.take().map_or(Bound::Unbounded, Bound::Excluded);
         let next = self.find(after).or_else(|| {
-            self.view.refresh();
+            self.look().0.refresh();
             self.find(Bound::Unbounded)
         })?;
         self.last = Some(next.clone());
         self.wanted(next)
     }
 
-    fn find(&self, after: Bound<TopicPartition>) -> Option<TopicPartition> {
-        let mut others = self.cursors.range((after, Bound::Unbounded));
-        let has_more = |cursor: &Cursor| !cursor.revoked && cursor.next < self.view.range(cursor.place).end;
+    fn find(&mut self, after: Bound<TopicPartition>) -> Option<TopicPartition> {
+        let (view, cursors) = self.look();
+        let mut others = cursors.range((after, Bound::Unbounded));
+        let has_more = |cursor: &Cursor| !cursor.revoked && cursor.next < view.range(cursor.place).end;
         others.find(|(_, cursor)| has_more(cursor)).map(|(partition, _)| partition.clone())
     }
 
     /// The same partition's turn goes on.
-    pub fn wanted(&self, partition: TopicPartition) -> Option<Wanted> {
-        let cursor = self.cursors.get(&partition).filter(|cursor| !cursor.revoked)?;
-        let (log, snapshot) = self.view.at(cursor.place);
+    pub fn wanted(&mut self, partition: TopicPartition) -> Option<Wanted> {
+        let (view, cursors) = self.look();
+        let cursor = cursors.get(&partition).filter(|cursor| !cursor.revoked)?;
+        let (log, snapshot) = view.at(cursor.place);
         let source = Source {
             topic: cursor.topic.clone(),
             index: partition.partition as u32,
@@ -107,6 +126,6 @@ impl Cursors {
 
     /// Waits until a log of ours has something new. Cancel-safe.
     pub async fn changed(&mut self) {
-        self.view.changed().await;
+        self.look().0.changed().await;
     }
 }

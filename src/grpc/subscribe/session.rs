@@ -175,6 +175,9 @@ impl Session {
                 return Ok(());
             }
             let awaits_news = idle && !blocked && self.credit.is_open();
+            if self.reading.is_none() && !awaits_news {
+                self.cursors.rest();
+            }
             tokio::select! {
                 request = requests.message(), if open && self.outbox.takes_answers() => {
                     match request?.map(|request| request.request) {
