@@ -320,6 +320,7 @@ impl Session {
             Role::Outsider(group) => match offsets::commit_alone(&self.broker, group, offsets.to_vec()).await
             {
                 Ok(results) => return Ok(results.into_iter().map(|result| result.error).collect()),
+                Err(status) if status.code() == Code::Unavailable => return Err(status),
                 Err(status) => status,
             },
             Role::Member(member) => {
@@ -329,13 +330,12 @@ impl Session {
                         let errors = answers.into_iter().map(|answer| answer.err().map(status::commit_error));
                         return Ok(errors.collect());
                     }
-                    Err(error) => error.into(),
+                    Err(error @ GroupError::Rebalancing { .. }) => error.into(),
+                    // It is no member any more, and has lost all that it held.
+                    Err(error) => return Err(error.into()),
                 }
             }
         };
-        if refused.code() == Code::Unavailable {
-            return Err(refused);
-        }
         Ok(vec![Some(status::error(refused.code(), refused.message())); offsets.len()])
     }
 
