@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use millrace::proto::subscribe_request::Request;
 use millrace::proto::subscribe_response::Response;
 use millrace::proto::subscriber_client::SubscriberClient;
-use millrace::proto::{CommitRequest, PartitionOffset, Subscription};
+use millrace::proto::{Acknowledgement, CommitRequest, PartitionOffset, Subscription};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use tokio::time::timeout;
@@ -207,6 +208,19 @@ async fn only_members_commit_while_there_are_some() {
     stage.wait_metric("millrace_group_members", 0.0).await;
     let answer = grpc.commit(commit).await.unwrap().into_inner();
     assert!(answer.results[0].error.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_half_closes_gets_its_answers_and_leaves() {
+    let stage = Stage::start(ARGS).await;
+    let mut stream = stage.subscribe(member()).await;
+    assert_eq!(stream.assigned().await.partitions.len(), 8);
+    stream.send(Request::Acknowledgement(Acknowledgement { id: 3, offsets: vec![offset(0, 0)] }));
+    stream.half_close();
+    let Some(Response::Acknowledged(answer)) = stream.next().await.unwrap() else { panic!("no answer") };
+    assert_eq!((answer.id, &answer.results[0].error), (3, &None));
+    assert!(stream.next().await.unwrap().is_none());
+    stage.wait_metric("millrace_group_members", 0.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -182,7 +182,10 @@ impl Session {
                 request = requests.message(), if open && self.outbox.takes_answers() => {
                     match request?.map(|request| request.request) {
                         Some(request) => self.request(request).await?,
-                        None => open = false,
+                        None => {
+                            open = false;
+                            self.half_closed();
+                        }
                     }
                 }
                 free = responses.reserve(), if blocked || !self.outbox.is_empty() => {
@@ -253,6 +256,13 @@ impl Session {
             self.large = Some((Instant::now() + time, Arc::downgrade(room)));
         }
         self.outbox.push(Outgoing { room: read.room, ..Response::Records(records).into() });
+    }
+
+    /// A member that cannot acknowledge any more is sent the answers that it waits for, but no more records.
+    fn half_closed(&mut self) {
+        if matches!(self.role, Role::Member(_)) {
+            self.credit = Credit::default();
+        }
     }
 
     async fn request(&mut self, request: Option<Request>) -> Result<(), Status> {
