@@ -5,13 +5,17 @@ use std::collections::BTreeSet;
 use millrace::proto::change::Event;
 use millrace::proto::start::{Committed, Earliest, From, Latest, Offsets};
 use millrace::proto::{
-    CHANGE_MEDIA_TYPE, Change, ListTopicsRequest, Start, Subscription, TopicSelection, record::Content,
+    CHANGE_MEDIA_TYPE, Change, CommitRequest, ListTopicsRequest, PartitionRange, Start, Subscription,
+    TopicSelection, record::Content,
 };
 use millrace_test_support::read_topic;
 use prost::Message;
 use tonic::Code;
 
 use crate::stage::{Stage, TOPIC, everything, id, offset};
+
+/// Keeps little.
+const RETENTION: &[&str] = &["--codec", "none", "--segment-mb", "1", "--retention-mb", "1"];
 
 fn from(from: From) -> Subscription {
     Subscription { start: Some(Start { from: Some(from) }), ..everything() }
@@ -96,23 +100,44 @@ async fn what_was_acknowledged_is_not_read_again_after_a_kill() {
     assert_eq!(again.assigned().await.partitions[0].offset, 100);
 }
 
+/// Inserts until retention has taken the first records, and gives what there is then.
+async fn outlive_retention(stage: &Stage) -> PartitionRange {
+    let mut grpc = stage.grpc().await;
+    for round in 1..20 {
+        stage.insert(round * 1_000..=round * 1_000 + 999, 1_000).await;
+        let topics = grpc.list_topics(ListTopicsRequest::default()).await.unwrap().into_inner().topics;
+        if topics[0].partitions[0].start > 0 {
+            return topics[0].partitions[0];
+        }
+    }
+    panic!("retention took nothing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_whose_offset_is_gone_goes_on_only_where_that_is_asked_for() {
+    let stage = Stage::start(RETENTION).await;
+    stage.insert(1..=10, 10).await;
+    let commit = CommitRequest { group: "auditors".to_owned(), offsets: vec![offset(0, 5)] };
+    stage.grpc().await.commit(commit).await.unwrap();
+    let kept = outlive_retention(&stage).await;
+    let member = |start| Subscription { group: "auditors".to_owned(), start, ..everything() };
+    for start in [None, from(From::Latest(Latest {})).start] {
+        let ended = stage.subscribe(member(start)).await.ended().await;
+        assert_eq!(ended.code(), Code::OutOfRange);
+        assert!(ended.message().contains("start earliest given by name"), "{ended}");
+    }
+    let mut stream = stage.subscribe(member(from(From::Earliest(Earliest {})).start)).await;
+    assert_eq!(stream.assigned().await.partitions[0].offset, kept.start);
+    assert_eq!(stream.records().await.records[0].offset, kept.start);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_retention_takes_from_under_a_stream_is_not_skipped_in_silence() {
-    let stage = Stage::start(&["--codec", "none", "--segment-mb", "1", "--retention-mb", "1"]).await;
+    let stage = Stage::start(RETENTION).await;
     stage.insert(1..=10, 10).await;
     let mut stream = stage.subscribe(Subscription { credit: None, ..everything() }).await;
     assert_eq!(stream.assigned().await.partitions[0].offset, 0);
-    let mut grpc = stage.grpc().await;
-    let mut rounds = 0;
-    let kept = loop {
-        rounds += 1;
-        assert!(rounds < 20, "retention took nothing");
-        stage.insert(rounds * 1_000..=rounds * 1_000 + 999, 1_000).await;
-        let topics = grpc.list_topics(ListTopicsRequest::default()).await.unwrap().into_inner().topics;
-        if topics[0].partitions[0].start > 0 {
-            break topics[0].partitions[0];
-        }
-    };
+    let kept = outlive_retention(&stage).await;
     stream.grant(1, 1_000_000);
     let ended = stream.ended().await;
     assert_eq!(ended.code(), Code::OutOfRange);

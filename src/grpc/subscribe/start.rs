@@ -14,7 +14,10 @@ use crate::proto::{self, start::From};
 #[derive(Debug)]
 pub enum Start {
     Committed,
-    Earliest,
+    Earliest {
+        /// Also where retention has taken what the group has committed.
+        by_name: bool,
+    },
     Latest,
     Time(i64),
     Offsets(HashMap<(String, u32), i64>),
@@ -25,7 +28,8 @@ impl Start {
     pub fn check(asked: Option<proto::Start>) -> Result<Start, Status> {
         Ok(match asked.and_then(|start| start.from) {
             Some(From::Committed(_)) => Start::Committed,
-            None | Some(From::Earliest(_)) => Start::Earliest,
+            None => Start::Earliest { by_name: false },
+            Some(From::Earliest(_)) => Start::Earliest { by_name: true },
             Some(From::Latest(_)) => Start::Latest,
             Some(From::TimeMs(time)) => Start::Time(time),
             Some(From::Offsets(all)) => {
@@ -47,8 +51,9 @@ impl Start {
         let (topic, index) = (&partition.topic, partition.partition);
         let range = view.range(place);
         let offset = match (committed, self) {
+            (Some(committed), Start::Earliest { by_name: true }) => Offset(committed).max(range.start),
             (Some(committed), _) => Offset(committed),
-            (None, Start::Earliest) => range.start,
+            (None, Start::Earliest { .. }) => range.start,
             (None, Start::Latest) => range.end,
             (None, Start::Time(time)) => offsets::at_time(view, partition, place, *time).await?.0,
             (None, Start::Committed) => {
@@ -73,8 +78,11 @@ impl Start {
                 range.start,
                 range.end,
                 match committed {
+                    Some(_) if offset < range.start =>
+                        "to skip what is gone, subscribe with start earliest given by name; to go on elsewhere, end all \
+                         members of the group, commit an offset inside that, and subscribe again",
                     Some(_) =>
-                        "commit an offset inside that for the group, knowing what is skipped, and subscribe again",
+                        "end all members of the group, commit an offset inside that, and subscribe again",
                     None => "start inside that",
                 }
             )));
