@@ -26,6 +26,8 @@ const INLINE_BYTES: usize = 32 * 1024;
 const BATCH_LIMIT: usize = 512 << 20;
 /// Clients that are read for at a time.
 const READS: usize = 16;
+/// A batch is kept open up to this size while its client gives no credit.
+const MAX_STALLED_BYTES: usize = 2 * 1024 * 1024;
 /// Decompressed batches of a message share [`LARGE_KIB`] from this size on.
 const LARGE_BYTES: usize = 4 * 1024 * 1024;
 /// Memory for large batches, for all clients.
@@ -175,9 +177,11 @@ pub struct Turn {
 }
 
 impl Turn {
-    /// Bytes that it keeps in memory.
-    pub fn held_bytes(&self) -> usize {
-        self.stored_bytes() + self.open_bytes()
+    /// What of it is worth its memory while the client gives no credit: the batch that is open, which would be decompressed
+    /// again for the next record, unless it is large.
+    pub fn stalled(mut self) -> Option<Turn> {
+        self.batches.clear();
+        (self.open_bytes() <= MAX_STALLED_BYTES).then_some(self)
     }
 
     fn open_bytes(&self) -> usize {

@@ -29,8 +29,6 @@ use crate::proto::{
     Revoked, SubscribeRequest,
 };
 
-/// A turn that is larger than this is given up while the client gives no credit, and read again later.
-const MAX_STALLED_BYTES: usize = 1024 * 1024;
 /// How long a client may take to read a message that takes of the memory for large records, which others wait for: this,
 /// and a second for each MiB.
 const LARGE_STALL: Duration = Duration::from_secs(30);
@@ -240,8 +238,8 @@ impl Session {
         self.credit.take(read.records.len(), read.bytes);
         self.counted.0.records.increment(read.records.len() as u64);
         self.counted.0.bytes.increment(read.bytes);
-        let keep = |turn: &Turn| self.credit.is_open() || turn.held_bytes() <= MAX_STALLED_BYTES;
-        self.turn = read.turn.filter(keep).map(|turn| (partition.clone(), turn));
+        let left = if self.credit.is_open() { read.turn } else { read.turn.and_then(Turn::stalled) };
+        self.turn = left.map(|turn| (partition.clone(), turn));
         let range = wanted.source.snapshot.range(wanted.source.partition).unwrap_or_default();
         let records = Records {
             content_type: self.broker.media_types.of(&partition.topic).to_owned(),
