@@ -14,7 +14,7 @@ use super::{LogReader, PartitionId, PartitionRange, Snapshot};
 /// So many may wait for a log and look at each commit.
 const CALM: usize = 16;
 /// For each beyond that, so much more lies at least between one look and the next.
-const PACE: Duration = Duration::from_micros(750);
+const PACE: Duration = Duration::from_micros(500);
 /// But not more than this.
 const MAX_PACE: Duration = Duration::from_millis(100);
 
@@ -126,9 +126,9 @@ mod tests {
     #[test]
     fn a_few_look_at_each_commit_and_each_of_many_only_so_often() {
         assert_eq!((pace(0), pace(16)), (Duration::ZERO, Duration::ZERO));
-        assert_eq!(pace(100), Duration::from_millis(63));
+        assert_eq!(pace(100), Duration::from_millis(42));
         assert_eq!(pace(usize::MAX), Duration::from_millis(100));
-        // What ten consumers have together at a hundred commits a second, a hundred have at most twice.
-        assert!(100.0 / pace(100).as_secs_f64() < 2.0 * 1_000.0);
+        // What ten consumers have together at a hundred commits a second, a hundred have at most three times.
+        assert!(100.0 / pace(100).as_secs_f64() < 3.0 * 1_000.0);
     }
 }

@@ -69,10 +69,10 @@ pub struct Consume {
     /// printed
     #[arg(long)]
     group: Option<String>,
-    /// Where to begin: earliest, latest, an offset, or a time like 2026-03-01T12:00:00Z. In a group where it has
-    /// committed nothing
-    #[arg(long, default_value = "earliest", allow_hyphen_values = true)]
-    from: From,
+    /// Where to begin: earliest, latest, an offset, or a time like 2026-03-01T12:00:00Z; in a group where it has
+    /// committed nothing. Without it at the earliest, but never past what a group has not read
+    #[arg(long, allow_hyphen_values = true)]
+    from: Option<From>,
     /// Ends after so many records
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     max: Option<u64>,
@@ -242,7 +242,7 @@ impl Session {
         let subscription = Subscription {
             topics: vec![TopicSelection { topic: topic.name.clone(), partitions: Vec::new() }],
             group: consume.group.clone().unwrap_or_default(),
-            start: Some(consume.from.start(topic)),
+            start: consume.from.map(|from| from.start(topic)),
             credit: Some(Credit { records: first, bytes: WINDOW_BYTES }),
             client_id: "millrace-consume".to_owned(),
             ..Subscription::default()
