@@ -10,6 +10,8 @@ GO_DIR     := examples/go
 # For `make console-consumer`
 BOOTSTRAP ?= 127.0.0.1:9092
 TOPIC     ?= shop
+# For `make bench`
+BENCH     ?= ingest
 
 .PHONY: help setup setup-clients build run test test-postgres test-clients test-all lint lint-deploy fmt bench java python go console-consumer clean
 
@@ -52,8 +54,8 @@ lint-deploy: ## check what deploy/ has for containers, systemd, Kubernetes and P
 fmt: ## format the code
 	$(CARGO) fmt --all
 
-bench: setup ## drain a backlog through Millrace and through a bare reader, and compare
-	$(CARGO) run --release --locked --features bench -- bench ingest $(ARGS)
+bench: setup ## compare with the least that could do the same: BENCH=ingest, latency or fetch
+	$(CARGO) run --release --locked --features bench -- bench $(BENCH) $(ARGS)
 
 java: $(JAVA_DIR)/target/built ## build the Java client's test programs
 
