@@ -17,7 +17,7 @@ pub fn unreadable(topic: &str, partition: u32, error: &LogError) -> Status {
     match error {
         LogError::OutOfRange { offset, start, end } => Status::out_of_range(format!(
             "offset {offset} of {topic} [{partition}] is not there: it holds {start} to {end}; begin inside that, or \
-             commit an offset inside it for the group"
+             end all members of the group and commit an offset inside it"
         )),
         LogError::Stopped => stopping(),
         error => {
