@@ -163,17 +163,23 @@ async fn settle(duration: Duration) {
     tokio::time::sleep(duration).await;
 }
 
+/// A server that streams all but the smallest transactions, with empty tables.
+async fn streaming_source() -> (Arc<Postgres>, Client) {
+    let options = PostgresOptions::default().setting("logical_decoding_work_mem", "64kB");
+    let postgres = Arc::new(Postgres::start(options).await);
+    let client = postgres.client().await;
+    make_tables(&client).await;
+    client.batch_execute("TRUNCATE account").await.unwrap();
+    (postgres, client)
+}
+
 /// SIGKILL at random moments under load, again and again; every third round inside a large streamed transaction.
 #[tokio::test(flavor = "multi_thread")]
 async fn sigkill_at_any_moment_neither_loses_nor_repeats_a_change() {
     let rounds: u64 = std::env::var("MILLRACE_TEST_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(50);
     let seed = seed();
     let mut random = Random(seed);
-    let options = PostgresOptions::default().setting("logical_decoding_work_mem", "64kB");
-    let postgres = Arc::new(Postgres::start(options).await);
-    let client = postgres.client().await;
-    make_tables(&client).await;
-    client.batch_execute("TRUNCATE account").await.unwrap();
+    let (postgres, client) = streaming_source().await;
     let data = tempfile::tempdir().unwrap();
     let arguments = ["--task", "kills", "--partitions", "4", "--partition-by", "table"];
     let mut millrace = Millrace::up(data.path(), &postgres.url(), &arguments).await;
@@ -250,11 +256,7 @@ async fn a_crashing_source_neither_loses_nor_repeats_a_change() {
 async fn outputs_of_a_task_are_one_through_every_kill() {
     let seed = seed();
     let mut random = Random(seed);
-    let options = PostgresOptions::default().setting("logical_decoding_work_mem", "64kB");
-    let postgres = Arc::new(Postgres::start(options).await);
-    let client = postgres.client().await;
-    make_tables(&client).await;
-    client.batch_execute("TRUNCATE account").await.unwrap();
+    let (postgres, client) = streaming_source().await;
     let data = tempfile::tempdir().unwrap();
     {
         let source = SourceConfig::parse(&postgres.unix_url()).unwrap().display();

@@ -27,12 +27,12 @@ use clap::Args;
 use self::backlog::Backlog;
 use self::client::Client;
 use self::report::{Fetched, Measured, Report};
-use super::BenchError;
 use super::postgres_server::free_port;
 use super::process::Process;
 use super::side::{Side, Way};
 use super::site::{Site, SiteArguments};
 use super::workload::Workload;
+use super::{BenchError, print};
 
 /// Of the rows, so many are in the backlog of single transactions.
 const SINGLES: u64 = 4;
@@ -162,8 +162,4 @@ impl Fetch {
 /// Where the task's log is in a data directory.
 fn log_of(data: &Path) -> PathBuf {
     data.join("tasks").join(super::site::TASK).join("log")
-}
-
-fn print(as_json: bool, json: String, report: &impl std::fmt::Display) {
-    if as_json { println!("{json}") } else { println!("{report}") }
 }

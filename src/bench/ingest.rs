@@ -21,12 +21,12 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 
-use super::BenchError;
 use super::process::Usage;
 use super::report::{Drain, Report};
 use super::side::{Side, Way};
 use super::site::{Site, SiteArguments};
 use super::workload::Workload;
+use super::{BenchError, print};
 use crate::change::{Lsn, Timestamp};
 
 /// Between starting to read and the first statement, where the source is written to meanwhile.
@@ -59,11 +59,7 @@ impl Ingest {
     /// Measures and prints.
     pub(super) async fn run(self) -> Result<(), BenchError> {
         let report = self.site.measure(self.workload, async |site: &Site| self.measure(site).await).await?;
-        if self.json {
-            println!("{}", report.json())
-        } else {
-            println!("{report}")
-        }
+        print(self.json, report.json(), &report);
         Ok(())
     }
 

@@ -22,13 +22,13 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use self::report::{Phase, Report, Spread};
-use super::BenchError;
 use super::consumer::{Consumer, Incoming};
 use super::postgres_server::free_port;
 use super::process::Process;
 use super::side::{Way, told};
 use super::site::{Site, SiteArguments};
 use super::workload::{PLACE_ONE, Workload};
+use super::{BenchError, print};
 use crate::change::Timestamp;
 
 /// What is not counted, at the beginning.
@@ -60,11 +60,7 @@ impl Latency {
     pub(super) async fn run(self) -> Result<(), BenchError> {
         let report =
             self.site.measure(Workload::Orders, async |site: &Site| self.measure(site).await).await?;
-        if self.json {
-            println!("{}", report.json())
-        } else {
-            println!("{report}")
-        }
+        print(self.json, report.json(), &report);
         Ok(())
     }
 

@@ -182,3 +182,8 @@ impl BenchError {
         move |source| SqlError::new(doing, source).into()
     }
 }
+
+/// Prints a report, as one JSON object where that is asked for.
+fn print(as_json: bool, json: String, report: &impl std::fmt::Display) {
+    if as_json { println!("{json}") } else { println!("{report}") }
+}
