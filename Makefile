@@ -5,6 +5,7 @@ CARGO      ?= cargo
 SETUP      := deploy/setup-debian.sh
 JAVA_DIR   := tests/clients/java
 PYTHON_DIR := tests/clients/python
+KAFKA_DIR  := tests/apache-kafka
 GO_DIR     := examples/go
 
 # For `make console-consumer`
@@ -13,7 +14,7 @@ TOPIC     ?= shop
 # For `make bench`
 BENCH     ?= ingest
 
-.PHONY: help setup setup-clients build run test test-postgres test-clients test-all lint lint-deploy fmt bench java python go console-consumer clean
+.PHONY: help setup setup-clients build run test test-postgres test-clients test-all lint lint-deploy fmt bench java python go apache-kafka console-consumer clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,10 +77,16 @@ $(GO_DIR)/target/subscribe: $(wildcard $(GO_DIR)/*.*) $(wildcard proto/millrace/
 	PROTOC="$(CURDIR)/$(PYTHON_DIR)/.venv/bin/python -m grpc_tools.protoc" $(GO_DIR)/generate.sh
 	go build -C $(GO_DIR) -o target/subscribe .
 
+apache-kafka: $(KAFKA_DIR)/target/built ## fetch Apache Kafka's own broker and tools
+
+$(KAFKA_DIR)/target/built: $(KAFKA_DIR)/pom.xml
+	mvn -B -q -f $(KAFKA_DIR) package
+	@touch $@
+
 console-consumer: setup-clients java ## Java's console consumer: TOPIC=shop BOOTSTRAP=127.0.0.1:9092
 	@java -cp '$(JAVA_DIR)/target/classes:$(JAVA_DIR)/target/console/*' org.apache.kafka.tools.consumer.ConsoleConsumer \
 	  --bootstrap-server $(BOOTSTRAP) --topic $(TOPIC) --from-beginning $(ARGS)
 
 clean: ## remove what was built (never data: millrace-data stays)
 	$(CARGO) clean
-	rm -rf $(JAVA_DIR)/target $(PYTHON_DIR)/.venv $(GO_DIR)/target $(GO_DIR)/millracev1
+	rm -rf $(JAVA_DIR)/target $(KAFKA_DIR)/target $(PYTHON_DIR)/.venv $(GO_DIR)/target $(GO_DIR)/millracev1
