@@ -131,7 +131,7 @@ struct KeptRecord {
     timestamp: i64,
     key: Option<Vec<u8>>,
     value: Option<Vec<u8>>,
-    headers: Vec<(String, Vec<u8>)>,
+    headers: Vec<(String, Option<Vec<u8>>)>,
 }
 
 impl Sink for Kept {
@@ -141,7 +141,9 @@ impl Sink for Kept {
             timestamp: record.timestamp,
             key: record.key.map(<[u8]>::to_vec),
             value: record.value.map(<[u8]>::to_vec),
-            headers: headers.map(|header| (header.name.to_owned(), header.value.to_vec())).collect(),
+            headers: headers
+                .map(|header| (header.name.to_owned(), header.value.map(<[u8]>::to_vec)))
+                .collect(),
         });
         Ok(())
     }
@@ -150,7 +152,8 @@ impl Sink for Kept {
 impl Kept {
     fn append<W: LogWriter>(&self, partition: PartitionId, writer: &mut W) -> Result<u64, LogError> {
         for KeptRecord { timestamp, key, value, headers } in &self.0 {
-            let headers: Vec<_> = headers.iter().map(|(name, value)| Header { name, value }).collect();
+            let headers: Vec<_> =
+                headers.iter().map(|(name, value)| Header { name, value: value.as_deref() }).collect();
             let (key, value) = (key.as_deref(), value.as_deref());
             writer.append(partition, &Record { timestamp: *timestamp, key, value, headers: &headers })?;
         }

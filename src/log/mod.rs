@@ -71,8 +71,8 @@ pub struct Record<'a> {
 pub struct Header<'a> {
     /// Its name.
     pub name: &'a str,
-    /// Its value.
-    pub value: &'a [u8],
+    /// Its value. The formats always give one; a Kafka producer may leave it null.
+    pub value: Option<&'a [u8]>,
 }
 
 /// How far a log reaches in its source; part of every commit.

@@ -83,7 +83,7 @@ impl Broker {
                     timestamp: EPOCH_MS + number * 1000,
                     key: Some(&number.to_be_bytes()),
                     value: Some(&value),
-                    headers: &[Header { name: "op", value: b"c" }],
+                    headers: &[Header { name: "op", value: Some(b"c") }],
                 };
                 self.writer.append(self.partitions[index], &record).unwrap();
                 self.written[index] += 1;

@@ -296,7 +296,8 @@ async fn a_kill_while_the_slot_waits_for_an_open_transaction_is_made_good_when_i
     // Only in its wait for the lock does a walsender not see that its client has gone: before that it ends, and takes
     // the slot away.
     until("the making of the slot waits for the transaction", Duration::from_secs(30), async || {
-        let sql = "SELECT FROM pg_stat_activity WHERE backend_type = 'walsender' AND wait_event_type = 'Lock'";
+        let sql =
+            "SELECT FROM pg_stat_activity WHERE backend_type = 'walsender' AND wait_event_type = 'Lock'";
         !client.query(sql, &[]).await.unwrap().is_empty()
     })
     .await;

@@ -105,8 +105,7 @@ async fn copy_records(
         && let Some(record) = records.next_record().map_err(unreadable)?
     {
         let headers: Vec<_> = record.headers().collect::<Result<_, _>>().map_err(unreadable)?;
-        let headers: Vec<_> =
-            headers.iter().map(|(name, value)| Header { name, value: value.unwrap_or_default() }).collect();
+        let headers: Vec<_> = headers.iter().map(|(name, value)| Header { name, value: *value }).collect();
         let copy =
             Record { timestamp: record.timestamp, key: record.key, value: record.value, headers: &headers };
         writer.append(partition, &copy)?;

@@ -157,8 +157,8 @@ fn send(
     value: &[u8],
     sink: &mut dyn Sink,
 ) -> Result<(), FormatError> {
-    let kind = Header { name: EVENT_HEADER, value: kind.as_bytes() };
-    let placed = position.map(|position| [Header { name: POSITION_HEADER, value: position }, kind]);
+    let kind = Header { name: EVENT_HEADER, value: Some(kind.as_bytes()) };
+    let placed = position.map(|position| [Header { name: POSITION_HEADER, value: Some(position) }, kind]);
     let headers = placed.as_ref().map_or(std::slice::from_ref(&kind), |headers| headers);
     let timestamp = event.transaction.commit_time.millis();
     sink.record(&Record { timestamp, key: key.map(Vec::as_slice), value: Some(value), headers })?;

@@ -218,12 +218,12 @@ impl<'a> RowEncoder<'a> {
         self.write_key(&mut scratch.key, |index| self.images.new_value(index))?;
 
         self.write_value(scratch, b'd', self.images.before, None)?;
-        let new_key = Header { name: NEW_KEY_HEADER, value: &scratch.key };
+        let new_key = Header { name: NEW_KEY_HEADER, value: Some(&scratch.key) };
         self.send(scratch, Some(&scratch.old_key), Some(&scratch.value), Some(new_key), sink)?;
         self.send_tombstone(scratch, Some(&scratch.old_key), Some(new_key), sink)?;
 
         self.write_value(scratch, b'c', None, self.images.after)?;
-        let old_key = Header { name: OLD_KEY_HEADER, value: &scratch.old_key };
+        let old_key = Header { name: OLD_KEY_HEADER, value: Some(&scratch.old_key) };
         self.send(scratch, Some(&scratch.key), Some(&scratch.value), Some(old_key), sink)
     }
 
@@ -347,10 +347,10 @@ impl<'a> RowEncoder<'a> {
         debezium: Option<Header<'_>>,
         sink: &mut dyn Sink,
     ) -> Result<(), FormatError> {
-        let position = Header { name: POSITION_HEADER, value: &scratch.position };
+        let position = Header { name: POSITION_HEADER, value: Some(&scratch.position) };
         let mut headers = [position; 3];
         let mut count = 1;
-        let unavailable = Header { name: UNAVAILABLE_HEADER, value: &scratch.unavailable };
+        let unavailable = Header { name: UNAVAILABLE_HEADER, value: Some(&scratch.unavailable) };
         let has_unavailable = value.is_some() && !scratch.unavailable.is_empty();
         for header in debezium.into_iter().chain(has_unavailable.then_some(unavailable)) {
             headers[count] = header;

@@ -29,7 +29,7 @@ impl Sink for Collected {
             headers: record
                 .headers
                 .iter()
-                .map(|header| (header.name.to_owned(), text(header.value)))
+                .map(|header| (header.name.to_owned(), text(header.value.unwrap())))
                 .collect(),
         });
         Ok(())

@@ -151,8 +151,8 @@ impl Protobuf {
         }
         message.encode(value);
         let headers = [
-            Header { name: EVENT_HEADER, value: kind.as_bytes() },
-            Header { name: POSITION_HEADER, value: position },
+            Header { name: EVENT_HEADER, value: Some(kind.as_bytes()) },
+            Header { name: POSITION_HEADER, value: Some(position) },
         ];
         let record = Record {
             timestamp: event.transaction.commit_time.millis(),
@@ -354,7 +354,7 @@ impl<'a> RowEncoder<'a> {
             timestamp: self.event.transaction.commit_time.millis(),
             key,
             value: Some(&scratch.value),
-            headers: &[Header { name: POSITION_HEADER, value: &scratch.position }],
+            headers: &[Header { name: POSITION_HEADER, value: Some(&scratch.position) }],
         };
         sink.record(&record)?;
         Ok(())

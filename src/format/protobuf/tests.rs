@@ -34,7 +34,8 @@ impl Sink for Collected {
             key
         });
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-        let headers = record.headers.iter().map(|header| (header.name.to_owned(), text(header.value)));
+        let headers =
+            record.headers.iter().map(|header| (header.name.to_owned(), text(header.value.unwrap())));
         self.0.push(Sent { key, change, headers: headers.collect(), bytes });
         Ok(())
     }

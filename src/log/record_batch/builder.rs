@@ -57,7 +57,8 @@ impl BatchBuilder {
 
     /// Bytes that a record takes without its own length and deltas: a lower bound of what `append` adds.
     pub fn size_of(record: &Record<'_>) -> usize {
-        let headers: usize = record.headers.iter().map(|header| header.name.len() + header.value.len()).sum();
+        let headers: usize =
+            record.headers.iter().map(|header| header.name.len() + header.value.map_or(0, <[u8]>::len)).sum();
         record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len) + headers
     }
 
@@ -74,11 +75,8 @@ impl BatchBuilder {
             Some(bytes) => varint::len(bytes.len() as i64) + bytes.len(),
             None => 1,
         };
-        let headers: usize = record
-            .headers
-            .iter()
-            .map(|header| part(Some(header.name.as_bytes())) + part(Some(header.value)))
-            .sum();
+        let headers: usize =
+            record.headers.iter().map(|header| part(Some(header.name.as_bytes())) + part(header.value)).sum();
         let body = 1
             + varint::len(timestamp_delta)
             + varint::len(offset_delta)
@@ -98,7 +96,7 @@ impl BatchBuilder {
         varint::put(out, record.headers.len() as i64);
         for header in record.headers {
             put_bytes(out, Some(header.name.as_bytes()));
-            put_bytes(out, Some(header.value));
+            put_bytes(out, header.value);
         }
         self.end = Mark {
             len: out.len(),

@@ -75,7 +75,7 @@ async fn fill(writer: &mut LocalWriter, random: &mut Random, codec: Codec, commi
             let value: Vec<u8> =
                 (0..len).map(|at| if at % 2 == 0 { b'v' } else { random.next() as u8 }).collect();
             let header = format!("h{}", random.below(9));
-            let headers = [Header { name: &header, value: b"x" }, Header { name: "", value: &[] }];
+            let headers = [Header { name: &header, value: Some(b"x") }, Header { name: "", value: None }];
             let record = Record {
                 timestamp: 1_000 + n as i64 * 10 - random.below(500) as i64,
                 key: (!random.one_in(4)).then_some(header.as_bytes()),
