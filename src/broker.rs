@@ -215,6 +215,7 @@ impl Broker {
         store: Arc<Store>,
         starts: Vec<TaskStart>,
     ) -> Result<Broker, BrokerError> {
+        raise_open_files();
         check_output_names(starts.iter().map(|start| &start.definition))?;
         let recorder = install_recorder()?;
         let topics = Topics::default();
@@ -326,6 +327,22 @@ impl Broker {
             }
         }
         info!("stopped");
+    }
+}
+
+/// Each connection is an open file, and shells start programs with a limit of about a thousand, far below what they are
+/// allowed to raise it to.
+fn raise_open_files() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: plain system calls on a structure of our own.
+    let raised = unsafe {
+        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 && {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) == 0
+        }
+    };
+    if !raised {
+        warn!(error = %io::Error::last_os_error(), "cannot raise the limit of open files");
     }
 }
 

@@ -15,11 +15,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use kafka_protocol::messages::ApiKey;
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -38,6 +40,8 @@ pub struct Limits {
     pub first_request_bytes: usize,
     /// Size of every other request.
     pub request_bytes: usize,
+    /// Size of all requests over 64 KiB together that are being read or answered; further ones wait for their turn.
+    pub large_requests_bytes: usize,
     /// Time from a request's first byte to its last, and from connecting to the first request.
     pub request_time: Duration,
     /// Time without any request. Clients close idle connections after 9 minutes by themselves.
@@ -51,9 +55,10 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Limits {
-            connections: 2_000,
+            connections: 16_000,
             first_request_bytes: 64 * 1024,
             request_bytes: 1024 * 1024,
+            large_requests_bytes: 256 * 1024 * 1024,
             request_time: Duration::from_secs(30),
             idle_time: Duration::from_secs(15 * 60),
             write_stall: Duration::from_secs(60),
@@ -62,14 +67,15 @@ impl Default for Limits {
     }
 }
 
-/// Bytes that are read ahead while a request is in hand.
+/// Bytes that are read ahead while a request is in hand; a request over it is a large one.
 const READ_AHEAD: usize = 64 * 1024;
 /// Slices in one vectored write; the kernel's limit.
 const MAX_SLICES: usize = 1024;
 
 /// Serves Kafka clients until `shutdown`, and returns when the last connection has ended.
 pub async fn serve(listener: TcpListener, broker: Arc<Broker>, limits: Limits, shutdown: CancellationToken) {
-    let server = Arc::new(Server { broker, limits, metrics: Metrics::new() });
+    let large_requests = Arc::new(Semaphore::new(limits.large_requests_bytes.min(Semaphore::MAX_PERMITS)));
+    let server = Arc::new(Server { broker, limits, large_requests, metrics: Metrics::new() });
     // Dropping the set aborts what is in it, so no connection outlives this future.
     let mut connections = JoinSet::new();
     loop {
@@ -114,6 +120,8 @@ enum Closed {
     Io(#[from] io::Error),
     #[error("no complete request within {0:?}")]
     SlowRequest(Duration),
+    #[error("other clients' large requests leave no room for another")]
+    Crowded,
     #[error("nothing of an answer taken within {0:?}")]
     SlowReader(Duration),
 }
@@ -121,6 +129,8 @@ enum Closed {
 struct Server {
     broker: Arc<Broker>,
     limits: Limits,
+    /// Bytes that large requests may still take.
+    large_requests: Arc<Semaphore>,
     metrics: Metrics,
 }
 
@@ -156,7 +166,8 @@ impl Server {
                 frame = self.next_frame(&mut frames, &mut reader, client.seen) => frame?,
                 () = shutdown.cancelled() => return Ok(()),
             };
-            let Some(mut frame) = frame else { return Ok(()) };
+            // The room is given back when the request has been answered.
+            let Some((mut frame, _room)) = frame else { return Ok(()) };
             let preamble = Preamble::take(&mut frame)?;
             let Some(api) = api::find(preamble) else {
                 // Before it knows our versions a client can only guess that of ApiVersions.
@@ -193,13 +204,14 @@ impl Server {
         }
     }
 
-    /// The next request's bytes; `None` when the client has closed, or been idle for too long.
+    /// The next request's bytes, with the room that a large one takes; `None` when the client has closed, or been idle
+    /// for too long.
     async fn next_frame(
         &self,
         frames: &mut Frames,
         reader: &mut (impl AsyncRead + Unpin),
         seen: bool,
-    ) -> Result<Option<bytes::Bytes>, Closed> {
+    ) -> Result<Option<(Bytes, Option<OwnedSemaphorePermit>)>, Closed> {
         let limits = &self.limits;
         let size = if seen { limits.request_bytes } else { limits.first_request_bytes };
         if seen && frames.len() == 0 {
@@ -209,9 +221,15 @@ impl Server {
             }
         }
         let deadline = Instant::now() + limits.request_time;
+        let mut room = None;
         loop {
             if let Some(frame) = frames.next(size)? {
-                return Ok(Some(frame));
+                return Ok(Some((frame, room)));
+            }
+            if let (Some(large), None) = (frames.announced().filter(|size| *size > READ_AHEAD), &room) {
+                let permits = u32::try_from(large.min(limits.large_requests_bytes)).unwrap_or(u32::MAX);
+                let granted = timeout_at(deadline, self.large_requests.clone().acquire_many_owned(permits)).await;
+                room = granted.map_err(|_| Closed::Crowded)?.ok();
             }
             let read = timeout_at(deadline, frames.fill(reader))
                 .await

@@ -8,6 +8,8 @@ use super::RequestError;
 
 const LENGTH: usize = 4;
 const CHUNK: usize = 8 * 1024;
+/// Room for most requests other than Fetch. A connection with nothing to read holds no other buffer.
+const SMALL: usize = 256;
 
 /// Bytes that have been read, and the frames in them.
 #[derive(Debug, Default)]
@@ -40,6 +42,13 @@ impl Frames {
         Ok(Some(self.buffer.split_to(length).freeze()))
     }
 
+    /// The size that the next frame announces, once that is there; nothing to go by before [`next`](Self::next) has
+    /// looked at it.
+    pub fn announced(&self) -> Option<usize> {
+        let prefix = self.buffer.first_chunk::<LENGTH>()?;
+        usize::try_from(i32::from_be_bytes(*prefix)).ok()
+    }
+
     /// Bytes that wait to be taken.
     pub fn len(&self) -> usize {
         self.buffer.len()
@@ -47,6 +56,13 @@ impl Frames {
 
     /// Reads once; 0 is the end of the stream. Nothing is lost when dropped.
     pub async fn fill(&mut self, stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<usize> {
+        if self.buffer.is_empty() {
+            self.buffer = BytesMut::new();
+            let mut small = [0; SMALL];
+            let read = stream.read(&mut small).await?;
+            self.buffer.extend_from_slice(small.get(..read).unwrap_or_default());
+            return Ok(read);
+        }
         self.buffer.reserve(CHUNK);
         stream.read_buf(&mut self.buffer).await
     }

@@ -85,6 +85,31 @@ async fn a_first_request_is_small_and_no_request_is_larger_than_the_limit() {
     a_good_client_is_served(&server).await;
 }
 
+/// Many clients that announce much would otherwise fill the memory together.
+#[tokio::test]
+async fn large_requests_take_turns_for_their_memory() {
+    const LARGE: usize = 100_000;
+    let server = server(Limits { large_requests_bytes: LARGE * 3 / 2, ..Limits::default() }).await;
+    let large = frame(1, 12, &MetadataRequest::default());
+    let mut padded = (LARGE as i32).to_be_bytes().to_vec();
+    padded.extend_from_slice(&large[4..]);
+    // Bytes after a request's fields are read over.
+    padded.resize(4 + LARGE, 0);
+
+    let mut slow = server.client().await;
+    slow.call(0, &ApiVersionsRequest::default()).await;
+    slow.send(&padded[..LARGE]).await;
+    sleep(Duration::from_millis(200)).await;
+    let mut quick = server.client().await;
+    quick.call(0, &ApiVersionsRequest::default()).await;
+    quick.send(&padded).await;
+    assert!(timeout(Duration::from_millis(300), quick.stream.peek(&mut [0])).await.is_err());
+    // Small ones go on meanwhile.
+    a_good_client_is_served(&server).await;
+    drop(slow);
+    assert!(quick.frame().await.is_some());
+}
+
 #[tokio::test]
 async fn half_a_request_and_a_close_leave_nothing_behind() {
     let server = server(Limits::default()).await;
