@@ -14,7 +14,7 @@ TOPIC     ?= shop
 # For `make bench`
 BENCH     ?= ingest
 
-.PHONY: help setup setup-clients build run test test-postgres test-clients test-all lint lint-deploy fmt bench java python go apache-kafka console-consumer clean
+.PHONY: help setup setup-clients build run test test-postgres test-clients test-clients-all test-all lint lint-deploy fmt bench java python go apache-kafka console-consumer clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,7 +41,12 @@ test-postgres: setup ## the same tests with another PostgreSQL: PG=18
 test-clients: setup-clients java python go ## clients in groups: librdkafka, kcat, Java, Python, and the examples over gRPC
 	$(CARGO) test --locked --test clients
 
-test-all: test test-clients lint-deploy ## every test, with PostgreSQL 15 and 18
+test-clients-all: setup-clients java python go apache-kafka ## every client, and what they do into docs/compatibility.md
+	rm -rf target/compatibility
+	$(CARGO) test --locked --test clients -- --include-ignored
+	python3 tests/clients/compatibility.py target/compatibility docs/compatibility.md
+
+test-all: test test-clients-all lint-deploy ## every test, with PostgreSQL 15 and 18
 	$(MAKE) test-postgres PG=18
 
 lint: ## formatting and clippy

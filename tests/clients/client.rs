@@ -19,16 +19,26 @@ const PATIENCE: Duration = Duration::from_secs(90);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Client {
-    Librdkafka,
+    Librdkafka(Protocol),
     Kcat,
-    Java,
-    /// With its cooperative-sticky assignor.
-    JavaCooperative,
-    ConfluentKafka,
+    Java(Protocol),
+    /// The major release before the newest.
+    PreviousJava(Protocol),
+    ConfluentKafka(Protocol),
     KafkaPython,
+    Aiokafka,
     /// The examples that subscribe over gRPC.
     PythonSubscriber,
     GoSubscriber,
+}
+
+/// Who shares out the partitions of a group, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// A member, by the client's default, which is `range`.
+    Classic,
+    /// A member, so that the others keep what stays theirs.
+    Cooperative,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +70,10 @@ pub fn java() -> Command {
     java_with("lib")
 }
 
+fn previous_java() -> Command {
+    java_with("previous")
+}
+
 const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples");
 const PYTHON: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/python");
 
@@ -75,29 +89,67 @@ impl Client {
     /// The program that plays a role: `list`, `read` or `group` with what belongs to it.
     fn in_role(self, role: &[&str]) -> Command {
         let (mut command, story) = match self {
-            Client::Librdkafka => return librdkafka::process(role),
+            Client::Librdkafka(_) => return librdkafka::process(role),
             Client::Kcat | Client::PythonSubscriber | Client::GoSubscriber => {
                 unreachable!("{self:?} has a command line of its own")
             }
-            Client::Java | Client::JavaCooperative => (java(), "ClientStory".to_owned()),
-            Client::ConfluentKafka => (python(), format!("{PYTHON}/confluent_story.py")),
+            Client::Java(_) => (java(), "ClientStory".to_owned()),
+            Client::PreviousJava(_) => (previous_java(), "ClientStory".to_owned()),
+            Client::ConfluentKafka(_) => (python(), format!("{PYTHON}/confluent_story.py")),
             Client::KafkaPython => (python(), format!("{PYTHON}/kafka_python_story.py")),
+            Client::Aiokafka => (python(), format!("{PYTHON}/aiokafka_story.py")),
         };
         command.arg(story).args(role);
         command
     }
 
+    /// The protocol of its groups, of those that have a choice.
+    pub fn protocol(self) -> Option<Protocol> {
+        match self {
+            Client::Librdkafka(protocol)
+            | Client::Java(protocol)
+            | Client::PreviousJava(protocol)
+            | Client::ConfluentKafka(protocol) => Some(protocol),
+            _ => None,
+        }
+    }
+
+    /// The release that runs here, as the client itself tells it.
+    pub fn version(self) -> String {
+        let mut command = match self {
+            Client::Librdkafka(_) => return rdkafka::util::get_rdkafka_version().1,
+            Client::PythonSubscriber | Client::GoSubscriber => return env!("CARGO_PKG_VERSION").to_owned(),
+            Client::Kcat => {
+                let mut command = kcat();
+                command.arg("-V");
+                command
+            }
+            _ => self.in_role(&["version"]),
+        };
+        let output = command.output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        match self {
+            // "Version 1.7.1 (JSON, …, librdkafka 2.0.2 builtin.features=…)"
+            Client::Kcat => {
+                let after = |word| said.split(word).nth(1)?.split_whitespace().next();
+                let (kcat, librdkafka) = after("Version ").zip(after("librdkafka ")).unwrap();
+                format!("{kcat} (librdkafka {librdkafka})")
+            }
+            _ => said.trim().to_owned(),
+        }
+    }
+
     /// Topics and their number of partitions.
     pub fn list(self, bootstrap: &str) -> BTreeMap<String, usize> {
         match self {
-            Client::Librdkafka => {
+            Client::Librdkafka(_) => {
                 let consumer: BaseConsumer =
                     ClientConfig::new().set("bootstrap.servers", bootstrap).create().unwrap();
                 let metadata = consumer.fetch_metadata(None, PATIENCE).unwrap();
                 metadata.topics().iter().map(|t| (t.name().to_owned(), t.partitions().len())).collect()
             }
             Client::Kcat => {
-                let output = Command::new("kcat").args(["-b", bootstrap, "-L", "-J"]).output().unwrap();
+                let output = kcat().args(["-b", bootstrap, "-L", "-J"]).output().unwrap();
                 let listed: Value = serde_json::from_slice(&output.stdout).unwrap();
                 let topics = listed["topics"].as_array().unwrap().iter();
                 topics
@@ -128,26 +180,34 @@ impl Client {
         match self {
             Client::Kcat => Member::start(
                 self,
-                kcat(bootstrap).args(["-C", "-t", topic, "-o", &place, "-X", "fetch.wait.max.ms=100"]),
+                kcat_consumer(bootstrap).args([
+                    "-C",
+                    "-t",
+                    topic,
+                    "-o",
+                    &place,
+                    "-X",
+                    "fetch.wait.max.ms=100",
+                ]),
             ),
             _ => Member::start(self, &mut self.in_role(&["read", bootstrap, topic, &place])),
         }
     }
 
-    /// A member of a group.
-    pub fn join(self, stage: &Stage, group: &str, commit: Commit) -> Member {
+    /// A member of a group, a static one if it has an instance id.
+    pub fn join_as(self, instance: Option<&str>, stage: &Stage, group: &str, commit: Commit) -> Member {
         let bootstrap = stage.bootstrap();
         let mode = match commit {
             Commit::Sync => "sync",
             Commit::Async => "async",
         };
+        let settings = self.group_settings(instance);
         let mut command = match self {
             Client::Kcat => {
-                let mut command = kcat(&bootstrap);
-                command
-                    .args(["-X", "session.timeout.ms=6000", "-X", "heartbeat.interval.ms=500"])
-                    .args(["-X", "auto.commit.interval.ms=200", "-X", "auto.offset.reset=earliest"])
-                    .args(["-G", group, TOPIC]);
+                let mut command = kcat_consumer(&bootstrap);
+                command.args(settings.iter().flat_map(|setting| ["-X", setting]));
+                command.args(["-X", "auto.commit.interval.ms=200", "-X", "auto.offset.reset=earliest"]);
+                command.args(["-G", group, TOPIC]);
                 command
             }
             Client::PythonSubscriber => {
@@ -161,19 +221,60 @@ impl Client {
                 command
             }
             _ => {
-                let mut command = self.in_role(&["group", &bootstrap, TOPIC, group, mode]);
-                if self == Client::JavaCooperative {
-                    command.arg("org.apache.kafka.clients.consumer.CooperativeStickyAssignor");
-                }
-                command
+                let mut role = vec!["group", &bootstrap, TOPIC, group, mode];
+                role.extend(settings.iter().map(String::as_str));
+                self.in_role(&role)
             }
         };
         Member::start(self, &mut command)
     }
+
+    /// What a member is told beyond the defaults; Java and librdkafka have the same names for it.
+    fn group_settings(self, instance: Option<&str>) -> Vec<String> {
+        let Some(protocol) = self.protocol() else {
+            return match self {
+                Client::Kcat => [SESSION, HEARTBEAT].map(str::to_owned).into(),
+                _ => Vec::new(),
+            };
+        };
+        let mut settings: Vec<String> = match protocol {
+            Protocol::Classic => Vec::new(),
+            Protocol::Cooperative => {
+                let java = matches!(self, Client::Java(_) | Client::PreviousJava(_));
+                let assignor = if java {
+                    "org.apache.kafka.clients.consumer.CooperativeStickyAssignor"
+                } else {
+                    "cooperative-sticky"
+                };
+                vec![format!("partition.assignment.strategy={assignor}")]
+            }
+        };
+        settings.push(HEARTBEAT.to_owned());
+        match instance {
+            Some(instance) => {
+                settings.extend([LONG_SESSION.to_owned(), format!("group.instance.id={instance}")]);
+            }
+            None => settings.push(SESSION.to_owned()),
+        }
+        settings
+    }
 }
 
-fn kcat(bootstrap: &str) -> Command {
+const HEARTBEAT: &str = "heartbeat.interval.ms=500";
+/// The shortest that the broker allows, so that a crash is noticed soon.
+const SESSION: &str = "session.timeout.ms=6000";
+/// Static members are to be back before it is over, on a busy machine too.
+const LONG_SESSION: &str = "session.timeout.ms=60000";
+
+/// kcat with the librdkafka that Debian gives it: cargo's search path has the one that the crate has built.
+pub fn kcat() -> Command {
     let mut command = Command::new("kcat");
+    command.env_remove("LD_LIBRARY_PATH");
+    command
+}
+
+fn kcat_consumer(bootstrap: &str) -> Command {
+    let mut command = kcat();
     command.args(["-b", bootstrap, "-u", "-E", "-J", "-X", "reconnect.backoff.max.ms=500"]);
     command
 }
@@ -265,6 +366,7 @@ pub struct Member {
     child: Child,
     said: mpsc::Receiver<Said>,
     assigned: BTreeSet<i32>,
+    assignments: usize,
     ended: BTreeSet<i32>,
     committed: Offsets,
     last_words: VecDeque<String>,
@@ -286,6 +388,7 @@ impl Member {
             child,
             said,
             assigned: BTreeSet::new(),
+            assignments: 0,
             ended: BTreeSet::new(),
             committed: Offsets::new(),
             last_words: VecDeque::new(),
@@ -294,6 +397,11 @@ impl Member {
 
     pub fn assigned(&self) -> &BTreeSet<i32> {
         &self.assigned
+    }
+
+    /// How many times it has told its assignment.
+    pub fn assignments(&self) -> usize {
+        self.assignments
     }
 
     /// The last lines it printed that are none of what a member says.
@@ -314,6 +422,11 @@ impl Member {
     /// Dies at once.
     pub fn crash(&mut self) {
         self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Waits until it has ended by itself.
+    pub fn end(&mut self) {
         self.child.wait().unwrap();
     }
 
@@ -383,6 +496,7 @@ impl Troupe {
                 match said {
                     Said::Assigned(partitions) => {
                         member.assigned = partitions;
+                        member.assignments += 1;
                         self.ledger.forget_places(index);
                     }
                     Said::Added(partition) => {

@@ -7,7 +7,7 @@ use rdkafka::TopicPartitionList;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
-use crate::client::{Client, Commit, Troupe};
+use crate::client::{Client, Commit, Member, Troupe};
 use crate::ledger::Offsets;
 use crate::stage::{PARTITIONS, Stage, TOPIC};
 
@@ -37,9 +37,14 @@ impl Group {
     }
 
     pub fn join(&mut self, stage: &Stage) -> usize {
+        self.join_as(None, stage)
+    }
+
+    /// Under an instance id, as a static member.
+    pub fn join_as(&mut self, instance: Option<&str>, stage: &Stage) -> usize {
         self.records_before_newest = self.troupe.ledger.records().count();
         let client = self.clients[self.troupe.members().len() % self.clients.len()];
-        let member = self.troupe.add(client.join(stage, NAME, self.commit));
+        let member = self.troupe.add(client.join_as(instance, stage, NAME, self.commit));
         self.present.push(member);
         member
     }
@@ -57,6 +62,19 @@ impl Group {
             together.len() == PARTITIONS && apart && all_have_some && troupe.ledger.has_all(&truth)
         });
         self.troupe.ledger.assert_whole(&truth);
+    }
+
+    pub fn member(&self, index: usize) -> &Member {
+        self.troupe.member(index)
+    }
+
+    /// Waits until a member has ended by itself, and has said why.
+    pub fn until_ended_with(&mut self, member: usize, why: &str) {
+        self.troupe.until(&format!("a member ends with {why}"), |troupe| {
+            troupe.member(member).last_words().iter().any(|line| line.contains(why))
+        });
+        self.troupe.member_mut(member).end();
+        self.present.retain(|m| *m != member);
     }
 
     /// Kills a member, after which what it has said is known.

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 /// Tells the started process what it is for.
 const ROLE: &str = "MILLRACE_TEST_LIBRDKAFKA";
 
-/// `read BOOTSTRAP TOPIC beginning|end|MILLISECONDS` or `group BOOTSTRAP TOPIC GROUP sync|async`.
+/// `read BOOTSTRAP TOPIC beginning|end|MILLISECONDS` or `group BOOTSTRAP TOPIC GROUP sync|async [SETTING=VALUE ...]`.
 pub fn process(role: &[&str]) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "librdkafka::plays_its_role", "--nocapture"]).env(ROLE, role.join(" "));
@@ -27,7 +27,7 @@ fn plays_its_role() {
     let Ok(role) = std::env::var(ROLE) else { return };
     match role.split(' ').collect::<Vec<_>>()[..] {
         ["read", bootstrap, topic, start] => read(bootstrap, topic, start),
-        ["group", bootstrap, topic, group, mode] => join(bootstrap, topic, group, mode),
+        ["group", bootstrap, topic, group, mode, ref more @ ..] => join(bootstrap, topic, group, mode, more),
         _ => panic!("unknown role: {role}"),
     }
 }
@@ -68,23 +68,26 @@ fn read(bootstrap: &str, topic: &str, start: &str) {
     }
 }
 
-fn join(bootstrap: &str, topic: &str, group: &str, mode: &str) {
+fn join(bootstrap: &str, topic: &str, group: &str, mode: &str, more: &[&str]) {
     static LEAVING: AtomicBool = AtomicBool::new(false);
     std::thread::spawn(|| {
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
         LEAVING.store(true, Ordering::Release);
     });
     let mode = if mode == "sync" { CommitMode::Sync } else { CommitMode::Async };
-    let consumer: BaseConsumer<Speaker> = settings(bootstrap)
-        .set("group.id", group)
-        .set("session.timeout.ms", "6000")
-        .set("heartbeat.interval.ms", "500")
-        .create_with_context(Speaker)
-        .unwrap();
+    let mut settings = settings(bootstrap);
+    settings.set("group.id", group);
+    for (setting, value) in more.iter().map(|pair| pair.split_once('=').unwrap()) {
+        settings.set(setting, value);
+    }
+    let consumer: BaseConsumer<Speaker> = settings.create_with_context(Speaker).unwrap();
     consumer.subscribe(&[topic]).unwrap();
     let mut uncommitted = 0;
     while !LEAVING.load(Ordering::Acquire) {
         let message = consumer.poll(Duration::from_millis(100));
+        if let Some((_, why)) = consumer.client().fatal_error() {
+            panic!("{why}");
+        }
         let pause = !matches!(message, Some(Ok(_)));
         if let Some(Ok(message)) = message {
             say_record(&message);
@@ -109,14 +112,12 @@ impl ConsumerContext for Speaker {
         if let Rebalance::Revoke(_) = rebalance {
             // What was printed so far is committed before another member gets it.
             let _ = consumer.commit_consumer_state(CommitMode::Sync);
-            say("assigned", &TopicPartitionList::new());
         }
     }
 
-    fn post_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
-        if let Rebalance::Assign(partitions) = rebalance {
-            say("assigned", partitions);
-        }
+    /// What the rebalance names is all, or only what is new or gone: that is the protocol's business.
+    fn post_rebalance(&self, consumer: &BaseConsumer<Self>, _: &Rebalance<'_>) {
+        say("assigned", &consumer.assignment().unwrap());
     }
 
     fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {

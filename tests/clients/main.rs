@@ -1,30 +1,39 @@
-//! Clients as their users run them, each through the same story: `make test-clients`.
+//! Clients as their users run them, each through the same story: `make test-clients`, and with those that are ignored
+//! there, `make test-clients-all`.
 //!
 //! A table of counters is updated in transactions of several rows, so that every key's events are numbered 0, 1, 2 …
 //! and PostgreSQL itself knows how many there must be. Clients are processes of their own, so that they can crash; they
 //! print what they see, and the [`ledger`] judges it: all of it arrives, in order per key, always the same at one
 //! offset, and repeated only where the last commit explains it.
 //!
-//! kcat (Debian's librdkafka 2.0), Java (the newest from Maven), the newest librdkafka that its crate bundles, and
-//! Python's confluent-kafka and kafka-python; and the examples that subscribe over gRPC, among themselves and in groups
+//! kcat (Debian's librdkafka 2.0), Java (its two newest major releases), the newest librdkafka that its crate bundles, and
+//! Python's confluent-kafka, kafka-python and aiokafka; and the examples that subscribe over gRPC, among themselves and in groups
 //! with some of these.
 
 #![allow(clippy::unwrap_used, reason = "what fails here is the test")]
 
 mod client;
+mod compatibility;
 mod group;
 mod ledger;
 mod librdkafka;
 mod stage;
+mod static_members;
 
 use std::collections::BTreeMap;
-use std::process::Command;
 use std::time::Duration;
 
-use client::{Client, Commit, Start, Troupe, java, java_with, python};
+use client::{Client, Commit, Protocol, Start, Troupe, java, java_with, kcat, python};
+use compatibility::Verdict;
 use group::Group;
 use ledger::Ledger;
 use stage::{PARTITIONS, Stage, TOPIC};
+
+const JAVA: Client = Client::Java(Protocol::Classic);
+const JAVA_COOPERATIVE: Client = Client::Java(Protocol::Cooperative);
+const PREVIOUS_JAVA: Client = Client::PreviousJava(Protocol::Classic);
+const LIBRDKAFKA: Client = Client::Librdkafka(Protocol::Classic);
+const CONFLUENT_KAFKA: Client = Client::ConfluentKafka(Protocol::Classic);
 
 const README: &str = include_str!("../../README.md");
 /// Where its programs look for the broker.
@@ -37,22 +46,33 @@ fn kcat_lists_and_reads_from_the_beginning_the_end_and_a_time() {
 
 #[test]
 fn java_lists_and_reads_from_the_beginning_the_end_and_a_time() {
-    lists_and_reads(Client::Java);
+    lists_and_reads(JAVA);
+}
+
+#[test]
+fn java_of_the_previous_release_lists_and_reads_from_the_beginning_the_end_and_a_time() {
+    lists_and_reads(PREVIOUS_JAVA);
 }
 
 #[test]
 fn librdkafka_lists_and_reads_from_the_beginning_the_end_and_a_time() {
-    lists_and_reads(Client::Librdkafka);
+    lists_and_reads(LIBRDKAFKA);
 }
 
 #[test]
 fn confluent_kafka_lists_and_reads_from_the_beginning_the_end_and_a_time() {
-    lists_and_reads(Client::ConfluentKafka);
+    lists_and_reads(CONFLUENT_KAFKA);
 }
 
 #[test]
 fn kafka_python_lists_and_reads_from_the_beginning_the_end_and_a_time() {
     lists_and_reads(Client::KafkaPython);
+}
+
+#[test]
+#[ignore = "make test-all"]
+fn aiokafka_lists_and_reads_from_the_beginning_the_end_and_a_time() {
+    lists_and_reads(Client::Aiokafka);
 }
 
 /// kcat commits by itself, in the background.
@@ -63,34 +83,34 @@ fn a_group_of_kcats_loses_nothing_through_crashes_on_both_sides() {
 
 #[test]
 fn a_group_of_java_clients_that_commit_synchronously_loses_nothing_through_crashes_on_both_sides() {
-    a_group_loses_nothing(&[Client::Java], Commit::Sync);
+    a_group_loses_nothing(&[JAVA], Commit::Sync);
 }
 
 #[test]
 fn a_group_of_java_clients_that_commit_asynchronously_loses_nothing_through_crashes_on_both_sides() {
-    a_group_loses_nothing(&[Client::Java], Commit::Async);
+    a_group_loses_nothing(&[JAVA], Commit::Async);
 }
 
 #[test]
 fn a_group_of_librdkafka_clients_that_commit_synchronously_loses_nothing_through_crashes_on_both_sides() {
-    a_group_loses_nothing(&[Client::Librdkafka], Commit::Sync);
+    a_group_loses_nothing(&[LIBRDKAFKA], Commit::Sync);
 }
 
 #[test]
 fn a_group_of_librdkafka_clients_that_commit_asynchronously_loses_nothing_through_crashes_on_both_sides() {
-    a_group_loses_nothing(&[Client::Librdkafka], Commit::Async);
+    a_group_loses_nothing(&[LIBRDKAFKA], Commit::Async);
 }
 
 #[test]
 fn a_group_of_confluent_kafka_clients_that_commit_synchronously_loses_nothing_through_crashes_on_both_sides()
 {
-    a_group_loses_nothing(&[Client::ConfluentKafka], Commit::Sync);
+    a_group_loses_nothing(&[CONFLUENT_KAFKA], Commit::Sync);
 }
 
 #[test]
 fn a_group_of_confluent_kafka_clients_that_commit_asynchronously_loses_nothing_through_crashes_on_both_sides()
 {
-    a_group_loses_nothing(&[Client::ConfluentKafka], Commit::Async);
+    a_group_loses_nothing(&[CONFLUENT_KAFKA], Commit::Async);
 }
 
 #[test]
@@ -105,7 +125,40 @@ fn a_group_of_kafka_python_clients_that_commit_asynchronously_loses_nothing_thro
 
 #[test]
 fn a_group_of_cooperative_java_clients_loses_nothing_through_crashes_on_both_sides() {
-    a_group_loses_nothing(&[Client::JavaCooperative], Commit::Sync);
+    a_group_loses_nothing(&[JAVA_COOPERATIVE], Commit::Sync);
+}
+
+#[test]
+fn a_group_of_java_clients_of_the_previous_release_loses_nothing_through_crashes_on_both_sides() {
+    a_group_loses_nothing(&[PREVIOUS_JAVA], Commit::Sync);
+}
+
+#[test]
+fn a_group_of_cooperative_java_clients_of_the_previous_release_loses_nothing_through_crashes_on_both_sides() {
+    a_group_loses_nothing(&[Client::PreviousJava(Protocol::Cooperative)], Commit::Async);
+}
+
+/// While the release is changed in one program after the other.
+#[test]
+fn a_group_of_both_releases_of_java_clients_loses_nothing_through_crashes_on_both_sides() {
+    a_group_loses_nothing(&[JAVA, PREVIOUS_JAVA], Commit::Sync);
+}
+
+#[test]
+fn a_group_of_cooperative_librdkafka_clients_loses_nothing_through_crashes_on_both_sides() {
+    a_group_loses_nothing(&[Client::Librdkafka(Protocol::Cooperative)], Commit::Sync);
+}
+
+#[test]
+#[ignore = "make test-all"]
+fn a_group_of_aiokafka_clients_that_commit_synchronously_loses_nothing_through_crashes_on_both_sides() {
+    a_group_loses_nothing(&[Client::Aiokafka], Commit::Sync);
+}
+
+#[test]
+#[ignore = "make test-all"]
+fn a_group_of_aiokafka_clients_that_commit_asynchronously_loses_nothing_through_crashes_on_both_sides() {
+    a_group_loses_nothing(&[Client::Aiokafka], Commit::Async);
 }
 
 /// The example, which acknowledges each message.
@@ -122,18 +175,18 @@ fn a_group_of_subscribers_in_go_loses_nothing_through_crashes_on_both_sides() {
 /// The second member is the one that crashes.
 #[test]
 fn a_subscriber_that_crashes_among_cooperative_java_clients_loses_nothing() {
-    a_group_loses_nothing(&[Client::JavaCooperative, Client::PythonSubscriber], Commit::Sync);
+    a_group_loses_nothing(&[JAVA_COOPERATIVE, Client::PythonSubscriber], Commit::Sync);
 }
 
 #[test]
 fn a_cooperative_java_client_that_crashes_among_subscribers_loses_nothing() {
-    a_group_loses_nothing(&[Client::GoSubscriber, Client::JavaCooperative], Commit::Sync);
+    a_group_loses_nothing(&[Client::GoSubscriber, JAVA_COOPERATIVE], Commit::Sync);
 }
 
 /// By `range`: the subscribers give up everything in each rebalance, as the clients do.
 #[test]
 fn a_group_of_librdkafka_clients_and_subscribers_loses_nothing_through_crashes_on_both_sides() {
-    a_group_loses_nothing(&[Client::Librdkafka, Client::GoSubscriber], Commit::Sync);
+    a_group_loses_nothing(&[LIBRDKAFKA, Client::GoSubscriber], Commit::Sync);
 }
 
 #[test]
@@ -155,7 +208,7 @@ fn the_programs_of_the_readme_show_changes() {
         troupe.member(0).last_words().iter().filter(|line| line.contains(r#""op":"#)).count() >= 5
     });
 
-    let kcat = Command::new("kcat")
+    let kcat = kcat()
         .args(["-C", "-b", &stage.bootstrap(), "-t", TOPIC, "-o", "beginning", "-f", "%k %s\n", "-c", "5"])
         .output()
         .unwrap();
@@ -178,6 +231,7 @@ fn the_python_program_of_the_readme_shows_changes() {
 }
 
 fn lists_and_reads(client: Client) {
+    let _verdict = Verdict::of(client, "lists; reads from the beginning, the end, a time");
     let stage = Stage::start();
     stage.write(20);
     assert_eq!(client.list(&stage.bootstrap()).get(TOPIC), Some(&PARTITIONS), "{client:?} lists the topic");
@@ -216,6 +270,7 @@ fn read(client: Client, stage: &Stage, start: Start, then: impl FnOnce(&Stage)) 
 }
 
 fn a_group_loses_nothing(clients: &[Client], commit: Commit) {
+    let _verdicts = Verdict::of_group(clients, commit);
     let mut stage = Stage::start();
     stage.write(40);
     let mut group = Group::new(clients, commit);

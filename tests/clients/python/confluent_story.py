@@ -1,10 +1,12 @@
 """confluent-kafka in the story of the client tests; telling.py has the command line."""
 
+import confluent_kafka
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
 
 import telling
 
 PATIENCE = 30.0
+VERSION = f"{confluent_kafka.__version__} (librdkafka {confluent_kafka.libversion()[0]})"
 
 
 def consumer(bootstrap, **more):
@@ -41,15 +43,24 @@ def read(bootstrap, topic, start):
         tell(reader.poll(0.2))
 
 
-def group(bootstrap, topic, name, mode):
+def group(bootstrap, topic, name, mode, *more):
     leaving = telling.input_end()
-    settings = {
-        "group.id": name,
-        "session.timeout.ms": 6000,
-        "heartbeat.interval.ms": 500,
-        "on_commit": on_commit,
-    }
-    member = consumer(bootstrap, **settings)
+    settings = dict(setting.split("=", 1) for setting in more)
+    member = consumer(bootstrap, **settings, **{"group.id": name, "on_commit": on_commit})
+    held = {}
+
+    # What a rebalance names is all, or only what is new or gone: that is the protocol's business.
+    def on_assign(_, partitions):
+        held.update(offsets(partitions))
+        telling.assigned(held)
+
+    def on_revoke(_, partitions):
+        # What was printed so far is committed before another member gets it.
+        commit(member, asynchronous=False)
+        for partition in partitions:
+            held.pop(partition.partition, None)
+        telling.assigned(held)
+
     member.subscribe([topic], on_assign=on_assign, on_revoke=on_revoke)
     uncommitted = 0
     while not leaving.is_set():
@@ -60,16 +71,6 @@ def group(bootstrap, topic, name, mode):
             uncommitted = 0
     # Calls on_revoke before it leaves.
     member.close()
-
-
-def on_assign(_, partitions):
-    telling.assigned(offsets(partitions))
-
-
-def on_revoke(member, _):
-    # What was printed so far is committed before another member gets it.
-    commit(member, asynchronous=False)
-    telling.assigned({})
 
 
 def commit(member, asynchronous):
@@ -100,4 +101,4 @@ def tell(message):
     return True
 
 
-telling.run(list_topics, read, group)
+telling.run(VERSION, list_topics, read, group)

@@ -1,5 +1,6 @@
 """kafka-python in the story of the client tests; telling.py has the command line."""
 
+import kafka
 from kafka import AsyncConsumerRebalanceListener, KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 from kafka.structs import OffsetAndMetadata
@@ -108,4 +109,4 @@ def tell(records):
             telling.record(record.partition, record.offset, record.timestamp, record.key, record.value)
 
 
-telling.run(list_topics, read, group)
+telling.run(kafka.__version__, list_topics, read, group)

@@ -1,8 +1,9 @@
 """How the client programs of this folder are called, and what they print: one JSON object a line.
 
+    PROGRAM version
     PROGRAM list  BOOTSTRAP
-    PROGRAM read  BOOTSTRAP TOPIC beginning|end|MILLISECONDS    until it is killed
-    PROGRAM group BOOTSTRAP TOPIC GROUP sync|async              until its standard input ends; then leaves
+    PROGRAM read  BOOTSTRAP TOPIC beginning|end|MILLISECONDS            until it is killed
+    PROGRAM group BOOTSTRAP TOPIC GROUP sync|async [SETTING=VALUE ...]  until its standard input ends; then leaves
 
 tests/clients starts them and judges what they print.
 """
@@ -12,10 +13,11 @@ import sys
 import threading
 
 
-def run(list_topics, read, group):
+def run(version, list_topics, read, group):
     """Calls the function that the command line names with the rest of it."""
     command, *arguments = sys.argv[1:]
-    {"list": list_topics, "read": read, "group": group}[command](*arguments)
+    roles = {"version": lambda: print(version), "list": list_topics, "read": read, "group": group}
+    return roles[command](*arguments)
 
 
 def input_end():

@@ -6,6 +6,8 @@ import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
+import java.util.Properties;
+import java.util.regex.Pattern;
 import java.util.stream.Collectors;
 import org.apache.kafka.clients.consumer.CommitFailedException;
 import org.apache.kafka.clients.consumer.ConsumerConfig;
@@ -13,6 +15,7 @@ import org.apache.kafka.clients.consumer.ConsumerRebalanceListener;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
 import org.apache.kafka.clients.consumer.KafkaConsumer;
 import org.apache.kafka.clients.consumer.OffsetAndMetadata;
+import org.apache.kafka.clients.consumer.SubscriptionPattern;
 import org.apache.kafka.common.TopicPartition;
 import org.apache.kafka.common.errors.RebalanceInProgressException;
 import org.apache.kafka.common.errors.WakeupException;
@@ -22,14 +25,18 @@ import org.apache.kafka.common.serialization.StringDeserializer;
  * The Java client, driven by tests/clients.rs: it prints what it sees as one JSON object a line, and judges nothing.
  *
  * <pre>
+ *   ClientStory version
  *   ClientStory list  BOOTSTRAP
- *   ClientStory read  BOOTSTRAP TOPIC beginning|end|MILLISECONDS    until it is killed
- *   ClientStory group BOOTSTRAP TOPIC GROUP sync|async [ASSIGNOR]   until its standard input ends; then leaves
+ *   ClientStory read  BOOTSTRAP TOPIC beginning|end|MILLISECONDS            until it is killed
+ *   ClientStory group BOOTSTRAP TOPIC GROUP sync|async [SETTING=VALUE ...]  until its standard input ends; then leaves
  * </pre>
+ *
+ * A group's TOPIC that begins with ^ is a pattern, which the broker evaluates if the group is of the consumer protocol.
  */
 class ClientStory {
   public static void main(String[] args) throws Exception {
     switch (args[0]) {
+      case "version" -> version();
       case "list" -> list(args[1]);
       case "read" -> read(args[1], args[2], args[3]);
       case "group" -> group(args[1], args[2], args[3], args[4].equals("async"), List.of(args).subList(5, args.length));
@@ -44,6 +51,14 @@ class ClientStory {
     settings.put(ConsumerConfig.AUTO_OFFSET_RESET_CONFIG, "earliest");
     settings.put(ConsumerConfig.RECONNECT_BACKOFF_MAX_MS_CONFIG, 500);
     return new KafkaConsumer<>(settings, new StringDeserializer(), new StringDeserializer());
+  }
+
+  static void version() throws Exception {
+    var built = new Properties();
+    try (var file = KafkaConsumer.class.getResourceAsStream("/kafka/kafka-version.properties")) {
+      built.load(file);
+    }
+    System.out.println(built.getProperty("version"));
   }
 
   static void list(String bootstrap) {
@@ -80,19 +95,17 @@ class ClientStory {
     }
   }
 
-  static void group(String bootstrap, String topic, String group, boolean async, List<String> assignors)
-      throws Exception {
-    var settings = new HashMap<String, Object>(Map.of(
-        ConsumerConfig.GROUP_ID_CONFIG, group,
-        ConsumerConfig.SESSION_TIMEOUT_MS_CONFIG, 6000,
-        ConsumerConfig.HEARTBEAT_INTERVAL_MS_CONFIG, 500,
-        ConsumerConfig.MAX_POLL_RECORDS_CONFIG, 20));
-    if (!assignors.isEmpty()) {
-      settings.put(ConsumerConfig.PARTITION_ASSIGNMENT_STRATEGY_CONFIG, assignors);
+  static void group(String bootstrap, String topic, String group, boolean async, List<String> more) throws Exception {
+    var settings = new HashMap<String, Object>();
+    settings.put(ConsumerConfig.GROUP_ID_CONFIG, group);
+    settings.put(ConsumerConfig.MAX_POLL_RECORDS_CONFIG, 20);
+    for (var setting : more) {
+      var pair = setting.split("=", 2);
+      settings.put(pair[0], pair[1]);
     }
     try (var consumer = consumer(bootstrap, settings)) {
       untilInputEnds(consumer::wakeup);
-      consumer.subscribe(List.of(topic), new ConsumerRebalanceListener() {
+      var listener = new ConsumerRebalanceListener() {
         @Override
         public void onPartitionsAssigned(Collection<TopicPartition> partitions) {
           // A cooperative assignor names only what is new.
@@ -107,7 +120,14 @@ class ClientStory {
           kept.removeAll(partitions);
           assigned(consumer, kept);
         }
-      });
+      };
+      if (!topic.startsWith("^")) {
+        consumer.subscribe(List.of(topic), listener);
+      } else if ("consumer".equals(settings.get("group.protocol"))) {
+        consumer.subscribe(new SubscriptionPattern(topic), listener);
+      } else {
+        consumer.subscribe(Pattern.compile(topic), listener);
+      }
       while (true) {
         var records = consumer.poll(Duration.ofMillis(200));
         records.forEach(ClientStory::print);
