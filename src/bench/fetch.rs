@@ -10,12 +10,15 @@
 //! - `single` is written through the log's own writer, with an fsync that does nothing: a commit for each of so many records
 //!   would else take longer than anybody waits. Its segments are small, so that nearly all of it is sealed and merged.
 //!
+//! `--kafka-libs` compares with Apache Kafka's broker instead ([`beside_kafka`]).
+//!
 //! `--tailing` measures the broker's CPU time while rows are committed one by one at a steady rate and ten consumers, or a
 //! hundred, have each of them at once.
 
 mod backlog;
 pub(super) mod bare_server;
-mod client;
+mod beside_kafka;
+pub(super) mod client;
 mod report;
 mod tailing;
 
@@ -23,9 +26,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use clap::builder::ArgPredicate::IsPresent;
 
 use self::backlog::Backlog;
 use self::client::Client;
+use self::client::until_listening;
 use self::report::{Fetched, Measured, Report};
 use super::postgres_server::free_port;
 use super::process::Process;
@@ -45,14 +50,17 @@ pub(super) struct Fetch {
     /// How many rows are in the backlog that was written under load; a quarter of them in the other
     #[arg(long, default_value_t = 2_000_000, value_parser = clap::value_parser!(u64).range(4..=100_000_000))]
     rows: u64,
-    /// How many times each is read, or how many times each number of consumers tails
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    /// How many times each is read, or how many times each number of consumers tails; 7 beside Apache Kafka
+    #[arg(long, default_value_t = 5, default_value_if("kafka_libs", IsPresent, "7"), value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
     /// The folder with the Java consumer, which `make java` builds; without it librdkafka reads alone
     #[arg(long, value_name = "DIR", default_value = "tests/clients/java/target")]
     java: PathBuf,
+    /// Compare with Apache Kafka's broker instead: the directory of its jars, which `make apache-kafka` fetches
+    #[arg(long, value_name = "DIR")]
+    kafka_libs: Option<PathBuf>,
     /// Measure tailing consumers instead
-    #[arg(long)]
+    #[arg(long, conflicts_with = "kafka_libs")]
     tailing: bool,
     /// Tailing: transactions a second, of one row each
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
@@ -75,6 +83,15 @@ impl Fetch {
                 async |site: &Site| tailing::measure(site, self.rounds, self.rate, self.seconds).await;
             let report = self.site.measure(Workload::Orders, measure).await?;
             print(self.json, report.json(), &report);
+        } else if let Some(libraries) = &self.kafka_libs {
+            let measure = async |site: &Site| {
+                let backlog = self.write_backlog(site).await?;
+                let report = beside_kafka::measure(site, libraries, backlog, self.rounds).await;
+                site.drop_slot(Way::Millrace.slot()).await?;
+                report
+            };
+            let report = self.site.measure(Workload::Orders, measure).await?;
+            print(self.json, report.json(), &report);
         } else {
             let report =
                 self.site.measure(Workload::Orders, async |site: &Site| self.measure(site).await).await?;
@@ -83,7 +100,8 @@ impl Fetch {
         Ok(())
     }
 
-    async fn measure(&self, site: &Site) -> Result<Report, BenchError> {
+    /// The backlog that `millrace up` writes while it drains the source.
+    async fn write_backlog(&self, site: &Site) -> Result<Backlog, BenchError> {
         eprintln!("writing {} rows, and draining them", self.rows);
         let inside_last = Workload::Orders.write(site.control(), self.rows).await?;
         let slot = Way::Millrace.slot();
@@ -92,12 +110,15 @@ impl Fetch {
         side.all_rows(WITHIN).await?;
         side.alive(site.until_confirmed(slot, inside_last)).await?;
         drop(side);
+        Backlog::of("loaded", site.data(), self.rows).await
+    }
+
+    async fn measure(&self, site: &Site) -> Result<Report, BenchError> {
+        let loaded = self.write_backlog(site).await?;
         let single = site.directory().join("single");
         eprintln!("writing {} of them again, one by one", self.rows / SINGLES);
-        let backlogs = [
-            Backlog::of("loaded", site.data(), self.rows).await?,
-            Backlog::write_singly("single", &site.data(), single, self.rows / SINGLES).await?,
-        ];
+        let backlogs =
+            [loaded, Backlog::write_singly("single", &site.data(), single, self.rows / SINGLES).await?];
         let clients = Client::all(&self.java);
         let mut report = Report::new(&backlogs, &clients, self.rounds);
         for round in 1..=self.rounds {
@@ -118,7 +139,7 @@ impl Fetch {
                 }
             }
         }
-        site.drop_slot(slot).await?;
+        site.drop_slot(Way::Millrace.slot()).await?;
         Ok(report)
     }
 
@@ -139,23 +160,25 @@ impl Fetch {
         let mut server = Process::start(name, command, log, libc::SIGTERM)?;
         let mut all = Vec::new();
         for client in clients {
-            let reading = async {
-                client::until_listening(port).await?;
-                let before = server.usage()?.cpu;
-                let read = client.read(port, backlog.records).await?;
-                let cpu = server.usage()?.cpu.saturating_sub(before);
-                Ok(Fetched { seconds: read.seconds, bytes: read.bytes, cpu })
-            };
-            let read = match tokio::time::timeout(WITHIN, reading).await {
-                Ok(read) => read,
-                Err(_) => Err(BenchError::Stalled { what: name, after: WITHIN, log: server.log_end() }),
-            };
-            all.push(match read {
-                Ok(read) => read,
-                Err(error) => return Err(server.why(error).await),
-            });
+            all.push(read(&mut server, port, client, backlog.records).await?);
         }
         Ok(all)
+    }
+}
+
+/// Lets a client read a backlog from a server that starts, or has started.
+async fn read(server: &mut Process, port: u16, client: &Client, records: u64) -> Result<Fetched, BenchError> {
+    let reading = async {
+        until_listening(port).await?;
+        let before = server.usage()?.cpu;
+        let read = client.read(port, records).await?;
+        let cpu = server.usage()?.cpu.saturating_sub(before);
+        Ok(Fetched { seconds: read.seconds, bytes: read.bytes, cpu })
+    };
+    match tokio::time::timeout(WITHIN, reading).await {
+        Ok(Ok(read)) => Ok(read),
+        Ok(Err(error)) => Err(server.why(error).await),
+        Err(_) => Err(BenchError::Stalled { what: server.name(), after: WITHIN, log: server.log_end() }),
     }
 }
 

@@ -4,6 +4,7 @@
 //! same data and through the same transport, and its result is a ratio. Everything that is measured is a process of its
 //! own ([`process`]), started from this binary, so that CPU time and memory are exactly its own.
 
+mod apache_kafka;
 mod bare_reader;
 mod consumer;
 mod fetch;
@@ -43,7 +44,8 @@ enum Measurement {
     Ingest(ingest::Ingest),
     /// From a commit at the source until a consumer has the record, against a reader that keeps nothing
     Latency(latency::Latency),
-    /// Read a stored backlog, against a server that has the same batches in memory; or what tailing consumers cost
+    /// Read a stored backlog, against a server that has the same batches in memory or against Apache Kafka; or what
+    /// tailing consumers cost
     Fetch(fetch::Fetch),
     /// The server that `fetch` compares with
     #[command(hide = true)]
@@ -94,6 +96,22 @@ pub enum BenchError {
         "PostgreSQL does not run as root, and there is no user 'postgres' to run it as; make one, run as another user, or give --source"
     )]
     NoPostgresUser,
+    /// There is no Apache Kafka to start.
+    #[error("Apache Kafka's jars are not in {}; `make apache-kafka` fetches them", .looked.display())]
+    NoKafka {
+        /// The directory that was named.
+        looked: PathBuf,
+    },
+    /// Apache Kafka has rewritten what it was given.
+    #[error(
+        "Apache Kafka stored {found} bytes of batches that have {expected}, so that they are not the same"
+    )]
+    Unlike {
+        /// What was sent.
+        expected: u64,
+        /// What it stored.
+        found: u64,
+    },
     /// The source is not a connection string.
     #[error(transparent)]
     Source(#[from] SourceError),

@@ -88,6 +88,14 @@ impl Process {
         usage.map_err(BenchError::io(format!("read what {} has used", self.name)))
     }
 
+    /// Its share of the memory that it uses, in bytes: what it shares with others counts in part.
+    pub(super) fn proportional_memory(&self) -> Result<u64, BenchError> {
+        let smaps = self.child.id().ok_or_else(|| io::ErrorKind::NotFound.into());
+        let smaps = smaps.and_then(|pid| fs::read_to_string(format!("/proc/{pid}/smaps_rollup")));
+        let pss = smaps.and_then(|smaps| memory_line(&smaps, "Pss:").ok_or_else(unreadable));
+        pss.map_err(BenchError::io(format!("read what {} has used", self.name)))
+    }
+
     /// Returns when it has ended by itself, with the error that this is.
     pub(super) async fn ended(&mut self) -> BenchError {
         let status = match self.child.wait().await {
@@ -163,7 +171,6 @@ pub(super) struct Usage {
 impl Usage {
     /// What the kernel says of a process.
     pub(super) fn of(pid: u32) -> io::Result<Self> {
-        let unreadable = || io::Error::new(io::ErrorKind::InvalidData, "not as expected");
         let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
         let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
         Ok(Usage {
@@ -172,6 +179,10 @@ impl Usage {
             peak_memory: memory_line(&status, "VmHWM:").ok_or_else(unreadable)?,
         })
     }
+}
+
+fn unreadable() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "not as expected")
 }
 
 fn ticks_per_second() -> u64 {
@@ -190,7 +201,7 @@ fn cpu_time(stat: &str, ticks_per_second: u64) -> Option<Duration> {
     Some(Duration::from_secs_f64((user + system) as f64 / ticks_per_second as f64))
 }
 
-/// A line of `/proc/<pid>/status` that counts kB, in bytes.
+/// A line of `/proc/<pid>/status` or `smaps_rollup` that counts kB, in bytes.
 fn memory_line(status: &str, name: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;

@@ -87,7 +87,7 @@ fn read_all(incoming: &Incoming, records: u64) -> Result<Option<Read>, BenchErro
 }
 
 /// Returns when the port is listened on.
-pub(super) async fn until_listening(port: u16) -> Result<(), BenchError> {
+pub(in crate::bench) async fn until_listening(port: u16) -> Result<(), BenchError> {
     let listening = async {
         while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -168,7 +168,7 @@ impl fmt::Display for Report {
     }
 }
 
-fn verdict(met: bool, relation: &str, must: f64) -> String {
+pub(super) fn verdict(met: bool, relation: &str, must: f64) -> String {
     format!("{}; must be {relation} {must:.2}", if met { "met" } else { "MISSED" })
 }
 

@@ -1,14 +1,17 @@
-//! Real servers and processes for the tests: PostgreSQL of any installed major version, and Millrace itself.
+//! Real servers and processes for the tests: PostgreSQL of any installed major version, Apache Kafka's broker, and
+//! Millrace itself.
 //!
 //! Whatever a test starts ends with it: each process is owned by a value whose `Drop` ends it and removes its files,
 //! also while a panic unwinds, and the kernel ends it when the test process dies without unwinding (see [`child`]).
 //! Everything panics with a message on failure: a test has no use for the error.
 
+mod apache_kafka;
 mod child;
 mod millrace;
 mod postgres;
 mod topic;
 
+pub use apache_kafka::{ApacheKafka, CLUSTER_ID, libraries as apache_kafka_libraries};
 pub use millrace::{Millrace, MillraceOptions};
 pub use postgres::{PASSWORD, Postgres, PostgresOptions};
 pub use topic::{RawRecord, Record, parse_lsn, read_raw_topic, read_topic};
