@@ -111,7 +111,8 @@ pub async fn offsets_for_time(
 pub fn locate(broker: &Broker, view: &mut View, partition: &TopicPartition) -> Result<Place, Status> {
     let topic = request::topic(&broker.topics, &partition.topic)?;
     let index = request::partition(&topic, partition.partition as u32)?;
-    view.find(&topic, index).ok_or_else(|| Status::not_found("there is no such partition"))
+    let place = view.find(&topic, index).filter(|place| !view.is_gone(*place));
+    place.ok_or_else(|| Status::not_found("there is no such partition"))
 }
 
 /// Where reading from a time on begins: the first record of then or later with its time, or the end.

@@ -19,6 +19,9 @@ pub fn unreadable(topic: &str, partition: u32, error: &LogError) -> Status {
             "offset {offset} of {topic} [{partition}] is not there: it holds {start} to {end}; begin inside that, or \
              end all members of the group and commit an offset inside it"
         )),
+        LogError::UnknownPartition(_) => {
+            Status::not_found(format!("{topic} has been deleted; ListTopics has those that there are"))
+        }
         LogError::Stopped => stopping(),
         error => {
             tracing::error!(topic, partition, %error, "cannot read for a grpc client");

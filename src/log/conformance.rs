@@ -6,11 +6,14 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use super::record_batch::{BatchHeader, Codec};
-use super::{LogError, LogReader, LogWriter, Offset, PartitionId, PartitionRange, Record, SourcePosition};
+use super::{
+    LogError, LogReader, LogWriter, Offset, PartitionId, PartitionRange, Record, Retention, SourcePosition,
+};
 use crate::change::Lsn;
 
 /// A log that can be opened again and again.
@@ -33,6 +36,14 @@ pub async fn check<L: Log>(new: impl Fn() -> L) {
     run("topics_are_made_once", topics_are_made_once(new())).await;
     run("topics_are_shown_by_the_next_commit_or_flush", topics_are_shown_by_the_next_commit_or_flush(new()))
         .await;
+    run("a_deleted_topic_is_gone_with_its_records_and_its_name_free", a_deleted_topic_is_gone(new())).await;
+    run("a_topic_deleted_in_its_first_group_is_never_seen", a_topic_deleted_at_once_is_never_seen(new()))
+        .await;
+    run("partitions_are_added_behind_those_that_there_are", partitions_are_added(new())).await;
+    run("deleted_records_are_gone_for_good", deleted_records_are_gone_for_good(new())).await;
+    run("deleted_records_are_not_found_by_time", deleted_records_are_not_found_by_time(new())).await;
+    run("retention_may_be_changed", retention_may_be_changed(new())).await;
+    run("a_log_knows_how_large_its_partitions_are", a_log_knows_its_size(new())).await;
     run("a_group_is_seen_whole_and_only_when_committed", a_group_is_seen_whole(new())).await;
     run("what_follows_the_boundary_stays_for_the_next_group", what_follows_the_boundary_stays(new())).await;
     run("an_abort_takes_back_to_the_boundary", an_abort_takes_back_to_the_boundary(new())).await;
@@ -192,6 +203,233 @@ async fn topics_are_shown_by_the_next_commit_or_flush(log: impl Log) {
 
 fn topics(reader: &impl LogReader) -> Vec<(String, Vec<PartitionId>)> {
     reader.topics().borrow().iter().map(|topic| (topic.name.clone(), topic.partitions.clone())).collect()
+}
+
+async fn a_deleted_topic_is_gone(log: impl Log) {
+    let (mut writer, reader) = log.open();
+    let (a, b) = two_partitions(&mut writer).await;
+    let other = writer.create_topic("other", 1, Codec::Lz4).unwrap()[0];
+    for partition in [a, b, other] {
+        put(&mut writer, partition, 1, b"one");
+    }
+    writer.boundary();
+    writer.commit(position(1)).await.unwrap();
+    let id = reader.topics().borrow()[0].id;
+    let (mut parked, mut topics_watch) = (reader.watch(), reader.topics());
+    parked.mark_unchanged();
+    topics_watch.mark_unchanged();
+    // In the group that is open when its topic is deleted.
+    put(&mut writer, a, 2, b"late");
+    put(&mut writer, other, 2, b"two");
+    writer.boundary();
+    writer.delete_topic("t").unwrap();
+    let refused = writer.delete_topic("t");
+    assert!(matches!(refused, Err(LogError::UnknownTopic(ref name)) if name == "t"), "{refused:?}");
+    let record = Record { timestamp: 1, key: None, value: None, headers: &[] };
+    let refused = writer.append(a, &record);
+    assert!(matches!(refused, Err(LogError::UnknownPartition(gone)) if gone == a), "{refused:?}");
+    assert_eq!(
+        (values(&*reader, a).await, topics_watch.has_changed().unwrap()),
+        (vec!["one".to_owned()], false)
+    );
+    let old = reader.snapshot();
+    writer.commit(position(2)).await.unwrap();
+
+    assert!(parked.has_changed().unwrap() && topics_watch.has_changed().unwrap());
+    assert_eq!(topics(&*reader), [("other".to_owned(), vec![other])]);
+    assert_eq!((reader.snapshot().range(a), reader.partition_bytes(a)), (None, 0));
+    assert_eq!(values(&*reader, other).await, ["one", "two"]);
+    for snapshot in [&old, &reader.snapshot()] {
+        let gone = reader.fetch(snapshot, a, Offset(0), 1 << 20).await;
+        assert!(matches!(gone, Err(LogError::UnknownPartition(gone)) if gone == a), "{gone:?}");
+    }
+
+    let again = writer.create_topic("t", 1, Codec::None).unwrap()[0];
+    assert!(![a, b, other].contains(&again));
+    put(&mut writer, again, 3, b"anew");
+    writer.boundary();
+    writer.commit(position(3)).await.unwrap();
+    for reopened in [false, true] {
+        let reader = if reopened {
+            drop(writer);
+            let opened = log.open();
+            writer = opened.0;
+            opened.1
+        } else {
+            reader.clone()
+        };
+        assert_eq!(topics(&*reader), [("other".to_owned(), vec![other]), ("t".to_owned(), vec![again])]);
+        assert_ne!(reader.topics().borrow()[1].id, id);
+        assert_eq!((reader.snapshot().range(a), reader.snapshot().range(b)), (None, None));
+        assert_eq!(values(&*reader, again).await, ["anew"]);
+        assert_eq!(values(&*reader, other).await, ["one", "two"]);
+        assert!(writer.append(b, &record).is_err());
+    }
+    assert!(!writer.create_topic("new", 1, Codec::None).unwrap().contains(&b));
+}
+
+async fn a_topic_deleted_at_once_is_never_seen(log: impl Log) {
+    let (mut writer, reader) = log.open();
+    let (a, _) = two_partitions(&mut writer).await;
+    let mut watch = reader.topics();
+    let gone = writer.create_topic("gone", 1, Codec::Lz4).unwrap()[0];
+    put(&mut writer, gone, 1, b"never");
+    put(&mut writer, a, 1, b"one");
+    writer.boundary();
+    writer.delete_topic("gone").unwrap();
+    let again = writer.create_topic("gone", 1, Codec::Lz4).unwrap()[0];
+    put(&mut writer, again, 1, b"two");
+    writer.boundary();
+    writer.commit(position(1)).await.unwrap();
+    assert_eq!(watch.borrow_and_update().len(), 2);
+    assert_eq!(reader.snapshot().range(gone), None);
+    drop((writer, reader));
+    let (_writer, reader) = log.open();
+    assert_eq!(reader.snapshot().range(gone), None);
+    assert_eq!(
+        (values(&*reader, a).await, values(&*reader, again).await),
+        (vec!["one".into()], vec!["two".into()])
+    );
+}
+
+async fn partitions_are_added(log: impl Log) {
+    let (mut writer, reader) = log.open();
+    let (a, b) = two_partitions(&mut writer).await;
+    writer.create_topic("other", 1, Codec::Lz4).unwrap();
+    put(&mut writer, b, 1, b"one");
+    writer.boundary();
+    writer.commit(position(1)).await.unwrap();
+    let id = reader.topics().borrow()[0].id;
+    let refused = writer.add_partitions("unknown", 3);
+    assert!(matches!(refused, Err(LogError::UnknownTopic(_))), "{refused:?}");
+    let refused = writer.add_partitions("t", 1);
+    assert!(matches!(refused, Err(LogError::FewerPartitions { existing: 2, asked: 1, .. })), "{refused:?}");
+    let refused = writer.add_partitions("t", u32::MAX);
+    assert!(matches!(refused, Err(LogError::InvalidTopic { .. })), "{refused:?}");
+    assert_eq!(writer.add_partitions("t", 2).unwrap(), [a, b]);
+
+    let all = writer.add_partitions("t", 4).unwrap();
+    assert_eq!((&all[..2], all.len()), (&[a, b][..], 4));
+    assert_eq!(writer.create_topic("t", 4, Codec::Lz4).unwrap(), all);
+    put(&mut writer, all[3], 1, b"two");
+    writer.boundary();
+    assert_eq!((reader.snapshot().range(all[3]), topics(&*reader)[0].1.len()), (None, 2));
+    writer.commit(position(2)).await.unwrap();
+    drop(writer);
+    for reader in [reader, log.open().1] {
+        assert_eq!((reader.topics().borrow()[0].id, &topics(&*reader)[0].1), (id, &all));
+        assert_eq!((range(&*reader, all[2]), range(&*reader, all[3])), ((0, 0), (0, 1)));
+        assert_eq!(values(&*reader, b).await, ["one"]);
+    }
+}
+
+async fn deleted_records_are_gone_for_good(log: impl Log) {
+    let (mut writer, reader) = log.open();
+    let (a, b) = two_partitions(&mut writer).await;
+    for n in 0..10 {
+        for m in 0..3 {
+            put(&mut writer, a, 1, format!("{}", 3 * n + m).repeat(100).as_bytes());
+        }
+        writer.boundary();
+        writer.commit(position(n + 1)).await.unwrap();
+    }
+    let mut watch = reader.watch();
+    watch.mark_unchanged();
+    let below = |a_to, b_to| vec![(a, Offset(a_to)), (b, Offset(b_to))];
+    assert_eq!(reader.delete_records(below(7, 5)).await.unwrap(), [Offset(7), Offset(0)]);
+    assert!(!watch.has_changed().unwrap(), "nothing has come that anybody waits for");
+    assert_eq!((range(&*reader, a), range(&*reader, b)), ((7, 30), (0, 0)));
+    assert_eq!(reader.snapshot().commit(), 10);
+    // Lower than the start leaves it.
+    assert_eq!(reader.delete_records(below(3, -1)).await.unwrap(), [Offset(7), Offset(0)]);
+    let unknown = reader.delete_records(vec![(a, Offset(9)), (PartitionId(7), Offset(1))]).await;
+    assert!(matches!(unknown, Err(LogError::UnknownPartition(PartitionId(7)))), "{unknown:?}");
+    assert_eq!(range(&*reader, a), (7, 30));
+    let gone = reader.fetch(&reader.snapshot(), a, Offset(6), 1 << 20).await;
+    assert!(matches!(gone, Err(LogError::OutOfRange { start: Offset(7), .. })), "{gone:?}");
+    let kept = |all: Vec<(i64, Vec<u8>)>| all.into_iter().map(|(offset, _)| offset).collect::<Vec<_>>();
+    assert_eq!(kept(read_all(&*reader, a, Offset(7), 1).await.unwrap()), (7..30).collect::<Vec<_>>());
+
+    drop((writer, reader));
+    let (mut writer, reader) = log.open();
+    assert_eq!(range(&*reader, a), (7, 30));
+    // All of them, and what follows begins behind them.
+    assert_eq!(reader.delete_records(below(i64::MAX, 0)).await.unwrap(), [Offset(30), Offset(0)]);
+    assert_eq!(range(&*reader, a), (30, 30));
+    assert_eq!(reader.max_timestamp(&reader.snapshot(), a).await.unwrap(), None);
+    put(&mut writer, a, 1, b"more");
+    writer.boundary();
+    writer.commit(position(11)).await.unwrap();
+    assert_eq!(range(&*reader, a), (30, 31));
+    drop((writer, reader));
+    let (writer, reader) = log.open();
+    assert_eq!(range(&*reader, a), (30, 31));
+    assert_eq!(read_all(&*reader, a, Offset(30), 1).await.unwrap(), [(30, b"more".to_vec())]);
+    drop(writer);
+    let closed = reader.delete_records(below(31, 0)).await;
+    assert!(matches!(closed, Err(LogError::Stopped)), "{closed:?}");
+}
+
+async fn deleted_records_are_not_found_by_time(log: impl Log) {
+    let (mut writer, reader) = log.open();
+    let (a, _) = two_partitions(&mut writer).await;
+    for (n, times) in (1..).zip([[50, 10, 20], [15, 90, 17], [40, 5, 40]]) {
+        times.iter().for_each(|time| put(&mut writer, a, *time, b"x"));
+        writer.boundary();
+        writer.commit(position(n)).await.unwrap();
+    }
+    let expect = async |start, times: &[(i64, Option<(i64, i64)>)], max: (i64, i64)| {
+        reader.delete_records(vec![(a, Offset(start))]).await.unwrap();
+        let snapshot = reader.snapshot();
+        for (time, expected) in times {
+            let found = reader.find_by_time(&snapshot, a, *time).await.unwrap();
+            assert_eq!(found.map(|(offset, time)| (offset.0, time)), *expected, "{time} from {start} on");
+        }
+        let found = reader.max_timestamp(&snapshot, a).await.unwrap();
+        assert_eq!(found.map(|(offset, time)| (offset.0, time)), Some(max), "from {start} on");
+    };
+    expect(0, &[(20, Some((0, 50))), (60, Some((4, 90)))], (4, 90)).await;
+    expect(1, &[(20, Some((2, 20))), (0, Some((1, 10))), (60, Some((4, 90)))], (4, 90)).await;
+    expect(5, &[(10, Some((5, 17))), (20, Some((6, 40))), (60, None)], (6, 40)).await;
+    expect(7, &[(10, Some((8, 40))), (0, Some((7, 5))), (41, None)], (8, 40)).await;
+}
+
+async fn retention_may_be_changed(log: impl Log) {
+    let (mut writer, reader) = log.open();
+    let (a, _) = two_partitions(&mut writer).await;
+    let kept = Retention { bytes: Some(1), age: Some(Duration::from_millis(1)) };
+    reader.set_retention(kept);
+    assert_eq!(reader.retention(), kept);
+    let started = Instant::now();
+    for n in 1.. {
+        put(&mut writer, a, 1, &[7; 500]);
+        writer.boundary();
+        writer.commit(position(n)).await.unwrap();
+        if range(&*reader, a).0 > 0 {
+            break;
+        }
+        assert!(started.elapsed() < Duration::from_secs(60), "nothing is removed");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    reader.set_retention(Retention::default());
+    assert_eq!(reader.retention(), Retention::default());
+}
+
+async fn a_log_knows_its_size(log: impl Log) {
+    let (mut writer, reader) = log.open();
+    let (a, b) = two_partitions(&mut writer).await;
+    for n in 0..10 {
+        put(&mut writer, a, 1, &[n as u8; 700]);
+        writer.boundary();
+        writer.commit(position(n + 1)).await.unwrap();
+    }
+    drop(writer);
+    for reader in [reader, log.open().1] {
+        let fetched = reader.fetch(&reader.snapshot(), a, Offset(0), usize::MAX).await.unwrap();
+        assert_eq!((reader.partition_bytes(a), reader.partition_bytes(b)), (fetched.len() as u64, 0));
+        assert_eq!(reader.partition_bytes(PartitionId(99)), 0);
+        assert!(reader.total_bytes() > fetched.len() as u64, "{}", reader.total_bytes());
+    }
 }
 
 async fn a_group_is_seen_whole(log: impl Log) {

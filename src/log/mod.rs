@@ -30,6 +30,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -105,6 +106,15 @@ pub struct Committed {
     pub snapshot: Arc<Snapshot>,
 }
 
+/// How much of a log is kept: the oldest goes first, and only what is below the high watermarks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Retention {
+    /// Remove the oldest part while the others are at least this large together.
+    pub bytes: Option<u64>,
+    /// Remove what was appended longer ago than this.
+    pub age: Option<Duration>,
+}
+
 /// Writes a task's log. One writer a log.
 ///
 /// The methods below buffer in memory and return at once, except where they return a [`Ticket`] or a future. At most
@@ -134,10 +144,26 @@ pub trait LogWriter: Send + 'static {
         codec: Codec,
     ) -> Result<Vec<PartitionId>, LogError>;
 
+    /// Gives a topic more partitions, `total` with those that it has, and gives them all; as with a new topic for when
+    /// they are durable and shown. Keys then go elsewhere, so the number of partitions of a task's topic is fixed: this is
+    /// for topics that clients have made, which there are in test mode alone.
+    ///
+    /// # Errors
+    /// [`LogError::UnknownTopic`]; [`LogError::FewerPartitions`]; [`LogError::InvalidTopic`] beyond the limit of a log.
+    fn add_partitions(&mut self, name: &str, total: u32) -> Result<Vec<PartitionId>, LogError>;
+
+    /// Takes a topic away. Returns at once; the name is free at once, for a topic with a new id and new partitions. Durable
+    /// and shown to readers with the next commit or flush, as a new topic is: from then on nothing of it is fetched. What
+    /// was appended to it goes the way of all old records, by retention; no partition number is used again.
+    ///
+    /// # Errors
+    /// [`LogError::UnknownTopic`].
+    fn delete_topic(&mut self, name: &str) -> Result<(), LogError>;
+
     /// Adds a record behind those that the partition has. Its bytes are copied.
     ///
     /// # Errors
-    /// [`LogError::UnknownPartition`]; [`LogError::RecordTooLarge`].
+    /// [`LogError::UnknownPartition`], also of a topic that has been deleted; [`LogError::RecordTooLarge`].
     fn append(&mut self, partition: PartitionId, record: &Record<'_>) -> Result<(), LogError>;
 
     /// Says that what was appended so far ends with a whole transaction.
@@ -188,11 +214,13 @@ pub trait LogReader: Send + Sync + 'static {
     /// The current high watermarks.
     fn snapshot(&self) -> Arc<Snapshot>;
 
-    /// The log's topics, in the order in which they were made: those that are durable. None is ever taken away, so who
-    /// has seen `n` of them finds the new ones from there on. A topic's partitions are in the snapshot before it is here.
+    /// The log's topics, in the order in which they were made: those that are durable. A topic that has got partitions
+    /// keeps its place and its id. A topic's partitions are in the snapshot before it is here; those of a topic that has
+    /// been deleted are in the snapshot no more.
     fn topics(&self) -> watch::Receiver<TopicList>;
 
-    /// Changes with every commit that moved a high watermark: the one way to learn of new data.
+    /// Changes with every commit that moved a high watermark: the one way to learn of new data. And when a topic is
+    /// deleted, so that nobody waits for it any longer.
     fn watch(&self) -> watch::Receiver<Arc<Snapshot>>;
 
     /// How many receivers of [`watch`](Self::watch) there are: requests that wait, and that a commit wakes.
@@ -205,7 +233,8 @@ pub trait LogReader: Send + Sync + 'static {
     /// As many whole batches as fit into `max_bytes`, and always the first. Empty at the high watermark.
     ///
     /// # Errors
-    /// [`LogError::OutOfRange`] when `from` is below the start or beyond the high watermark; corruption; I/O errors.
+    /// [`LogError::OutOfRange`] when `from` is below the start or beyond the high watermark;
+    /// [`LogError::UnknownPartition`] when its topic has been deleted; corruption; I/O errors.
     fn fetch<'a>(
         &'a self,
         snapshot: &'a Snapshot,
@@ -234,6 +263,30 @@ pub trait LogReader: Send + Sync + 'static {
         snapshot: &'a Snapshot,
         partition: PartitionId,
     ) -> BoxFuture<'a, Result<Option<(Offset, i64)>, LogError>>;
+
+    /// Takes away the records of each partition below the offset that stands with it, at most up to the high watermark.
+    /// Gives the starts: where a start is higher already, it stays. Durable before it is visible, and visible for all at
+    /// once when this is answered; what nobody can read any more gives its space back by and by.
+    ///
+    /// # Errors
+    /// [`LogError::UnknownPartition`] for any of them, and then nothing is taken away; I/O errors.
+    fn delete_records(
+        &self,
+        below: Vec<(PartitionId, Offset)>,
+    ) -> BoxFuture<'_, Result<Vec<Offset>, LogError>>;
+
+    /// How much of the log is kept.
+    fn retention(&self) -> Retention;
+
+    /// Keeps another amount, from the next look at old segments on. Not kept over a restart: who opens a log says what
+    /// it keeps.
+    fn set_retention(&self, retention: Retention);
+
+    /// Bytes of the partition's stored record batches; 0 where there is no such partition.
+    fn partition_bytes(&self, partition: PartitionId) -> u64;
+
+    /// Bytes of the whole log as it is stored, with what is not readable any more and not removed yet.
+    fn total_bytes(&self) -> u64;
 }
 
 /// Whole record batches, magic 2, in offset order, as they are stored.
@@ -276,6 +329,21 @@ pub enum LogError {
         "topic {topic} has {existing} partitions, not {asked}; partition numbers are fixed for a topic's life"
     )]
     PartitionCount {
+        /// The topic.
+        topic: String,
+        /// Partitions that it has.
+        existing: u32,
+        /// Partitions asked for.
+        asked: u32,
+    },
+    /// No such topic.
+    #[error("the log has no topic {0}")]
+    UnknownTopic(String),
+    /// A topic has more partitions than it is to have.
+    #[error(
+        "topic {topic} has {existing} partitions and cannot be made to have {asked}: they are never taken away"
+    )]
+    FewerPartitions {
         /// The topic.
         topic: String,
         /// Partitions that it has.

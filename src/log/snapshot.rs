@@ -16,11 +16,13 @@ pub struct PartitionRange {
     pub end: Offset,
 }
 
+/// What stands for a partition that there is not, or not any more.
+const NONE: PartitionRange = PartitionRange { start: Offset(i64::MAX), end: Offset(i64::MIN) };
+
 /// The readable range of every partition as of one commit.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
     commit: u64,
-    len: usize,
     pages: Vec<Arc<[PartitionRange; PAGE]>>,
 }
 
@@ -33,10 +35,7 @@ impl Snapshot {
     /// The readable range of a partition; `None` where the log has no such partition.
     pub fn range(&self, partition: PartitionId) -> Option<PartitionRange> {
         let index = partition.0 as usize;
-        if index >= self.len {
-            return None;
-        }
-        self.pages.get(index / PAGE).map(|page| page[index % PAGE])
+        self.pages.get(index / PAGE).map(|page| page[index % PAGE]).filter(|range| *range != NONE)
     }
 
     /// The same with other ranges for some partitions, as of `commit`. Partitions beyond the end are added.
@@ -50,12 +49,17 @@ impl Snapshot {
         for (partition, range) in changes {
             let index = partition.0 as usize;
             while next.pages.len() <= index / PAGE {
-                next.pages.push(Arc::new([PartitionRange::default(); PAGE]));
+                next.pages.push(Arc::new([NONE; PAGE]));
             }
-            next.len = next.len.max(index + 1);
             Arc::make_mut(&mut next.pages[index / PAGE])[index % PAGE] = range;
         }
         next
+    }
+
+    /// The same without some partitions.
+    pub fn without(&self, partitions: impl IntoIterator<Item = PartitionId>) -> Snapshot {
+        let known = partitions.into_iter().filter(|partition| self.range(*partition).is_some());
+        self.with(self.commit, known.map(|partition| (partition, NONE)))
     }
 }
 
@@ -72,5 +76,12 @@ mod tests {
         assert_eq!(new.range(PartitionId(100)), Some(range(9)));
         assert_eq!(new.range(PartitionId(0)), Some(range(5)));
         assert_eq!(new.range(PartitionId(101)), None);
+        assert_eq!(new.range(PartitionId(1)), None);
+        let less = new.without([PartitionId(100), PartitionId(9_999)]);
+        assert_eq!((less.commit(), less.range(PartitionId(100))), (2, None));
+        assert_eq!(
+            (less.range(PartitionId(0)), new.range(PartitionId(100))),
+            (Some(range(5)), Some(range(9)))
+        );
     }
 }

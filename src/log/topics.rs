@@ -73,34 +73,41 @@ impl fmt::Debug for Topic {
     }
 }
 
-/// Shows a log's topics to the broker's clients, as they are made.
+/// Shows a log's topics to the broker's clients, as they come and go.
 pub struct Announcer {
     topics: Topics,
     log: Arc<dyn LogReader>,
-    made: watch::Receiver<TopicList>,
-    announced: usize,
+    list: watch::Receiver<TopicList>,
+    announced: TopicList,
 }
 
 impl Announcer {
     /// Shows the topics that the log has.
     pub fn new(topics: Topics, log: Arc<dyn LogReader>) -> Self {
-        let made = log.topics();
-        let mut announcer = Announcer { topics, log, made, announced: 0 };
+        let list = log.topics();
+        let mut announcer = Announcer { topics, log, list, announced: Vec::new() };
         announcer.announce();
         announcer
     }
 
-    /// Shows the others as the log gets them. Ends when the log has been closed.
+    /// Shows what changes. Ends when the log has been closed.
     pub async fn run(mut self) {
-        while self.made.changed().await.is_ok() {
+        while self.list.changed().await.is_ok() {
             self.announce();
         }
     }
 
-    /// Shows those that the log has got since.
+    /// Shows what has changed since. Both lists are in the order in which topics were made.
     pub fn announce(&mut self) {
-        let made = self.made.borrow_and_update();
-        for info in made.iter().skip(self.announced) {
+        let list = self.list.borrow_and_update().clone();
+        let mut before = self.announced.iter().peekable();
+        for info in &list {
+            while let Some(deleted) = before.next_if(|before| before.id != info.id) {
+                self.topics.remove(deleted.id);
+            }
+            if before.next().is_some_and(|before| Arc::ptr_eq(before, info)) {
+                continue;
+            }
             self.topics.insert(Topic {
                 name: info.name.clone(),
                 id: info.id,
@@ -108,7 +115,8 @@ impl Announcer {
                 log: self.log.clone(),
             });
         }
-        self.announced = made.len();
+        before.for_each(|deleted| self.topics.remove(deleted.id));
+        self.announced = list;
     }
 }
 
@@ -137,12 +145,11 @@ impl Topics {
         self.changed.send_replace(());
     }
 
-    /// Takes a topic away.
-    pub fn remove(&self, name: &str) {
+    /// Takes a topic away, if it is there.
+    pub fn remove(&self, id: TopicId) {
         let mut inner = self.inner.write().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if let Some(old) = inner.by_name.remove(name) {
-            inner.by_id.remove(&old.id);
-        }
+        let Some(old) = inner.by_id.remove(&id) else { return };
+        inner.by_name.remove(&old.name);
         self.changed.send_replace(());
     }
 

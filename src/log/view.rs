@@ -62,12 +62,17 @@ impl View {
         (&seen.log, &seen.snapshot)
     }
 
-    /// What of a partition is readable.
+    /// Whether the topic of a place has been deleted.
+    pub fn is_gone(&self, place: Place) -> bool {
+        self.logs[place.log].snapshot.range(place.partition).is_none()
+    }
+
+    /// What of a partition is readable: nothing where it is gone.
     pub fn range(&self, place: Place) -> PartitionRange {
         self.logs[place.log].snapshot.range(place.partition).unwrap_or_default()
     }
 
-    /// Waits until a log has committed something after the snapshots, and takes a new snapshot of each. Where many wait
+    /// Waits until a log has committed something after the snapshots, or a topic of it is deleted, and takes a new snapshot of each. Where many wait
     /// for the same log, each looks only so often, and sleeps through the commits between: to be woken, and to answer a
     /// client, costs much more than the record that it is about. Who has waited longer than that already looks at once.
     /// Cancel-safe.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use kafka_protocol::ResponseError;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::fetch_response::PartitionData;
 use kafka_protocol::messages::{ApiVersionsRequest, FetchRequest, FetchResponse, TopicName};
@@ -200,6 +201,31 @@ async fn a_transaction_over_three_partitions_is_seen_whole_or_not_at_all() {
         seen = ends[0];
     }
     writer.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_request_parked_on_a_topic_that_is_deleted_is_told_so() {
+    for (version, error) in
+        [(12, ResponseError::UnknownTopicOrPartition), (18, ResponseError::UnknownTopicId)]
+    {
+        let (server, log) = orders(2).await;
+        log.commit(&[one(1)]);
+        let mut client = server.client().await;
+        let wanted = vec![from(0, 0), from(1, 1)];
+        let before = log.waiting();
+        let id = client.request(version, &fetch(version, wanted).with_max_wait_ms(60_000)).await;
+        while log.waiting() == before {
+            sleep(Duration::from_millis(1)).await;
+        }
+        log.forget(0);
+        log.forget(1);
+        let response = timeout(PATIENCE, client.answer::<FetchRequest>(version, id)).await.unwrap();
+        for partition in partitions(&response) {
+            assert!(partition.error_code == error.code() || partition.partition_index == 1, "{partition:?}");
+        }
+        let gone = client.call(12, &fetch(12, vec![from(1, 1)])).await;
+        assert_eq!(partitions(&gone)[0].error_code, ResponseError::UnknownTopicOrPartition.code());
+    }
 }
 
 #[tokio::test]

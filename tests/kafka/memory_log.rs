@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use millrace::log::topics::{Topic, TopicId, TopicList};
-use millrace::log::{Fetched, LogError, LogReader, Offset, PartitionId, PartitionRange, Snapshot};
+use millrace::log::{Fetched, LogError, LogReader, Offset, PartitionId, PartitionRange, Retention, Snapshot};
 use tokio::sync::watch;
 
 /// The leader epoch of its partitions.
@@ -18,6 +18,7 @@ pub struct MemoryLog {
     snapshot: watch::Sender<Arc<Snapshot>>,
     batches: Mutex<HashMap<PartitionId, Vec<Batch>>>,
     topics: watch::Sender<TopicList>,
+    retention: Mutex<Retention>,
     /// Answers reads with an error.
     pub broken: AtomicBool,
     /// How often bytes have been read.
@@ -86,6 +87,12 @@ impl MemoryLog {
         let partition = PartitionId(partition);
         let range = PartitionRange { start: Offset(start), ..before.range(partition).unwrap_or_default() };
         self.snapshot.send_replace(Arc::new(before.with(before.commit() + 1, [(partition, range)])));
+    }
+
+    /// Takes a partition away, as the deletion of its topic does.
+    pub fn forget(&self, partition: u32) {
+        let next = self.snapshot().without([PartitionId(partition)]);
+        self.snapshot.send_replace(Arc::new(next));
     }
 
     /// How many wait for a commit.
@@ -195,5 +202,39 @@ impl LogReader for MemoryLog {
                 None => Ok(None),
             }
         })
+    }
+
+    fn delete_records(
+        &self,
+        below: Vec<(PartitionId, Offset)>,
+    ) -> BoxFuture<'_, Result<Vec<Offset>, LogError>> {
+        Box::pin(async move {
+            let mut starts = Vec::new();
+            for (partition, offset) in below {
+                let range = self.snapshot().range(partition).ok_or(LogError::UnknownPartition(partition))?;
+                starts.push(offset.min(range.end).max(range.start));
+                self.expire(partition.0, starts[starts.len() - 1].0);
+            }
+            Ok(starts)
+        })
+    }
+
+    fn retention(&self) -> Retention {
+        *self.retention.lock().unwrap()
+    }
+
+    fn set_retention(&self, retention: Retention) {
+        *self.retention.lock().unwrap() = retention;
+    }
+
+    fn partition_bytes(&self, partition: PartitionId) -> u64 {
+        let batches = self.batches.lock().unwrap();
+        batches
+            .get(&partition)
+            .map_or(0, |batches| batches.iter().map(|batch| batch.bytes.len() as u64).sum())
+    }
+
+    fn total_bytes(&self) -> u64 {
+        self.batches.lock().unwrap().values().flatten().map(|batch| batch.bytes.len() as u64).sum()
     }
 }

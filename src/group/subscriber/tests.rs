@@ -334,7 +334,7 @@ async fn topics_that_come_later_are_shared_out_when_they_are_there() {
     house.add_topic("latest", 1).await;
     let new = |topic: &str| TopicPartition { topic: topic.into(), partition: 0 };
     assert_eq!(next(&mut one).await, Change::Assigned { added: [new("later"), new("latest")].into() });
-    house.topics.remove("later");
+    house.topics.remove(house.topics.by_name("later").unwrap().id);
     assert_eq!(next(&mut one).await, assigned(&[]));
     assert_eq!(next(&mut one).await, Change::Revoked { partitions: [new("later")].into() });
     house.groups.shutdown().await;

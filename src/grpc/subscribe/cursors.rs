@@ -105,7 +105,11 @@ impl Cursors {
     fn find(&mut self, after: Bound<TopicPartition>) -> Option<TopicPartition> {
         let (view, cursors) = self.look();
         let mut others = cursors.range((after, Bound::Unbounded));
-        let has_more = |cursor: &Cursor| !cursor.revoked && cursor.next < view.range(cursor.place).end;
+        // Of one that is gone the next read says so.
+        let has_more = |cursor: &Cursor| {
+            let is_read = cursor.next < view.range(cursor.place).end || view.is_gone(cursor.place);
+            is_read && !cursor.revoked
+        };
         others.find(|(_, cursor)| has_more(cursor)).map(|(partition, _)| partition.clone())
     }
 

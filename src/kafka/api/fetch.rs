@@ -258,6 +258,7 @@ impl Fetch {
                 news = true;
                 continue;
             };
+            news |= self.view.is_gone(place);
             let range = self.view.range(place);
             let moved = wanted.seen.replace(range.end) != Some(range.end);
             let nothing = wanted.from == range.end;
@@ -336,7 +337,10 @@ impl Fetch {
     ) -> Result<(Partition, Fetched), Unread> {
         let place = wanted.place?;
         let (log, snapshot) = self.view.at(place);
-        let range = snapshot.range(place.partition).unwrap_or_default();
+        let range = snapshot.range(place.partition).ok_or(match self.version {
+            13.. => ResponseError::UnknownTopicId,
+            _ => ResponseError::UnknownTopicOrPartition,
+        })?;
         if wanted.from < range.start || wanted.from > range.end {
             return Err(ResponseError::OffsetOutOfRange.into());
         }

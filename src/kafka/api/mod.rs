@@ -82,7 +82,7 @@ fn text(text: &str) -> StrBytes {
 /// Finds partition `index` of `topic` and checks the leader epoch that the client has of it (-1: none).
 fn place(view: &mut View, topic: &Topic, index: i32, epoch: i32) -> Result<Place, ResponseError> {
     let place = usize::try_from(index).ok().and_then(|index| view.find(topic, index));
-    let place = place.ok_or(ResponseError::UnknownTopicOrPartition)?;
+    let place = place.filter(|place| !view.is_gone(*place)).ok_or(ResponseError::UnknownTopicOrPartition)?;
     match topic.log.leader_epoch() {
         current if epoch >= 0 && epoch < current => Err(ResponseError::FencedLeaderEpoch),
         current if epoch > current => Err(ResponseError::UnknownLeaderEpoch),

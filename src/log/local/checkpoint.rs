@@ -1,7 +1,7 @@
 //! The checkpoint: where recovery starts, and what cannot be read from the segments.
 //!
-//! It is written before the first commit that new topics are for, when segments are sealed or merged, before retention
-//! removes any, and at a clean end; for no other commit. Always whole: written aside, fsynced, renamed over the old one,
+//! It is written before the first commit that new topics are for, when a topic or records are deleted, when segments are
+//! sealed or merged, before retention removes any, and at a clean end; for no other commit. Always whole: written aside, fsynced, renamed over the old one,
 //! directory fsynced. The base is a clean place, at the start of a segment with every batch before it committed, so that
 //! recovery needs nothing but it and the segments from there on.
 
@@ -16,8 +16,9 @@ use crate::log::topics::{MAX_NAME, TopicId, TopicInfo, TopicList};
 use crate::log::{LogError, PartitionId, SourcePosition};
 
 /// The format that we write.
-pub const VERSION: u32 = 2;
-/// The format in which no segment could be merged; still read.
+pub const VERSION: u32 = 3;
+/// The format in which no segment could be merged; still read. So is 2, which is as 3, but for an older Millrace that
+/// knows neither partitions without a topic nor starts in the middle of a batch.
 const WITHOUT_FORM: u32 = 1;
 pub const NAME: &str = "checkpoint";
 pub const ASIDE: &str = "checkpoint.tmp";
@@ -31,6 +32,7 @@ pub struct Checkpoint {
     /// A commit that was durable when this was written: a recovery that finds less has lost something.
     pub durable_commit: u64,
     pub base: Base,
+    /// Also those of topics that have been deleted: they have no topic any more.
     pub partitions: Vec<PartitionState>,
     pub topics: TopicList,
     /// Sealed segments that retention has left, oldest first.
@@ -48,7 +50,7 @@ pub struct Base {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PartitionState {
-    /// First offset that retention has left.
+    /// First offset that retention and who deletes records have left.
     pub start: i64,
     /// End at the base.
     pub base_end: i64,
@@ -109,7 +111,7 @@ impl Checkpoint {
             return Err(bad("this is not a checkpoint"));
         }
         let version = match fields.u32() {
-            Some(version @ (WITHOUT_FORM | VERSION)) => version,
+            Some(version @ WITHOUT_FORM..=VERSION) => version,
             Some(found) if found > VERSION => {
                 return Err(LogError::Version {
                     path: path.display().to_string(),

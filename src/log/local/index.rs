@@ -8,16 +8,20 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::entry::BATCH_AT;
 use super::files::{Files, Open, failed};
 use super::segment::{Form, Segment, corrupt};
 use super::wire::{Fields, Put};
 use crate::log::{LogError, PartitionId};
 
 /// The format that we write.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
+/// The format whose rows do not have the size of the batches; still read.
+const WITHOUT_BYTES: u32 = 1;
 const MAGIC: &[u8; 8] = b"MRINDEX\0";
 const HEAD_LEN: usize = 8 + 4 + 8 + 8 + 4;
-const ROW_LEN: usize = 4 + 4 + 8 + 8 + 4;
+const ROW_LEN: usize = 4 + 4 + 8 + 8 + 4 + 8;
+const ROW_LEN_WITHOUT_BYTES: usize = ROW_LEN - 8;
 const ENTRY_LEN: usize = 24;
 
 /// One batch and its place.
@@ -29,6 +33,13 @@ pub struct IndexEntry {
     pub position: u32,
     /// Length of the entry.
     pub len: u32,
+}
+
+impl IndexEntry {
+    /// Length of the record batch.
+    pub fn batch_len(&self) -> u64 {
+        u64::from(self.len).saturating_sub(BATCH_AT as u64)
+    }
 }
 
 /// Where a partition's entries lie in an index file.
@@ -47,6 +58,8 @@ pub struct Row {
     pub first: i64,
     pub max_timestamp: i64,
     pub slot: Slot,
+    /// Size of its record batches.
+    pub bytes: u64,
 }
 
 /// Makes the index file of a segment of `segment_len` bytes durable, but for its name. Gives the table.
@@ -81,7 +94,9 @@ pub fn write(
         head.i64(first);
         head.i64(max_timestamp);
         head.u32(slot.crc);
-        rows.push(Row { partition: *partition, first, max_timestamp, slot });
+        let bytes = run.iter().map(IndexEntry::batch_len).sum();
+        head.u64(bytes);
+        rows.push(Row { partition: *partition, first, max_timestamp, slot, bytes });
     }
     head.u32(crc32c::crc32c(&head));
     let write = || {
@@ -107,17 +122,24 @@ pub fn read(files: &dyn Files, segment: &Segment, segment_len: u64) -> Result<Ve
     if fields.bytes(MAGIC.len()) != Some(MAGIC) {
         return Err(bad("this is not an index"));
     }
-    match fields.u32() {
-        Some(VERSION) => {}
+    let version = match fields.u32() {
+        Some(version @ WITHOUT_BYTES..=VERSION) => version,
         Some(found) if found > VERSION => {
             return Err(LogError::Version { path: path.display().to_string(), found, supported: VERSION });
         }
         _ => return Err(bad("the index has no version that was ever written")),
-    }
+    };
     if (fields.u64(), fields.u64()) != (Some(segment.sequence), Some(segment_len)) {
         return Err(bad("the index belongs to another segment"));
     }
-    rows(fields, table.len() as u64).ok_or_else(|| bad("the index does not hold together"))
+    let rows = rows(fields, version, table.len() as u64);
+    let mut rows = rows.ok_or_else(|| bad("the index does not hold together"))?;
+    if version == WITHOUT_BYTES {
+        for row in &mut rows {
+            row.bytes = load(files, segment, row.slot)?.iter().map(IndexEntry::batch_len).sum();
+        }
+    }
+    Ok(rows)
 }
 
 fn read_table(files: &dyn Files, path: &Path) -> Result<Vec<u8>, LogError> {
@@ -126,7 +148,8 @@ fn read_table(files: &dyn Files, path: &Path) -> Result<Vec<u8>, LogError> {
         let mut table = vec![0; HEAD_LEN];
         file.read_exact_at(&mut table, 0)?;
         let count = Fields(&table[HEAD_LEN - 4..]).u32().unwrap_or(0) as u64;
-        let len = HEAD_LEN as u64 + count * ROW_LEN as u64 + 4;
+        let version = Fields(&table[MAGIC.len()..]).u32().unwrap_or(0);
+        let len = HEAD_LEN as u64 + count * row_len(version) as u64 + 4;
         if len > file.size()? {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -141,15 +164,20 @@ fn read_table(files: &dyn Files, path: &Path) -> Result<Vec<u8>, LogError> {
     })
 }
 
-fn rows(mut fields: Fields<'_>, mut at: u64) -> Option<Vec<Row>> {
-    let count = fields.count(ROW_LEN)?;
+fn row_len(version: u32) -> usize {
+    if version == WITHOUT_BYTES { ROW_LEN_WITHOUT_BYTES } else { ROW_LEN }
+}
+
+fn rows(mut fields: Fields<'_>, version: u32, mut at: u64) -> Option<Vec<Row>> {
+    let count = fields.count(row_len(version))?;
     let mut rows = Vec::with_capacity(count);
     for _ in 0..count {
         let (partition, count) = (PartitionId(fields.u32()?), fields.u32()?);
         let (first, max_timestamp) = (fields.i64()?, fields.i64()?);
         let slot = Slot { at, count, crc: fields.u32()? };
         at += u64::from(count) * ENTRY_LEN as u64;
-        rows.push(Row { partition, first, max_timestamp, slot });
+        let bytes = if version == WITHOUT_BYTES { 0 } else { fields.u64()? };
+        rows.push(Row { partition, first, max_timestamp, slot, bytes });
     }
     Some(rows)
 }

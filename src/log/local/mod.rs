@@ -14,8 +14,8 @@
 //! for new ones, is told in `entry.rs`. Of a sealed segment with small batches a second thread makes a
 //! `.merged.segment` with large ones, which takes its place; see `merge.rs` and `merging.rs`.
 //!
-//! One thread a log does everything else that touches files for writing: it compresses, writes, fsyncs, seals, and
-//! removes what retention no longer wants. After a failed write or fsync it cuts the log to the last commit whose fsync returned,
+//! One thread a log does everything else that touches files for writing: it compresses, writes, fsyncs, seals, raises the
+//! starts of partitions for readers who delete records, and removes what retention no longer wants. After a failed write or fsync it cuts the log to the last commit whose fsync returned,
 //! through a descriptor opened anew. Lack of space passes; any other error stops the writer for good, while what is
 //! durable stays readable.
 
@@ -47,14 +47,13 @@ mod tests;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc;
-use std::time::Duration;
 
 pub use files::{Files, RealFiles};
 pub use reader::LocalReader;
 pub use writer::LocalWriter;
 
-use super::LogError;
 use super::topics::TopicList;
+use super::{LogError, Retention};
 
 /// A batch is never larger than this when decompressed.
 pub const BATCH_LIMIT: usize = 512 << 20;
@@ -77,19 +76,10 @@ pub struct Options {
     pub merge_batch_bytes: usize,
     /// How much of the newest log is kept in memory.
     pub tail_cache_bytes: usize,
-    /// What is kept.
+    /// What is kept, in whole sealed segments.
     pub retention: Retention,
     /// The file layer.
     pub files: Arc<dyn Files>,
-}
-
-/// How much of the log is kept: whole sealed segments go, the oldest first.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Retention {
-    /// Remove the oldest segment while the others are at least this large together.
-    pub bytes: Option<u64>,
-    /// Remove segments whose last commit is older than this.
-    pub age: Option<Duration>,
 }
 
 impl Options {
@@ -124,14 +114,16 @@ impl LocalLog {
         options.max_record_bytes = options.max_record_bytes.min(BATCH_LIMIT / 2 - 4096);
 
         let recovered = recovery::recover(&options)?;
+        let partitions = recovered.checkpoint.partitions.len();
+        // One ticket of the writer and one request of a reader are outstanding at most.
         let (messages, inbox) = mpsc::sync_channel(4);
-        let thread = thread::LogThread::new(options.clone(), recovered);
+        let thread = thread::LogThread::new(options.clone(), recovered, messages.clone());
         let shared = thread.shared();
         let handle = std::thread::Builder::new()
             .name(format!("log-{}", options.name))
             .spawn(move || thread.run(&inbox))
             .map_err(|error| files::failed("start a thread for", &options.directory, error))?;
-        let writer = LocalWriter::new(&options, shared.clone(), messages, handle);
+        let writer = LocalWriter::new(&options, shared.clone(), partitions, messages, handle);
         let topics = shared.topics.borrow().clone();
         Ok((writer, Arc::new(LocalReader::new(shared)), topics))
     }

@@ -7,11 +7,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::sim::{Random, SimFiles};
-use super::{LocalLog, LocalReader, LocalWriter, Options, Retention};
+use super::{LocalLog, LocalReader, LocalWriter, Options};
 use crate::log::conformance::{position, put, read_all};
 use crate::log::record_batch::Codec;
 use crate::log::topics::{TopicInfo, TopicList};
-use crate::log::{LogReader, LogWriter, PartitionId};
+use crate::log::{LogReader, LogWriter, PartitionId, Retention};
 
 macro_rules! ensure {
     ($holds:expr, $($said:tt)+) => {
@@ -373,6 +373,6 @@ fn the_contract_holds_on_simulated_files() {
             (writer, reader)
         }
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     runtime.block_on(crate::log::conformance::check(|| Simulated(SimFiles::default())));
 }

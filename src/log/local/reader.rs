@@ -4,21 +4,23 @@
 //! Every entry read from a file is checked against its checksum before it is handed out (I8).
 
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::TrySendError;
 use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use super::BATCH_LIMIT;
 use super::entry::BATCH_AT;
 use super::index::{self, IndexEntry};
 use super::segment::{Form, Segment, corrupt};
 use super::shared::Shared;
+use super::thread::Message;
 use super::views::{Loaded, Lookup, Place, Views, Want};
-use crate::log::record_batch::{BatchError, BatchHeader};
+use crate::log::record_batch::{BatchError, BatchHeader, RecordView};
 use crate::log::topics::TopicList;
-use crate::log::{Fetched, LogError, LogReader, Offset, PartitionId, PartitionRange, Snapshot};
+use crate::log::{Fetched, LogError, LogReader, Offset, PartitionId, PartitionRange, Retention, Snapshot};
 
 /// Batches of a partition with at most this much of others between them are read at once.
 const MAX_GAP: u64 = 32 * 1024;
@@ -45,10 +47,12 @@ impl LocalReader {
         snapshot.range(partition).ok_or(LogError::UnknownPartition(partition))
     }
 
-    /// What retention has taken meanwhile.
+    /// What retention, or who has deleted it, has taken meanwhile.
     fn gone(&self, partition: PartitionId, offset: Offset) -> LogError {
-        let range = self.shared.snapshot().range(partition).unwrap_or_default();
-        LogError::OutOfRange { offset, start: range.start, end: range.end }
+        match self.shared.snapshot().range(partition) {
+            Some(range) => LogError::OutOfRange { offset, start: range.start, end: range.end },
+            None => LogError::UnknownPartition(partition),
+        }
     }
 
     /// Asks the views, and loads the index entries that they need.
@@ -125,22 +129,56 @@ impl LocalReader {
         }
     }
 
-    /// The first record from the batch with `timestamp` on that has it, or a later one.
+    /// The first record in a range that has `timestamp`, or a later one.
     async fn first_at(
         &self,
         partition: PartitionId,
         range: PartitionRange,
         timestamp: i64,
     ) -> Result<Option<(Offset, i64)>, LogError> {
-        let want = Want::Timestamp(timestamp);
-        let places = self
-            .lookup(partition, range.start, |views, loaded| {
-                views.places(partition, range.start, range.end, want, loaded)
+        let mut from = range.start;
+        while from < range.end {
+            let want = Want::Timestamp(timestamp);
+            let places = self
+                .lookup(partition, from, |views, loaded| {
+                    views.places(partition, from, range.end, want, loaded)
+                })
+                .await?;
+            let Some(place) = places.first().cloned() else { break };
+            let batch = self.read(places, from).await?.pop().unwrap_or_default();
+            let scan = move || {
+                let is_wanted =
+                    |record: &RecordView<'_>| record.offset >= from && record.timestamp >= timestamp;
+                let found = scan(&place, &batch, is_wanted, |first, _| first)?;
+                Ok((found, BatchHeader::parse(&batch).map_or(range.end, |header| header.end_offset())))
+            };
+            let (found, end) = blocking(scan).await?;
+            if found.is_some() {
+                return Ok(found);
+            }
+            // Those that the batch has lie below the start.
+            from = end.max(Offset(from.0 + 1));
+        }
+        Ok(None)
+    }
+
+    /// The largest timestamp in the batch that a range begins inside of, if it does, within the range.
+    async fn max_timestamp_in_cut_batch(
+        &self,
+        partition: PartitionId,
+        PartitionRange { start, end }: PartitionRange,
+    ) -> Result<Option<i64>, LogError> {
+        let mut places = self
+            .lookup(partition, start, |views, loaded| {
+                views.places(partition, start, end, Want::Bytes(0), loaded)
             })
             .await?;
+        places.retain(|place| place.entry.base < start.0);
         let Some(place) = places.first().cloned() else { return Ok(None) };
-        let batch = self.read(places, range.start).await?.pop().unwrap_or_default();
-        blocking(move || first_record_at(&place, &batch, timestamp)).await
+        let batch = self.read(places, start).await?.pop().unwrap_or_default();
+        let later = |max: (Offset, i64), record: (Offset, i64)| if record.1 > max.1 { record } else { max };
+        let max = blocking(move || scan(&place, &batch, |record| record.offset >= start, later)).await?;
+        Ok(max.map(|(_, timestamp)| timestamp))
     }
 }
 
@@ -214,14 +252,49 @@ impl LogReader for LocalReader {
             let range = self.range(snapshot, partition)?;
             let max = self
                 .lookup(partition, range.start, |views, loaded| {
-                    views.max_timestamp(partition, range.end, loaded)
+                    views.max_timestamp(partition, range.start, range.end, loaded)
                 })
                 .await?;
-            match max {
+            match max.max(self.max_timestamp_in_cut_batch(partition, range).await?) {
                 Some(timestamp) => self.first_at(partition, range, timestamp).await,
                 None => Ok(None),
             }
         })
+    }
+
+    fn delete_records(
+        &self,
+        below: Vec<(PartitionId, Offset)>,
+    ) -> BoxFuture<'_, Result<Vec<Offset>, LogError>> {
+        Box::pin(async move {
+            let turn = self.shared.one_request.clone().acquire_owned().await;
+            let _turn = turn.map_err(|_| LogError::Stopped)?;
+            let (answer, answered) = oneshot::channel();
+            let message = Message::DeleteRecords { below, answer, _turn };
+            let sent = match &*self.shared.requests.lock().unwrap_or_else(PoisonError::into_inner) {
+                Some(requests) => requests.try_send(message),
+                None => Err(TrySendError::Disconnected(message)),
+            };
+            // There is room for one request beside the writer's.
+            sent.map_err(|_| LogError::Stopped)?;
+            answered.await.unwrap_or(Err(LogError::Stopped))
+        })
+    }
+
+    fn retention(&self) -> Retention {
+        *self.shared.retention.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_retention(&self, retention: Retention) {
+        *self.shared.retention.lock().unwrap_or_else(PoisonError::into_inner) = retention;
+    }
+
+    fn partition_bytes(&self, partition: PartitionId) -> u64 {
+        self.shared.views.read().unwrap_or_else(PoisonError::into_inner).bytes(partition)
+    }
+
+    fn total_bytes(&self) -> u64 {
+        self.shared.size.load(Ordering::Relaxed)
     }
 }
 
@@ -263,16 +336,23 @@ fn read_places(places: &[Place]) -> Result<Vec<Bytes>, LogError> {
     Ok(batches)
 }
 
-/// The first record of a batch at or after a time.
-fn first_record_at(place: &Place, batch: &[u8], timestamp: i64) -> Result<Option<(Offset, i64)>, LogError> {
+/// Goes through the records of a batch: puts those that are wanted together, with offset and timestamp each.
+fn scan(
+    place: &Place,
+    batch: &[u8],
+    is_wanted: impl Fn(&RecordView<'_>) -> bool,
+    fold: impl Fn((Offset, i64), (Offset, i64)) -> (Offset, i64),
+) -> Result<Option<(Offset, i64)>, LogError> {
     let bad =
         |error: BatchError| corrupt(&place.segment.path, place.entry.position.into(), error.to_string());
     let header = BatchHeader::parse(batch).map_err(bad)?;
     let mut records = header.records(batch, BATCH_LIMIT).map_err(bad)?;
+    let mut result = None;
     while let Some(record) = records.next_record().map_err(bad)? {
-        if record.timestamp >= timestamp {
-            return Ok(Some((record.offset, record.timestamp)));
+        if is_wanted(&record) {
+            let found = (record.offset, record.timestamp);
+            result = Some(result.map_or(found, |result| fold(result, found)));
         }
     }
-    Ok(None)
+    Ok(result)
 }

@@ -11,6 +11,7 @@
 //!
 //! What is kept may be in the page cache only (after a SIGKILL), so it is fsynced before anybody sees it.
 
+use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 
@@ -77,7 +78,13 @@ pub fn recover(options: &Options) -> Result<Recovered, LogError> {
         (PartitionId(index as u32), PartitionRange { start: Offset(state.start), end: Offset(*end) })
     };
     let ranges = found.partitions.iter().zip(&replay.committed).enumerate().map(range);
-    let snapshot = Snapshot::default().with(replay.last.number, ranges);
+    let all = Snapshot::default().with(replay.last.number, ranges);
+    // What a deleted topic has left in the segments goes with them.
+    let live: HashSet<_> = found.topics.iter().flat_map(|topic| &topic.partitions).collect();
+    let partitions = (0..found.partitions.len() as u32).map(PartitionId);
+    let deleted: Vec<_> = partitions.filter(|partition| !live.contains(partition)).collect();
+    deleted.iter().for_each(|partition| replay.views.forget(*partition));
+    let snapshot = all.without(deleted);
     Ok(Recovered {
         end: End { open, last: replay.last, ends: replay.committed },
         checkpoint: found,

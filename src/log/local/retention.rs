@@ -1,8 +1,11 @@
-//! Seals full segments, and removes old ones.
+//! Seals full segments, removes old ones, and takes records away that readers delete.
 //!
 //! A segment is sealed when everything in it is committed: its index is made durable, then a new segment, then the
 //! checkpoint that says so. Removal goes the other way round: the checkpoint with the new starts first, then the files.
 //! A crash between any two steps leaves files that recovery either reads again or removes.
+//!
+//! Deleted records are those below a partition's start. They stay in their segments, out of reach, until nothing can be
+//! read of the oldest segments any more: then those go too, whatever the retention.
 
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -12,14 +15,14 @@ use super::files::failed;
 use super::index;
 use super::segment::{Form, Segment};
 use super::thread::{LogThread, now_ms};
-use crate::log::{LogError, PartitionRange};
+use crate::log::{LogError, Offset, PartitionId, PartitionRange, Retention};
 
 impl LogThread {
     /// Seals the open segments where the active one is full or old, or a group has spanned several.
     pub(super) fn seal_if_due(&mut self) -> Result<(), LogError> {
         let appender = &self.appender;
         let Some(active) = appender.open.last() else { return Ok(()) };
-        let age = self.options.retention.age.map_or(i64::MAX, |age| age.as_millis() as i64);
+        let age = self.retention().age.map_or(i64::MAX, |age| age.as_millis() as i64);
         let old = active.first_append > 0 && now_ms().saturating_sub(active.first_append) > age;
         let due = appender.open.len() > 1 || active.len >= appender.segment_bytes || old;
         let whole = appender.pending.is_empty() && !appender.last.loose && !appender.owes_discard;
@@ -67,36 +70,77 @@ impl LogThread {
         let active = self.base_here().sequence;
         self.appender.last.place =
             super::appender::Place { sequence: active, position: super::segment::HEADER_LEN as u64 };
+        // Its records may have been deleted before.
+        self.is_freed = true;
         Ok(())
     }
 
-    /// Removes the sealed segments that nobody wants to keep.
+    fn retention(&self) -> Retention {
+        *self.shared.retention.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the records below some offsets away: durable first, then visible.
+    pub(super) fn delete_records(
+        &mut self,
+        below: &[(PartitionId, Offset)],
+    ) -> Result<Vec<Offset>, LogError> {
+        if self.is_poisoned() {
+            return Err(self.lost_to());
+        }
+        let snapshot = self.shared.snapshot();
+        let mut next = self.checkpoint.clone();
+        let mut ranges = Vec::with_capacity(below.len());
+        for (partition, offset) in below {
+            let unknown = LogError::UnknownPartition(*partition);
+            let Some(range) = snapshot.range(*partition) else { return Err(unknown) };
+            let state = next.partitions.get_mut(partition.0 as usize).ok_or(unknown)?;
+            state.start = state.start.max(offset.0.min(range.end.0));
+            ranges.push((*partition, PartitionRange { start: Offset(state.start), ..range }));
+        }
+        if next.partitions != self.checkpoint.partitions {
+            self.save(next)?;
+            let next = snapshot.with(snapshot.commit(), ranges.iter().copied());
+            drop(snapshot);
+            self.swap_snapshot(next, None, false);
+            self.is_freed = true;
+        }
+        Ok(ranges.into_iter().map(|(_, range)| range.start).collect())
+    }
+
+    /// Removes the sealed segments that nobody wants to keep, or can read.
     pub(super) fn apply_retention(&mut self) -> Result<(), LogError> {
-        let retention = self.options.retention;
+        let retention = self.retention();
+        let snapshot = self.shared.snapshot();
+        let readable_from = self.is_freed.then(|| {
+            let views = self.shared.views.read().unwrap_or_else(PoisonError::into_inner);
+            views.oldest_readable(&snapshot).unwrap_or(u64::MAX)
+        });
         let oldest_kept = retention.age.map(|age| now_ms().saturating_sub(age.as_millis() as i64));
         let mut size = self.size();
         let mut gone = 0;
         for sealed in &self.checkpoint.sealed {
             let too_much = retention.bytes.is_some_and(|bytes| size - sealed.len >= bytes);
             let too_old = oldest_kept.is_some_and(|oldest| sealed.last_append < oldest);
-            if !too_much && !too_old {
+            let unreadable = readable_from.is_some_and(|from| sealed.sequence < from);
+            if !too_much && !too_old && !unreadable {
                 break;
             }
             size -= sealed.len;
             gone += 1;
         }
         let Some(last) = self.checkpoint.sealed[..gone].last().map(|sealed| sealed.sequence) else {
+            self.is_freed = false;
             return Ok(());
         };
 
         let starts = self.shared.views.read().unwrap_or_else(PoisonError::into_inner).starts_without(last);
-        let snapshot = self.shared.snapshot();
         let mut ranges = Vec::with_capacity(starts.len());
         let mut next = self.checkpoint.clone();
         let removed: Vec<_> = next.sealed.drain(..gone).collect();
         for (partition, start) in starts {
-            let end = snapshot.range(partition).unwrap_or_default().end;
-            let range = PartitionRange { start: start.unwrap_or(end), end };
+            let Some(range) = snapshot.range(partition) else { continue };
+            let start = start.map_or(range.end, |start| start.max(range.start));
+            let range = PartitionRange { start, ..range };
             if let Some(state) = next.partitions.get_mut(partition.0 as usize) {
                 state.start = range.start.0;
             }
@@ -104,14 +148,12 @@ impl LogThread {
         }
         self.save(next)?;
 
-        let mut other = std::sync::Arc::new(snapshot.with(snapshot.commit(), ranges));
-        drop(snapshot);
+        // The next ones may have been kept only by these.
+        self.is_freed = true;
         self.shared.removed.store(last, Ordering::Release);
-        self.shared.snapshot.send_if_modified(|snapshot| {
-            std::mem::swap(snapshot, &mut other);
-            false
-        });
-        self.merging.superseded(&other, None);
+        let next = snapshot.with(snapshot.commit(), ranges);
+        drop(snapshot);
+        self.swap_snapshot(next, None, false);
         self.shared.views.write().unwrap_or_else(PoisonError::into_inner).remove_through(last);
         self.merging.forget_through(last);
         for sealed in removed {

@@ -1,19 +1,22 @@
 //! What the log's thread shares with the writer and the readers.
 //!
-//! The thread alone changes it. The snapshot is changed last, after the views have what it makes visible.
+//! The thread alone changes it, but for the retention. The snapshot is changed last, after the views have what it makes
+//! visible.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::files::Files;
 use super::index::IndexCache;
 use super::tail::TailCache;
+use super::thread::Message;
 use super::views::Views;
 use crate::log::record_batch::Codec;
 use crate::log::topics::TopicList;
-use crate::log::{Snapshot, SourcePosition};
+use crate::log::{Retention, Snapshot, SourcePosition};
 
 /// Buffers kept for builders, and the largest that is kept.
 const POOLED: usize = 16;
@@ -38,6 +41,13 @@ pub struct Shared {
     /// Sealed segments that may still be merged.
     pub unmerged: AtomicUsize,
     pub position: Mutex<Option<SourcePosition>>,
+    /// What is kept.
+    pub retention: Mutex<Retention>,
+    /// Bytes in all segments.
+    pub size: AtomicU64,
+    /// Where readers ask the thread for something, one at a time. `None` once the writer is gone.
+    pub requests: Mutex<Option<SyncSender<Message>>>,
+    pub one_request: Arc<Semaphore>,
     /// Those that are durable; their partitions are in the snapshot.
     pub topics: watch::Sender<TopicList>,
     /// Buffers to be used again for builders.

@@ -272,7 +272,7 @@ async fn files_of_a_newer_version_are_refused() {
             bytes[end..end + 4].copy_from_slice(&crc.to_le_bytes());
         });
         let refused = contents(&log.options).await;
-        let supported = if name == "checkpoint" { 2 } else { 1 };
+        let supported = if name == "checkpoint" { 3 } else { 1 };
         let is_refused =
             matches!(refused, Err(LogError::Version { found: 9, supported: s, .. }) if s == supported);
         assert!(is_refused, "{refused:?}");

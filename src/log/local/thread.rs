@@ -3,13 +3,13 @@
 //! The order in [`LogThread::commit`] is the heart of the promises: write, fsync, views, snapshot, answer. Sealing and
 //! retention come after the answer, so that nobody waits for them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use super::Options;
 use super::appender::{Appender, Closed, LastCommit, Place};
@@ -21,7 +21,7 @@ use super::recovery::Recovered;
 use super::shared::Shared;
 use super::tail::TailCache;
 use crate::log::topics::TopicInfo;
-use crate::log::{Committed, LogError, Offset, PartitionId, PartitionRange, SourcePosition};
+use crate::log::{Committed, LogError, Offset, PartitionId, PartitionRange, Snapshot, SourcePosition};
 
 /// How much of the sealed segments' indexes is kept in memory.
 const INDEX_CACHE: usize = 16 << 20;
@@ -29,17 +29,39 @@ const INDEX_CACHE: usize = 16 << 20;
 /// How often an idle log looks after its segments.
 const IDLE: Duration = Duration::from_secs(10);
 
+/// What the thread is asked for.
+pub enum Message {
+    /// The writer hands over.
+    Write(Write),
+    /// A reader raises the starts of partitions.
+    DeleteRecords {
+        below: Vec<(PartitionId, Offset)>,
+        answer: Answer<Vec<Offset>>,
+        /// Given back when it is done.
+        _turn: OwnedSemaphorePermit,
+    },
+}
+
 /// What the writer sends.
-pub struct Message {
+pub struct Write {
     /// The failures that the writer knows of; a message that crossed one is refused.
     pub failures: u64,
     /// How many of the pending batches are kept, where an abort has dropped some.
     pub keep: Option<usize>,
-    /// Topics made since the message before; taken in whatever becomes of the rest.
-    pub topics: Vec<TopicInfo>,
+    /// What has become of the topics since the message before; taken in whatever becomes of the rest.
+    pub topics: Vec<TopicChange>,
     /// Batches to append, in order.
     pub pieces: Vec<Closed>,
     pub task: Task,
+}
+
+/// What becomes of a topic.
+#[derive(Debug, Clone)]
+pub enum TopicChange {
+    Made(Arc<TopicInfo>),
+    /// It has got partitions.
+    Grown(Arc<TopicInfo>),
+    Deleted(Arc<TopicInfo>),
 }
 
 /// What to do then.
@@ -56,7 +78,7 @@ pub enum Task {
     Settle(Answer<()>),
 }
 
-type Answer<T> = oneshot::Sender<Result<T, LogError>>;
+pub type Answer<T> = oneshot::Sender<Result<T, LogError>>;
 
 pub struct LogThread {
     pub(super) options: Options,
@@ -64,13 +86,17 @@ pub struct LogThread {
     pub(super) checkpoint: Checkpoint,
     pub(super) appender: Appender,
     pub(super) merging: Merging,
+    /// Whether there may be sealed segments of which nothing can be read any more.
+    pub(super) is_freed: bool,
+    /// Changes of topics that are not shown yet.
+    unshown: Vec<TopicChange>,
     /// The error that everything since the last commit was lost to.
     lost_to: Option<LogError>,
     pub(super) metrics: Metrics,
 }
 
 impl LogThread {
-    pub fn new(options: Options, recovered: Recovered) -> Self {
+    pub fn new(options: Options, recovered: Recovered, requests: SyncSender<Message>) -> Self {
         let Recovered { checkpoint, end, views, snapshot, position } = recovered;
         let shared = Arc::new(Shared {
             files: options.files.clone(),
@@ -85,13 +111,26 @@ impl LogThread {
             codecs: Mutex::default(),
             unmerged: 0.into(),
             position: Mutex::new(position),
+            retention: Mutex::new(options.retention),
+            size: 0.into(),
+            requests: Mutex::new(Some(requests)),
+            one_request: Arc::new(Semaphore::new(1)),
             topics: watch::Sender::new(checkpoint.topics.clone()),
             buffers: Mutex::new(Vec::new()),
         });
         let appender = Appender::new(&options, checkpoint.log_id, checkpoint.leader_epoch, end);
         let metrics = Metrics::new(&options.name);
-        let merging = Merging::default();
-        LogThread { options, shared, checkpoint, appender, merging, lost_to: None, metrics }
+        LogThread {
+            options,
+            shared,
+            checkpoint,
+            appender,
+            merging: Merging::default(),
+            is_freed: true,
+            unshown: Vec::new(),
+            lost_to: None,
+            metrics,
+        }
     }
 
     pub fn shared(&self) -> Arc<Shared> {
@@ -105,17 +144,22 @@ impl LogThread {
         let mut looked = Instant::now();
         loop {
             let wait = self.merging.wait().unwrap_or(IDLE).min(IDLE.saturating_sub(looked.elapsed()));
-            let is_commit = match inbox.recv_timeout(wait) {
-                Ok(message) => {
-                    let is_commit = matches!(message.task, Task::Commit { .. });
-                    self.handle(message);
+            let is_due = match inbox.recv_timeout(wait) {
+                Ok(Message::Write(write)) => {
+                    let is_commit = matches!(write.task, Task::Commit { .. });
+                    self.handle(write);
                     self.merging.allow();
                     is_commit
+                }
+                Ok(Message::DeleteRecords { below, answer, _turn }) => {
+                    // The caller may have stopped waiting.
+                    let _ = answer.send(self.delete_records(&below));
+                    true
                 }
                 Err(RecvTimeoutError::Timeout) => false,
                 Err(RecvTimeoutError::Disconnected) => break,
             };
-            if is_commit || looked.elapsed() >= IDLE {
+            if is_due || looked.elapsed() >= IDLE {
                 self.look_after_segments();
                 looked = Instant::now();
             }
@@ -125,11 +169,11 @@ impl LogThread {
         self.close();
     }
 
-    fn handle(&mut self, message: Message) {
-        let Message { failures, keep, topics, pieces, task } = message;
+    fn handle(&mut self, write: Write) {
+        let Write { failures, keep, topics, pieces, task } = write;
         self.take_in(topics);
         if failures != self.shared.failures.load(Ordering::Acquire) || self.is_poisoned() {
-            task.refuse(self.lost_to.clone().unwrap_or(LogError::Stopped));
+            task.refuse(self.lost_to());
             return;
         }
         let prepared = self.append(keep, pieces);
@@ -199,63 +243,84 @@ impl LogThread {
             chain: self.appender.chain,
             loose: !self.appender.pending.is_empty(),
         };
+        // Records of a topic that has been deleted meanwhile are not shown.
+        let shown = self.shared.snapshot();
         {
             let mut views = self.shared.views.write().unwrap_or_else(PoisonError::into_inner);
-            for batch in covered {
+            for batch in covered.into_iter().filter(|batch| shown.range(batch.partition).is_some()) {
                 views.push(batch.partition, &batch.segment, batch.entry);
             }
         }
         *self.shared.position.lock().unwrap_or_else(PoisonError::into_inner) = Some(position);
-        let range = |(partition, end): (PartitionId, Offset)| {
-            let state = self.checkpoint.partitions.get(partition.0 as usize).copied().unwrap_or_default();
-            (partition, PartitionRange { start: Offset(state.start), end })
-        };
-        let (shared, merging) = (&self.shared, &mut self.merging);
-        Self::swap_snapshot(shared, merging, number, !ends.is_empty(), ends.into_iter().map(range));
+        let moved = (!ends.is_empty()).then_some(number);
+        let ends = ends.into_iter().filter_map(|(partition, end)| {
+            shown.range(partition).map(|range| (partition, PartitionRange { end, ..range }))
+        });
+        let next = shown.with(number, ends);
+        drop(shown);
+        self.swap_snapshot(next, moved, moved.is_some());
         self.metrics.commits.increment(1);
         self.metrics.written.increment(std::mem::take(&mut self.appender.written));
         Ok(Committed { number, position, snapshot: self.shared.snapshot() })
     }
 
-    /// Swaps the snapshot for one with other ranges (I1); wakes who waits for data if there is some.
-    fn swap_snapshot(
-        shared: &Shared,
-        merging: &mut Merging,
-        number: u64,
-        wake: bool,
-        ranges: impl Iterator<Item = (PartitionId, PartitionRange)>,
-    ) {
-        let mut other = Arc::new(shared.snapshot().with(number, ranges));
-        shared.snapshot.send_if_modified(|snapshot| {
+    /// Swaps the snapshot for another (I1). `moved` is the commit that has moved a high watermark, if one has.
+    pub(super) fn swap_snapshot(&mut self, next: Snapshot, moved: Option<u64>, wake: bool) {
+        let mut other = Arc::new(next);
+        self.shared.snapshot.send_if_modified(|snapshot| {
             std::mem::swap(snapshot, &mut other);
             wake
         });
-        merging.superseded(&other, wake.then_some(number));
+        self.merging.superseded(&other, moved);
     }
 
-    /// Takes in topics that the writer has made. Its partition numbers go on from ours, since every message arrives here.
-    fn take_in(&mut self, topics: Vec<TopicInfo>) {
-        let partitions: usize = topics.iter().map(|topic| topic.partitions.len()).sum();
-        let known = self.checkpoint.partitions.len() + partitions;
-        self.checkpoint.partitions.resize(known, PartitionState::default());
-        self.checkpoint.topics.extend(topics.into_iter().map(Arc::new));
-        self.appender.ends.resize(known, 0);
+    /// Takes in what the writer has made of the topics. Its partition numbers go on from ours, since every message
+    /// arrives here.
+    fn take_in(&mut self, changes: Vec<TopicChange>) {
+        for change in &changes {
+            let topics = &mut self.checkpoint.topics;
+            match change {
+                TopicChange::Made(topic) => topics.push(topic.clone()),
+                TopicChange::Grown(topic) => {
+                    let before = topics.iter_mut().find(|before| before.id == topic.id);
+                    before.into_iter().for_each(|before| *before = topic.clone());
+                }
+                TopicChange::Deleted(topic) => topics.retain(|before| before.id != topic.id),
+            }
+            let (TopicChange::Made(topic) | TopicChange::Grown(topic) | TopicChange::Deleted(topic)) = change;
+            let numbers = topic.partitions.iter().map(|partition| partition.0 as usize + 1);
+            let known = numbers.max().unwrap_or(0).max(self.checkpoint.partitions.len());
+            self.checkpoint.partitions.resize(known, PartitionState::default());
+            self.appender.ends.resize(known, 0);
+        }
+        self.unshown.extend(changes);
     }
 
-    /// Makes the topics that are not yet shown durable, all at once, and then shows them. After an error the next commit
-    /// or flush tries again.
+    /// Makes the topics as they are to be durable, all at once, and then shows them. After an error the next commit or
+    /// flush tries again.
     fn save_topics(&mut self) -> Result<(), LogError> {
-        let shown = self.shared.topics.borrow().len();
-        if shown == self.checkpoint.topics.len() {
+        if self.unshown.is_empty() {
             return Ok(());
         }
         self.save(self.checkpoint.clone())?;
-        let new = self.checkpoint.topics[shown..].to_vec();
-        let partitions = new.iter().flat_map(|topic| topic.partitions.iter().copied());
-        let ranges = partitions.map(|partition| (partition, PartitionRange::default()));
-        let (shared, merging) = (&self.shared, &mut self.merging);
-        Self::swap_snapshot(shared, merging, self.appender.last.number, false, ranges);
-        self.shared.topics.send_modify(|topics| topics.extend(new));
+        let shown = self.shared.snapshot();
+        let (mut made, mut gone) = (BTreeSet::new(), BTreeSet::new());
+        for change in std::mem::take(&mut self.unshown) {
+            match change {
+                TopicChange::Made(topic) | TopicChange::Grown(topic) => made.extend(topic.partitions.iter()),
+                TopicChange::Deleted(topic) => gone.extend(topic.partitions.iter()),
+            }
+        }
+        let new = made.difference(&gone).filter(|partition| shown.range(**partition).is_none());
+        let empty = new.map(|partition| (*partition, PartitionRange::default()));
+        let next = shown.without(gone.iter().copied()).with(shown.commit(), empty);
+        drop(shown);
+        self.swap_snapshot(next, None, !gone.is_empty());
+        self.is_freed |= !gone.is_empty();
+        let mut views = self.shared.views.write().unwrap_or_else(PoisonError::into_inner);
+        gone.into_iter().for_each(|partition| views.forget(partition));
+        drop(views);
+        self.shared.topics.send_replace(self.checkpoint.topics.clone());
         Ok(())
     }
 
@@ -314,6 +379,11 @@ impl LogThread {
         }
     }
 
+    /// Why nothing is taken any more.
+    pub(super) fn lost_to(&self) -> LogError {
+        self.lost_to.clone().unwrap_or(LogError::Stopped)
+    }
+
     pub(super) fn is_poisoned(&self) -> bool {
         self.shared.poisoned.load(Ordering::Acquire)
     }
@@ -331,7 +401,9 @@ impl LogThread {
                 }
             }
         }
-        self.metrics.size.set(self.size() as f64);
+        let size = self.size();
+        self.shared.size.store(size, Ordering::Relaxed);
+        self.metrics.size.set(size as f64);
     }
 
     fn go_on_merging(&mut self) {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::index::{IndexEntry, Row, Slot};
 use super::segment::Segment;
-use crate::log::{Offset, PartitionId};
+use crate::log::{Offset, PartitionId, Snapshot};
 
 /// What a partition has in one segment.
 #[derive(Debug)]
@@ -16,6 +16,8 @@ struct Run {
     segment: Arc<Segment>,
     first: i64,
     max_timestamp: i64,
+    /// Size of its record batches.
+    bytes: u64,
     entries: Entries,
 }
 
@@ -80,12 +82,14 @@ impl Views {
         {
             entries.push(entry);
             last.max_timestamp = last.max_timestamp.max(entry.max_timestamp);
+            last.bytes += entry.batch_len();
             return;
         }
         runs.push_back(Run {
             segment: segment.clone(),
             first: entry.base,
             max_timestamp: entry.max_timestamp,
+            bytes: entry.batch_len(),
             entries: Entries::Memory(vec![entry]),
         });
     }
@@ -97,6 +101,7 @@ impl Views {
                 segment: segment.clone(),
                 first: row.first,
                 max_timestamp: row.max_timestamp,
+                bytes: row.bytes,
                 entries: Entries::File(row.slot),
             });
         }
@@ -161,9 +166,33 @@ impl Views {
                 let run = &mut runs[found];
                 debug_assert_eq!((run.first, run.max_timestamp), (row.first, row.max_timestamp));
                 run.segment = segment.clone();
+                run.bytes = row.bytes;
                 run.entries = Entries::File(row.slot);
             }
         }
+    }
+
+    /// Forgets a partition, of which nothing is read any more.
+    pub fn forget(&mut self, partition: PartitionId) {
+        if let Some(runs) = self.partitions.get_mut(partition.0 as usize) {
+            *runs = VecDeque::new();
+        }
+    }
+
+    /// Size of a partition's record batches.
+    pub fn bytes(&self, partition: PartitionId) -> u64 {
+        let runs = self.partitions.get(partition.0 as usize);
+        runs.map_or(0, |runs| runs.iter().map(|run| run.bytes).sum())
+    }
+
+    /// The oldest segment in which some partition has readable records.
+    pub fn oldest_readable(&self, snapshot: &Snapshot) -> Option<u64> {
+        let oldest = |(index, runs): (usize, &VecDeque<Run>)| {
+            let range = snapshot.range(PartitionId(index as u32)).filter(|range| range.start < range.end)?;
+            let containing = runs.partition_point(|run| run.first <= range.start.0).saturating_sub(1);
+            runs.get(containing).map(|run| run.segment.sequence)
+        };
+        self.partitions.iter().enumerate().filter_map(oldest).min()
     }
 
     /// First offsets of partitions when the segments up to `sequence` are gone, where that changes them; `None` for a
@@ -231,7 +260,7 @@ impl Views {
                     Want::Timestamp(timestamp) if entry.max_timestamp < timestamp => continue,
                     Want::Timestamp(_) => return Lookup::Found(vec![place()]),
                     Want::Bytes(max) => {
-                        size += entry.len as usize - super::entry::BATCH_AT;
+                        size += entry.batch_len() as usize;
                         if size > max && !places.is_empty() {
                             return Lookup::Found(places);
                         }
@@ -243,33 +272,38 @@ impl Views {
         Lookup::Found(places)
     }
 
-    /// The largest timestamp of `partition` below `end`.
+    /// The largest timestamp of the batches of `partition` that begin in a range.
     pub fn max_timestamp(
         &self,
         partition: PartitionId,
+        from: Offset,
         end: Offset,
         loaded: Loaded<'_>,
     ) -> Lookup<Option<i64>> {
         let Some(runs) = self.partitions.get(partition.0 as usize) else { return Lookup::Found(None) };
+        let containing = runs.partition_point(|run| run.first <= from.0).saturating_sub(1);
         let below = runs.partition_point(|run| run.first < end.0);
-        let Some(last) = below.checked_sub(1).and_then(|last| runs.get(last)) else {
-            return Lookup::Found(None);
-        };
-        // Only the last may reach beyond the end, where the snapshot is older than the views.
-        let file;
-        let entries = match &last.entries {
-            Entries::Memory(entries) => entries.as_slice(),
-            Entries::File(slot) => match loaded(&last.segment, partition) {
-                Some(entries) => {
-                    file = entries;
-                    &file[..]
-                }
-                None => {
-                    return Lookup::Needs(Needed { segment: last.segment.clone(), slot: *slot });
-                }
-            },
-        };
-        let in_last = entries.iter().take_while(|entry| entry.base < end.0).map(|entry| entry.max_timestamp);
-        Lookup::Found(runs.range(..below - 1).map(|run| run.max_timestamp).chain(in_last).max())
+        let mut max = None;
+        for (index, run) in runs.iter().enumerate().take(below).skip(containing) {
+            // Only the last may reach beyond the end, where the snapshot is older than the views.
+            if run.first >= from.0 && index + 1 < below {
+                max = max.max(Some(run.max_timestamp));
+                continue;
+            }
+            let file;
+            let entries = match &run.entries {
+                Entries::Memory(entries) => entries.as_slice(),
+                Entries::File(slot) => match loaded(&run.segment, partition) {
+                    Some(entries) => {
+                        file = entries;
+                        &file[..]
+                    }
+                    None => return Lookup::Needs(Needed { segment: run.segment.clone(), slot: *slot }),
+                },
+            };
+            let in_range = entries.iter().filter(|entry| (from.0..end.0).contains(&entry.base));
+            max = max.max(in_range.map(|entry| entry.max_timestamp).max());
+        }
+        Lookup::Found(max)
     }
 }

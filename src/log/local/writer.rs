@@ -6,18 +6,16 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
+use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
-
-use tokio::sync::oneshot;
 
 use super::Options;
 use super::appender::Closed;
 use super::files::failed;
 use super::shared::Shared;
-use super::thread::{Message, Task};
+use super::thread::{Answer, Message, Task, TopicChange, Write};
 use crate::log::record_batch::{BatchBuilder, Codec, Mark};
 use crate::log::topics::{TopicId, TopicInfo, is_topic_name};
 use crate::log::{Committed, LogError, LogWriter, PartitionId, Record, SourcePosition, Ticket};
@@ -34,9 +32,9 @@ pub struct LocalWriter {
     /// Builders since the last commit or flush, in order of their first record.
     pieces: Vec<Piece>,
     partitions: Vec<Partition>,
-    /// The log's topics by name, and those of them that have still to be handed over.
-    topics: HashMap<String, Vec<PartitionId>>,
-    new_topics: Vec<TopicInfo>,
+    /// The log's topics by name, and what has still to be handed over of their making and deleting.
+    topics: HashMap<String, Arc<TopicInfo>>,
+    topic_changes: Vec<TopicChange>,
     /// Builders that have grown since the last boundary.
     touched: Vec<u32>,
     buffered: usize,
@@ -61,6 +59,12 @@ struct Partition {
     /// The place of its newest builder in `pieces`.
     newest: u32,
     codec: Codec,
+    /// Whether it has a topic, which has not been deleted.
+    is_live: bool,
+}
+
+impl Partition {
+    const NEW: Partition = Partition { newest: NONE, codec: Codec::Lz4, is_live: true };
 }
 
 #[derive(Debug)]
@@ -80,13 +84,18 @@ impl LocalWriter {
     pub(super) fn new(
         options: &Options,
         shared: Arc<Shared>,
+        partitions: usize,
         messages: SyncSender<Message>,
         thread: JoinHandle<()>,
     ) -> Self {
-        let known = shared.topics.borrow();
-        let partitions = known.iter().map(|topic| topic.partitions.len()).sum();
-        let topics = known.iter().map(|topic| (topic.name.clone(), topic.partitions.clone())).collect();
-        drop(known);
+        let mut partitions = vec![Partition { is_live: false, ..Partition::NEW }; partitions];
+        let mut topics = HashMap::new();
+        for topic in shared.topics.borrow().iter() {
+            for partition in &topic.partitions {
+                partitions[partition.0 as usize].is_live = true;
+            }
+            topics.insert(topic.name.clone(), topic.clone());
+        }
         LocalWriter {
             shared,
             messages: Some(messages),
@@ -94,9 +103,9 @@ impl LocalWriter {
             max_batch_bytes: options.max_batch_bytes,
             max_record_bytes: options.max_record_bytes,
             pieces: Vec::new(),
-            partitions: vec![Partition { newest: NONE, codec: Codec::default() }; partitions],
+            partitions,
             topics,
-            new_topics: Vec::new(),
+            topic_changes: Vec::new(),
             touched: Vec::new(),
             buffered: 0,
             has_group: false,
@@ -123,9 +132,9 @@ impl LocalWriter {
     /// Waits until the log's thread has nothing more to do. Hands nothing over.
     #[cfg(test)]
     pub async fn settle(&mut self) -> Result<(), LogError> {
-        let (keep, topics) = (self.keep.take(), std::mem::take(&mut self.new_topics));
+        let (keep, topics) = (self.keep.take(), std::mem::take(&mut self.topic_changes));
         let ticket = self.send(Vec::new(), Task::Settle);
-        (self.keep, self.new_topics) = (keep, topics);
+        (self.keep, self.topic_changes) = (keep, topics);
         ticket.await
     }
 
@@ -162,7 +171,8 @@ impl LocalWriter {
 
     /// The builder that takes the partition's next record.
     fn piece(&mut self, partition: PartitionId) -> Result<u32, LogError> {
-        let known = self.partitions.get(partition.0 as usize).ok_or(LogError::UnknownPartition(partition))?;
+        let known = self.partitions.get(partition.0 as usize).filter(|partition| partition.is_live);
+        let known = known.ok_or(LogError::UnknownPartition(partition))?;
         let newest = known.newest;
         if let Some(piece) = self.pieces.get(newest as usize)
             && piece.builder.len() < self.max_batch_bytes
@@ -230,49 +240,69 @@ impl LocalWriter {
         if partitions == 0 {
             return Err(invalid("it must have a partition"));
         }
-        let first = self.partitions.len() as u32;
-        let end = first.saturating_add(partitions);
-        if end > MAX_PARTITIONS {
-            return Err(invalid(
-                "the topics of a task have at most 100000 partitions together, and those of tables stay when the \
-                 tables are gone; make a new task, with layout `task` or fewer partitions",
-            ));
-        }
         let id = TopicId::draw().map_err(|error| failed("draw a topic id for", Path::new(name), error))?;
-        let ids: Vec<_> = (first..end).map(PartitionId).collect();
-        self.partitions.resize(end as usize, Partition { newest: NONE, codec: Codec::default() });
-        self.topics.insert(name.to_owned(), ids.clone());
-        self.new_topics.push(TopicInfo { name: name.to_owned(), id, partitions: ids.clone() });
+        let ids = self.new_partitions(name, partitions)?;
+        let topic = Arc::new(TopicInfo { name: name.to_owned(), id, partitions: ids.clone() });
+        self.topics.insert(name.to_owned(), topic.clone());
+        self.topic_changes.push(TopicChange::Made(topic));
         Ok(ids)
+    }
+
+    /// Takes the next partition numbers.
+    fn new_partitions(&mut self, topic: &str, count: u32) -> Result<Vec<PartitionId>, LogError> {
+        let first = self.partitions.len() as u32;
+        let end = first.saturating_add(count);
+        if end > MAX_PARTITIONS {
+            return Err(LogError::InvalidTopic {
+                topic: topic.to_owned(),
+                detail: "the topics of a task have at most 100000 partitions together, and those of tables stay when \
+                         the tables are gone; make a new task, with layout `task` or fewer partitions",
+            });
+        }
+        self.partitions.resize(end as usize, Partition::NEW);
+        Ok((first..end).map(PartitionId).collect())
+    }
+
+    fn set_codec(&mut self, ids: &[PartitionId], codec: Codec) {
+        let mut codecs = self.shared.codecs.lock().unwrap_or_else(PoisonError::into_inner);
+        codecs.resize(self.partitions.len(), Codec::default());
+        for id in ids {
+            self.partitions[id.0 as usize].codec = codec;
+            codecs[id.0 as usize] = codec;
+        }
     }
 
     fn send<T>(&mut self, pieces: Vec<Closed>, task: impl FnOnce(Answer<T>) -> Task) -> Ticket<T> {
         let (answer, ticket) = Ticket::new();
-        let message = Message {
+        let message = Message::Write(Write {
             failures: self.cleared,
             keep: self.keep.take(),
-            topics: std::mem::take(&mut self.new_topics),
+            topics: std::mem::take(&mut self.topic_changes),
             pieces,
             task: task(answer),
-        };
+        });
         // A message that cannot be sent drops its answer, which the ticket reports as a closed log. It can only be full
         // when the caller does not keep to one ticket at a time.
         let Some(messages) = &self.messages else { return ticket };
         if let Err(TrySendError::Full(_)) = messages.try_send(message) {
             tracing::error!("a log writer has more than one ticket outstanding; it stops");
-            self.messages = None;
+            self.stop();
         }
         ticket
     }
-}
 
-type Answer<T> = oneshot::Sender<Result<T, LogError>>;
+    /// Lets the log's thread end when it has done what it was asked to.
+    fn stop(&mut self) {
+        self.messages = None;
+        *self.shared.requests.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
 
 impl LogWriter for LocalWriter {
     fn resume(&self) -> Option<SourcePosition> {
         // In this order: a failure after the position was read is not acknowledged by this call.
         self.acknowledged.store(self.shared.failures.load(Ordering::Acquire), Ordering::Release);
-        *self.shared.position.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        *self.shared.position.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn create_topic(
@@ -281,7 +311,7 @@ impl LogWriter for LocalWriter {
         partitions: u32,
         codec: Codec,
     ) -> Result<Vec<PartitionId>, LogError> {
-        let ids = match self.topics.get(name) {
+        let ids = match self.topics.get(name).map(|topic| &topic.partitions) {
             Some(ids) if ids.len() == partitions as usize => ids.clone(),
             Some(ids) => {
                 let existing = ids.len() as u32;
@@ -289,17 +319,37 @@ impl LogWriter for LocalWriter {
             }
             None => self.new_topic(name, partitions)?,
         };
-        for id in &ids {
-            if let Some(partition) = self.partitions.get_mut(id.0 as usize) {
-                partition.codec = codec;
-            }
-        }
-        let mut codecs = self.shared.codecs.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        codecs.resize(self.partitions.len(), Codec::default());
-        for id in &ids {
-            codecs[id.0 as usize] = codec;
-        }
+        self.set_codec(&ids, codec);
         Ok(ids)
+    }
+
+    fn add_partitions(&mut self, name: &str, total: u32) -> Result<Vec<PartitionId>, LogError> {
+        let known = self.topics.get(name).ok_or_else(|| LogError::UnknownTopic(name.to_owned()))?;
+        let (topic, existing) = (known.clone(), known.partitions.len() as u32);
+        let Some(missing) = total.checked_sub(existing) else {
+            return Err(LogError::FewerPartitions { topic: name.to_owned(), existing, asked: total });
+        };
+        if missing == 0 {
+            return Ok(topic.partitions.clone());
+        }
+        let new = self.new_partitions(name, missing)?;
+        let first = topic.partitions.first().and_then(|first| self.partitions.get(first.0 as usize));
+        let codec = first.map_or(Codec::default(), |partition| partition.codec);
+        self.set_codec(&new, codec);
+        let partitions = [&topic.partitions[..], &new].concat();
+        let grown = Arc::new(TopicInfo { partitions: partitions.clone(), ..TopicInfo::clone(&topic) });
+        self.topics.insert(name.to_owned(), grown.clone());
+        self.topic_changes.push(TopicChange::Grown(grown));
+        Ok(partitions)
+    }
+
+    fn delete_topic(&mut self, name: &str) -> Result<(), LogError> {
+        let topic = self.topics.remove(name).ok_or_else(|| LogError::UnknownTopic(name.to_owned()))?;
+        for id in &topic.partitions {
+            self.partitions[id.0 as usize].is_live = false;
+        }
+        self.topic_changes.push(TopicChange::Deleted(topic));
+        Ok(())
     }
 
     #[inline]
@@ -393,7 +443,7 @@ impl LogWriter for LocalWriter {
 
 impl Drop for LocalWriter {
     fn drop(&mut self) {
-        self.messages = None;
+        self.stop();
         if let Some(thread) = self.thread.take() {
             // A panic of the thread has been reported by the panic hook.
             let _ = thread.join();
