@@ -32,6 +32,7 @@ use crate::log::local::{self, LocalLog, LocalReader, LocalWriter};
 use crate::log::record_batch::Codec;
 use crate::log::topics::{Announcer, Topics};
 use crate::log::{LogError, LogReader, LogWriter, Retention};
+use crate::produce::{self, ClientTopics};
 use crate::state::{DataDir, OffsetStore, StateError, Store};
 use crate::task::definition::{DefinitionError, TaskDefinition, check_output_names};
 use crate::task::supervisor::{RetryTimes, Supervisor, Task};
@@ -53,6 +54,8 @@ pub struct Settings {
     pub kafka_listen: SocketAddr,
     /// What Kafka clients are told to connect to; the listener's own address when absent.
     pub kafka_advertise: Option<(String, u16)>,
+    /// Let Kafka clients make and write topics, for tests.
+    pub unsafe_produce: bool,
     /// Where HTTP listens.
     pub http_listen: SocketAddr,
     /// Certificate chain of the HTTP port, a PEM file; with its key it makes the port speak TLS.
@@ -81,6 +84,7 @@ impl Default for Settings {
             data_dir: PathBuf::from("./millrace-data"),
             kafka_listen: SocketAddr::from(([127, 0, 0, 1], 9092)),
             kafka_advertise: None,
+            unsafe_produce: false,
             http_listen: SocketAddr::from(([127, 0, 0, 1], 9080)),
             http_tls_cert: None,
             http_tls_key: None,
@@ -122,6 +126,9 @@ pub enum BrokerError {
         #[source]
         source: LogError,
     },
+    /// The log of topics that clients write.
+    #[error("cannot open the log of topics that clients write: {0}")]
+    ProducedLog(#[source] LogError),
     /// A port.
     #[error(
         "cannot listen on {address} for {what}: {source}; stop what uses it, or choose another with {flag}"
@@ -223,6 +230,13 @@ impl Broker {
         let kafka_address = address(&listeners.kafka, settings.kafka_listen);
         let http_address = address(&listeners.http, settings.http_listen);
 
+        // Before those of tasks, which are shown where both have a topic of one name.
+        let client_topics = match settings.unsafe_produce {
+            true => Some(open_client_topics(settings, &data_dir, &topics).await?),
+            false => None,
+        };
+        let (client_topics, client_topics_writer) = client_topics.unzip();
+
         let mut tasks = Vec::new();
         let mut captures = Vec::new();
         let mut announcers = Vec::new();
@@ -254,6 +268,7 @@ impl Broker {
             topics: topics.clone(),
             groups: groups.clone(),
             fetch_memory: Default::default(),
+            client_topics,
         });
         let tasks = Arc::new(tasks);
         let site = Site {
@@ -272,16 +287,15 @@ impl Broker {
             stop: listeners_stop.clone(),
         })?;
         let kafka_stop = listeners_stop.clone();
+        let defaults = kafka::connection::Limits::default();
+        let limits = match settings.unsafe_produce {
+            true => kafka::connection::Limits { request_bytes: produce::MAX_REQUEST_BYTES, ..defaults },
+            false => defaults,
+        };
         let http_stop = listeners_stop.clone();
         let mut serving = vec![
             tokio::spawn(async move {
-                kafka::connection::serve(
-                    listeners.kafka,
-                    kafka_broker,
-                    kafka::connection::Limits::default(),
-                    kafka_stop,
-                )
-                .await;
+                kafka::connection::serve(listeners.kafka, kafka_broker, limits, kafka_stop).await;
             }),
             tokio::spawn(keep_histograms_small(recorder, listeners_stop.clone())),
             tokio::spawn(http::serve(listeners.http, listeners.http_tls, site, grpc_router, http_stop)),
@@ -293,6 +307,8 @@ impl Broker {
                 stop.run_until_cancelled(announcer.run()).await;
             }));
         }
+        // Last, because it ends when the Kafka listener is gone.
+        serving.extend(client_topics_writer.map(tokio::spawn));
         let supervisors = tasks
             .iter()
             .zip(captures)
@@ -365,23 +381,42 @@ async fn keep_histograms_small(recorder: PrometheusHandle, stop: CancellationTok
     }
 }
 
+/// How a log is kept.
+fn log_options(settings: &Settings, name: &str, directory: PathBuf) -> local::Options {
+    local::Options {
+        segment_bytes: settings.segment_bytes,
+        max_record_bytes: settings.max_record_bytes,
+        retention: Retention { bytes: settings.retention_bytes, age: settings.retention_age },
+        ..local::Options::new(directory, name)
+    }
+}
+
 async fn open_log(
     settings: &Settings,
     task: &str,
     directory: PathBuf,
 ) -> Result<(LocalWriter, Arc<LocalReader>), BrokerError> {
-    let options = local::Options {
-        segment_bytes: settings.segment_bytes,
-        max_record_bytes: settings.max_record_bytes,
-        retention: Retention { bytes: settings.retention_bytes, age: settings.retention_age },
-        ..local::Options::new(directory, task)
-    };
+    let options = log_options(settings, task, directory);
     let failed = |source| BrokerError::Log { task: task.to_owned(), source };
     tokio::task::spawn_blocking(move || LocalLog::open(options))
         .await
         .map_err(|_| failed(LogError::Stopped))?
         .map(|(writer, reader, _)| (writer, reader))
         .map_err(failed)
+}
+
+/// Opens the topics that clients may write, and says that it is no broker for anything that matters.
+async fn open_client_topics(
+    settings: &Settings,
+    data_dir: &DataDir,
+    topics: &Topics,
+) -> Result<(ClientTopics, impl Future<Output = ()> + Send + 'static), BrokerError> {
+    warn!(
+        "kafka.unsafe_produce is on: every Kafka client may make, write and delete topics; this is for tests of clients \
+         and tools alone"
+    );
+    let options = log_options(settings, "produced", data_dir.join("produced").join("log"));
+    ClientTopics::open(options, settings.codec, topics.clone()).await.map_err(BrokerError::ProducedLog)
 }
 
 /// Makes the task's topics and builds its pipeline.

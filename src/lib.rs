@@ -14,6 +14,7 @@ pub mod http;
 pub mod kafka;
 pub mod log;
 pub mod postgres;
+pub mod produce;
 pub mod proto;
 pub mod state;
 pub mod task;

@@ -78,7 +78,7 @@ impl Serve {
             definition,
         };
         let starts: Vec<TaskStart> = tasks.into_iter().map(start).collect();
-        if starts.is_empty() {
+        if starts.is_empty() && !settings.unsafe_produce {
             tracing::warn!(
                 "there is no task in {}; make one with `millrace up`, or name one in a file for --config",
                 settings.data_dir.display()

@@ -136,6 +136,14 @@ impl Loader {
             let origin = self.origin_of_last(&["kafka.listen", "http.listen"]);
             self.errors.add(&origin, "http.listen", message);
         }
+        if broker.unsafe_produce && !kafka.ip().is_loopback() {
+            let message = format!(
+                "kafka.listen is {kafka}, which is open to other machines, and anyone there could write and delete topics; \
+                 listen on 127.0.0.1, or leave kafka.unsafe_produce off: it is for tests alone"
+            );
+            let origin = self.origin_of_last(&["kafka.unsafe_produce", "kafka.listen"]);
+            self.errors.add(&origin, "kafka.unsafe_produce", message);
+        }
         if *allow_plaintext || self.errors.concern("allow_plaintext") {
             return;
         }

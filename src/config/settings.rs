@@ -115,6 +115,15 @@ pub static SETTINGS: &[Setting] = &[
         },
     },
     Setting {
+        key: "kafka.unsafe_produce",
+        flag: "kafka-unsafe-produce",
+        about: "Let every Kafka client make and write topics; for tests of clients alone",
+        value: Value::Switch {
+            get: |config| config.broker.unsafe_produce,
+            set: |config, on| config.broker.unsafe_produce = on,
+        },
+    },
+    Setting {
         key: "http.listen",
         flag: "http-listen",
         about: "Where health, metrics, the state of tasks and gRPC are served",

@@ -168,6 +168,24 @@ fn a_listener_beyond_this_machine_needs_leave_and_each_needs_its_own_port() {
 }
 
 #[test]
+fn clients_write_topics_on_this_machine_alone_whatever_else_is_allowed() {
+    let text = "allow_plaintext = true\nkafka.unsafe_produce = true\n";
+    assert_eq!(
+        wrong(text, &[], &[("kafka.listen", "192.0.2.1:9092")]),
+        "--kafka-listen: kafka.listen is 192.0.2.1:9092, which is open to other machines, and anyone there could write and \
+         delete topics; listen on 127.0.0.1, or leave kafka.unsafe_produce off: it is for tests alone"
+    );
+    assert!(
+        load(Some(&file(text)), &[], &flags(&[("http.listen", "192.0.2.1:80")]))
+            .unwrap()
+            .config
+            .broker
+            .unsafe_produce
+    );
+    assert!(!load(None, &[], &[]).unwrap().config.broker.unsafe_produce);
+}
+
+#[test]
 fn clients_are_told_an_address_that_they_can_connect_to() {
     for anywhere in ["0.0.0.0:9092", "[::]:9092"] {
         let file = file("allow_plaintext = true");

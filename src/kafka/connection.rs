@@ -198,9 +198,13 @@ impl Server {
             };
             self.metrics.count(api, reply.is_err(), started.elapsed());
             drop(request);
+            let reply = reply?;
+            if reply.0.is_empty() {
+                continue;
+            }
             // ApiVersions answers with the old header always: the client may not know yet what we speak.
             let tagged_header = flexible && !matches!(api.key, ApiKey::ApiVersions);
-            self.write(&mut writer, preamble.correlation_id, tagged_header, &reply?).await?;
+            self.write(&mut writer, preamble.correlation_id, tagged_header, &reply).await?;
         }
     }
 

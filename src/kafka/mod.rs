@@ -18,6 +18,7 @@ use kafka_protocol::messages::ApiKey;
 
 use crate::group::Coordinator;
 use crate::log::topics::Topics;
+use crate::produce::ClientTopics;
 
 use self::api::fetch::FetchMemory;
 
@@ -39,6 +40,8 @@ pub struct Broker {
     pub groups: Arc<Coordinator>,
     /// What answers to Fetch may occupy.
     pub fetch_memory: FetchMemory,
+    /// Topics that clients make and write; `None` but for tests.
+    pub client_topics: Option<ClientTopics>,
 }
 
 /// This broker's node id: there is one node.

@@ -5,11 +5,16 @@ use kafka_protocol::protocol::Encodable;
 
 use super::RequestError;
 
-/// The body of an answer, without length prefix and response header.
+/// The body of an answer, without length prefix and response header. Without any piece nothing is answered.
 #[derive(Debug, Default, Clone)]
 pub struct Reply(pub Vec<Bytes>);
 
 impl Reply {
+    /// No answer: the client has said that it does not wait for one.
+    pub fn none() -> Reply {
+        Reply(Vec::new())
+    }
+
     /// An answer encoded by the protocol crate.
     ///
     /// # Errors

@@ -9,4 +9,5 @@ mod groups_mixed;
 mod hostile;
 mod librdkafka;
 mod memory_log;
+mod produce;
 mod support;

@@ -11,6 +11,7 @@ use millrace::group::{Coordinator, Options};
 use millrace::kafka::Broker;
 use millrace::kafka::connection::{Limits, serve};
 use millrace::log::topics::Topics;
+use millrace::produce::ClientTopics;
 use millrace::state::{DataDir, OffsetStore};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -40,8 +41,25 @@ impl Server {
         Server::start_at("127.0.0.1:0", topics, limits, groups).await.keeping(data)
     }
 
+    /// Serves `topics` at a free port, of which clients may write those of `client_topics`.
+    pub async fn start_writable(topics: Topics, limits: Limits, client_topics: ClientTopics) -> Server {
+        let data = TempDir::new().unwrap();
+        let groups = coordinator(&DataDir::open(data.path()).unwrap(), &topics);
+        Server::serve("127.0.0.1:0", topics, limits, groups, Some(client_topics)).await.keeping(data)
+    }
+
     /// Serves `topics` and `groups` at `address`.
     pub async fn start_at(address: &str, topics: Topics, limits: Limits, groups: Arc<Coordinator>) -> Server {
+        Server::serve(address, topics, limits, groups, None).await
+    }
+
+    async fn serve(
+        address: &str,
+        topics: Topics,
+        limits: Limits,
+        groups: Arc<Coordinator>,
+        client_topics: Option<ClientTopics>,
+    ) -> Server {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let broker = Broker {
@@ -51,6 +69,7 @@ impl Server {
             topics,
             groups: groups.clone(),
             fetch_memory: Default::default(),
+            client_topics,
         };
         let shutdown = CancellationToken::new();
         let served = tokio::spawn(serve(listener, Arc::new(broker), limits, shutdown.clone()));

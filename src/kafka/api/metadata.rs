@@ -7,7 +7,8 @@
 //! * 9 is flexible; 10 adds topic ids to the answer, 12 asking by id, 13 an error for the whole answer.
 //!
 //! Unlike Apache Kafka it never makes a topic, whatever the request allows: a topic that is not there is
-//! UNKNOWN_TOPIC_OR_PARTITION, which clients retry until a task makes it. There is one broker, which leads everything.
+//! UNKNOWN_TOPIC_OR_PARTITION, which clients retry until a task makes it. Only with `kafka.unsafe_produce` it does, and
+//! answers with the topic at once, where Kafka answers with an error first. There is one broker, which leads everything.
 
 use std::collections::HashSet;
 
@@ -24,6 +25,7 @@ use super::{from_uuid, text, to_uuid};
 use crate::kafka::shape::{BOOL, Field, Kind, STRING, UUID};
 use crate::kafka::{Api, Broker, NODE_ID, Reply, Request, RequestError};
 use crate::log::topics::{Topic, is_topic_name};
+use crate::produce::{ClientTopics, DEFAULT_PARTITIONS};
 
 /// Metadata.
 pub static API: Api =
@@ -42,15 +44,23 @@ pub(super) const TOPIC_OPERATIONS: i32 = 1 << 3 | 1 << 8 | 1 << 10;
 /// Bits of DESCRIBE and DESCRIBE_CONFIGS: all that a client may do with the cluster.
 pub(super) const CLUSTER_OPERATIONS: i32 = 1 << 8 | 1 << 10;
 
+/// Topics of Kafka's own, which tools look for and nobody may make by that.
+const INTERNAL: [&str; 2] = ["__consumer_offsets", "__transaction_state"];
+
 fn handle(request: &Request) -> BoxFuture<'_, Result<Reply, RequestError>> {
-    Box::pin(std::future::ready(answer(request)))
+    Box::pin(answer(request))
 }
 
-fn answer(request: &Request) -> Result<Reply, RequestError> {
+async fn answer(request: &Request) -> Result<Reply, RequestError> {
     let asked: MetadataRequest = request.decode()?;
     let broker = &request.broker;
     let topics = match &asked.topics {
         Some(topics) if !(topics.is_empty() && request.version == 0) => {
+            if let Some(ours) = &broker.client_topics
+                && asked.allow_auto_topic_creation
+            {
+                make_missing(broker, ours, topics).await;
+            }
             named(broker, topics, request.version)
         }
         _ => broker.topics.all().iter().map(|topic| describe(topic)).collect(),
@@ -96,6 +106,19 @@ fn named(broker: &Broker, asked: &[MetadataRequestTopic], version: i16) -> Vec<M
         });
     }
     topics
+}
+
+/// Makes those of the topics that are not there. One that cannot be made is missing in the answer.
+async fn make_missing(broker: &Broker, ours: &ClientTopics, asked: &[MetadataRequestTopic]) {
+    for name in asked.iter().filter_map(|topic| topic.name.as_ref()) {
+        if broker.topics.by_name(name).is_none()
+            && is_topic_name(name)
+            && !INTERNAL.contains(&name.as_str())
+            && let Err(error) = ours.create(name, DEFAULT_PARTITIONS).await
+        {
+            tracing::warn!(topic = name.as_str(), %error, "a topic could not be made on demand");
+        }
+    }
 }
 
 fn refused(asked: &MetadataRequestTopic, error: ResponseError) -> MetadataResponseTopic {

@@ -146,13 +146,13 @@ impl Codec {
 }
 
 /// Reads to the end, or to one byte beyond the limit.
-fn read_at_most(limit: usize, decoder: impl Read) -> Result<Vec<u8>, BatchError> {
+pub(super) fn read_at_most(limit: usize, decoder: impl Read) -> Result<Vec<u8>, BatchError> {
     let mut plain = Vec::new();
     decoder.take(limit as u64 + 1).read_to_end(&mut plain).map_err(undecodable)?;
     Ok(plain)
 }
 
-fn undecodable(error: io::Error) -> BatchError {
+pub(super) fn undecodable(error: io::Error) -> BatchError {
     BatchError::Compression(error.to_string())
 }
 

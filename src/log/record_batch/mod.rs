@@ -12,11 +12,13 @@
 
 mod builder;
 mod codec;
+mod produced;
 mod records;
 mod varint;
 
 pub use builder::{BatchBuilder, Mark};
 pub use codec::{Codec, Compressor, ParseCodecError};
+pub use produced::{ProducedBatch, ProducedError, Producer, ProducerLimits};
 pub use records::{RecordHeaders, RecordView, Records};
 
 use super::Offset;
@@ -171,7 +173,7 @@ impl BatchHeader {
         let mut plain = self.codec.decompress(payload, limit)?;
         // It may be kept for a while, and has grown by doubling.
         plain.shrink_to_fit();
-        Ok(Records::new(self, plain.into()))
+        Ok(Records::new(self.base_offset, self.base_timestamp, self.records, plain.into()))
     }
 }
 

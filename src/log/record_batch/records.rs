@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{BatchError, BatchHeader, varint};
+use super::{BatchError, varint};
 use crate::log::Offset;
 
 /// The records of one batch, decompressed.
@@ -35,15 +35,13 @@ pub struct RecordView<'a> {
 }
 
 impl Records {
-    pub(super) fn new(header: &BatchHeader, payload: Bytes) -> Self {
-        Records {
-            payload,
-            at: 0,
-            index: 0,
-            count: header.records,
-            base_offset: header.base_offset.0,
-            base_timestamp: header.base_timestamp,
-        }
+    pub(super) fn new(base_offset: Offset, base_timestamp: i64, count: i32, payload: Bytes) -> Self {
+        Records { payload, at: 0, index: 0, count, base_offset: base_offset.0, base_timestamp }
+    }
+
+    /// Whether nothing is left behind what has been read.
+    pub(super) fn is_at_end(&self) -> bool {
+        self.at == self.payload.len()
     }
 
     /// The bytes that all its records lie in.
@@ -93,6 +91,13 @@ impl<'a> RecordView<'a> {
     /// Its headers in order: name and value.
     pub fn headers(&self) -> RecordHeaders<'a> {
         RecordHeaders { left: self.headers, rest: self.rest, index: self.index }
+    }
+}
+
+impl RecordHeaders<'_> {
+    /// Whether nothing is left behind what has been read.
+    pub(super) fn is_at_end(&self) -> bool {
+        self.rest.is_empty()
     }
 }
 

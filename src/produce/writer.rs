@@ -1,0 +1,209 @@
+//! The one task that writes the log of client-made topics.
+//!
+//! It takes all jobs that wait, brings them into one commit, and answers them when that is durable and shown. When a
+//! commit fails all of it is gone, so every job in it is answered with the error, and what it has taught us of producers
+//! is forgotten with it.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tokio::sync::{mpsc, oneshot};
+use tracing::{debug, error};
+
+use super::sequences::{Sequences, Verdict};
+use super::{Append, AppendError, Appended, MAX_BATCH_BYTES, TopicError};
+use crate::change::Lsn;
+use crate::log::local::{LocalReader, LocalWriter};
+use crate::log::record_batch::{BatchError, Codec, ProducedBatch, ProducedError, ProducerLimits};
+use crate::log::topics::{Announcer, Topics};
+use crate::log::{
+    Header, LogError, LogReader, LogWriter, Offset, PartitionId, PartitionRange, Record, SourcePosition,
+};
+
+/// A group is closed when this many bytes of records wait for the commit.
+const GROUP_BYTES: usize = 32 << 20;
+/// The most that a batch may have when decompressed. Kafka has no such limit.
+const MAX_RECORDS_BYTES: usize = 64 << 20;
+/// How far ahead of our clock a timestamp may be: the default of Kafka's `message.timestamp.after.max.ms`.
+const MAX_AHEAD_MS: i64 = 3_600_000;
+/// Pairs of a producer and a partition that are remembered, at about 200 bytes.
+const MAX_SEQUENCES: usize = 100_000;
+/// What a log needs to say of its source. This one has none.
+const NO_SOURCE: SourcePosition = SourcePosition {
+    last_commit: None,
+    end_lsn: Lsn(0),
+    last_record_end: Lsn(0),
+    acked_through: Lsn(0),
+    timeline: 0,
+    system_identifier: 0,
+    slot_generation: 0,
+};
+
+/// Something to do, and where its answer goes.
+#[derive(Debug)]
+pub(super) enum Job {
+    Append { batches: Vec<Append>, answer: oneshot::Sender<Vec<Result<Appended, AppendError>>> },
+    Create { name: String, partitions: u32, answer: oneshot::Sender<Result<(), TopicError>> },
+}
+
+/// An answer that waits for the commit.
+enum Waiting {
+    Append(Vec<Result<Appended, AppendError>>, oneshot::Sender<Vec<Result<Appended, AppendError>>>),
+    Topic(oneshot::Sender<Result<(), TopicError>>),
+}
+
+pub(super) struct Writer {
+    log: LocalWriter,
+    reader: Arc<LocalReader>,
+    topics: Topics,
+    announcer: Announcer,
+    codec: Codec,
+    sequences: Sequences,
+    group: Group,
+}
+
+/// What the next commit brings.
+#[derive(Default)]
+struct Group {
+    waiting: Vec<Waiting>,
+    /// Where the partitions that it touches begin, and will end.
+    ranges: HashMap<PartitionId, PartitionRange>,
+    /// Topics that it makes.
+    made: HashSet<String>,
+}
+
+impl Writer {
+    pub(super) fn new(log: LocalWriter, reader: Arc<LocalReader>, topics: Topics, codec: Codec) -> Self {
+        Writer {
+            announcer: Announcer::new(topics.clone(), reader.clone()),
+            sequences: Sequences::new(MAX_SEQUENCES),
+            group: Group::default(),
+            log,
+            reader,
+            topics,
+            codec,
+        }
+    }
+
+    pub(super) async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+        while let Some(job) = jobs.recv().await {
+            self.take(job);
+            while self.log.buffered() < GROUP_BYTES
+                && let Ok(job) = jobs.try_recv()
+            {
+                self.take(job);
+                // Batches are checked here, which may take milliseconds each.
+                tokio::task::yield_now().await;
+            }
+            self.commit().await;
+        }
+        self.log.close().await;
+    }
+
+    fn take(&mut self, job: Job) {
+        match job {
+            Job::Append { batches, answer } => {
+                let limits = ProducerLimits {
+                    batch_bytes: MAX_BATCH_BYTES,
+                    records_bytes: MAX_RECORDS_BYTES,
+                    latest: unix_ms().saturating_add(MAX_AHEAD_MS),
+                };
+                let answers = batches.iter().map(|append| self.append(append, &limits)).collect();
+                self.group.waiting.push(Waiting::Append(answers, answer));
+            }
+            Job::Create { name, partitions, answer } => match self.create(&name, partitions) {
+                Ok(()) => self.group.waiting.push(Waiting::Topic(answer)),
+                Err(error) => drop(answer.send(Err(error))),
+            },
+        }
+    }
+
+    fn append(&mut self, append: &Append, limits: &ProducerLimits) -> Result<Appended, AppendError> {
+        let partition = append.partition;
+        let batch = ProducedBatch::check(&append.batch, limits)?;
+        let mut range = match self.group.ranges.get(&partition) {
+            Some(range) => *range,
+            None => {
+                let range = self.reader.snapshot().range(partition);
+                range.ok_or(LogError::UnknownPartition(partition))?
+            }
+        };
+        let log_start = range.start.0;
+        if let Some(producer) = &batch.producer
+            && let Verdict::Duplicate(offset) = self.sequences.check(partition, producer)?
+        {
+            debug!(producer = producer.id, offset, "a batch was sent again");
+            return Ok(Appended { offset, log_start });
+        }
+        if let Err(error) = self.append_records(partition, &batch) {
+            self.log.abort();
+            return Err(error);
+        }
+        self.log.boundary();
+        let offset = range.end.0;
+        range.end = Offset(offset + i64::from(batch.count));
+        self.group.ranges.insert(partition, range);
+        if let Some(producer) = &batch.producer {
+            self.sequences.appended(partition, producer, offset);
+        }
+        Ok(Appended { offset, log_start })
+    }
+
+    fn append_records(&mut self, partition: PartitionId, batch: &ProducedBatch) -> Result<(), AppendError> {
+        let checked = |error: BatchError| ProducedError::Invalid(error.to_string());
+        let mut records = batch.records();
+        while let Some(record) = records.next_record().map_err(checked)? {
+            let mut headers = Vec::new();
+            for header in record.headers() {
+                let (name, value) = header.map_err(checked)?;
+                headers.push(Header { name, value });
+            }
+            let (timestamp, key, value) = (record.timestamp, record.key, record.value);
+            self.log.append(partition, &Record { timestamp, key, value, headers: &headers })?;
+        }
+        Ok(())
+    }
+
+    fn create(&mut self, name: &str, partitions: u32) -> Result<(), TopicError> {
+        if self.group.made.contains(name) || self.topics.by_name(name).is_some() {
+            return Err(TopicError::Exists(name.to_owned()));
+        }
+        self.log.create_topic(name, partitions, self.codec)?;
+        self.group.made.insert(name.to_owned());
+        Ok(())
+    }
+
+    /// Makes the group durable and visible, and answers its jobs.
+    async fn commit(&mut self) {
+        let group = std::mem::take(&mut self.group);
+        let changes = self.log.has_group() || !group.made.is_empty();
+        let committed = if changes { self.log.commit(NO_SOURCE).await.map(drop) } else { Ok(()) };
+        match &committed {
+            // Whoever is answered finds the topic that he has made.
+            Ok(()) => self.announcer.announce(),
+            Err(error) => {
+                error!(%error, "what clients wrote could not be kept");
+                self.log.resume();
+                let lost: Vec<PartitionId> = group.ranges.into_keys().collect();
+                self.sequences.forget(&lost);
+            }
+        }
+        for waiting in group.waiting {
+            // Who does not wait any more has closed its connection.
+            match waiting {
+                Waiting::Append(mut answers, to) => {
+                    if let Err(error) = &committed {
+                        answers.iter_mut().for_each(|answer| *answer = Err(error.clone().into()));
+                    }
+                    let _ = to.send(answers);
+                }
+                Waiting::Topic(to) => drop(to.send(committed.clone().map_err(TopicError::from))),
+            }
+        }
+    }
+}
+
+fn unix_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+}
