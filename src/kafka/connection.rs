@@ -232,7 +232,8 @@ impl Server {
             }
             if let (Some(large), None) = (frames.announced().filter(|size| *size > READ_AHEAD), &room) {
                 let permits = u32::try_from(large.min(limits.large_requests_bytes)).unwrap_or(u32::MAX);
-                let granted = timeout_at(deadline, self.large_requests.clone().acquire_many_owned(permits)).await;
+                let granted =
+                    timeout_at(deadline, self.large_requests.clone().acquire_many_owned(permits)).await;
                 room = granted.map_err(|_| Closed::Crowded)?.ok();
             }
             let read = timeout_at(deadline, frames.fill(reader))

@@ -9,6 +9,7 @@ pub mod describe_topic_partitions;
 pub mod fetch;
 pub mod find_coordinator;
 pub mod heartbeat;
+pub mod init_producer_id;
 pub mod join_group;
 pub mod leave_group;
 pub mod list_groups;
@@ -36,6 +37,7 @@ use crate::log::view::{Place, View};
 /// Every API that this broker serves. ApiVersions, dispatch and the documentation's table come from here.
 pub static ALL: &[&Api] = &[
     &produce::API,
+    &init_producer_id::API,
     &fetch::API,
     &list_offsets::API,
     &metadata::API,

@@ -29,6 +29,7 @@ fn decode_as<T: Decodable>(mut body: Bytes, version: i16) -> Result<Bytes, Strin
 fn decode(key: ApiKey, body: Bytes, version: i16) -> Result<Bytes, String> {
     match key {
         ApiKey::Produce => decode_as::<ProduceRequest>(body, version),
+        ApiKey::InitProducerId => decode_as::<InitProducerIdRequest>(body, version),
         ApiKey::Fetch => decode_as::<FetchRequest>(body, version),
         ApiKey::ListOffsets => decode_as::<ListOffsetsRequest>(body, version),
         ApiKey::Metadata => decode_as::<MetadataRequest>(body, version),
@@ -72,6 +73,15 @@ fn examples(key: ApiKey, v: i16) -> [Bytes; 2] {
                 .with_acks(-1)
                 .with_topic_data(vec![data.clone(), data]);
             [encode(&ProduceRequest::default(), v), encode(&full, v)]
+        }
+        ApiKey::InitProducerId => {
+            let mut full =
+                InitProducerIdRequest::default().with_transactional_id(Some(TransactionalId(s("t"))));
+            if v >= 3 {
+                full.producer_id = 7.into();
+                full.producer_epoch = 1;
+            }
+            [encode(&InitProducerIdRequest::default(), v), encode(&full, v)]
         }
         ApiKey::Fetch => {
             use fetch_request::{FetchPartition, FetchTopic, ForgottenTopic, ReplicaState};
