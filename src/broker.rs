@@ -269,6 +269,7 @@ impl Broker {
             groups: groups.clone(),
             fetch_memory: Default::default(),
             client_topics,
+            fetch_sessions: Default::default(),
         });
         let tasks = Arc::new(tasks);
         let site = Site {

@@ -20,7 +20,7 @@ use crate::group::Coordinator;
 use crate::log::topics::Topics;
 use crate::produce::ClientTopics;
 
-use self::api::fetch::FetchMemory;
+use self::api::fetch::{FetchMemory, FetchSessions};
 
 pub use reply::Reply;
 pub use request::{Request, RequestError};
@@ -42,6 +42,8 @@ pub struct Broker {
     pub fetch_memory: FetchMemory,
     /// Topics that clients make and write; `None` but for tests.
     pub client_topics: Option<ClientTopics>,
+    /// What clients fetch, as far as the broker remembers it for them.
+    pub fetch_sessions: FetchSessions,
 }
 
 /// This broker's node id: there is one node.

@@ -10,7 +10,7 @@ use kafka_protocol::messages::fetch_response::PartitionData;
 use kafka_protocol::messages::{ApiVersionsRequest, FetchRequest, FetchResponse, TopicName};
 use kafka_protocol::protocol::StrBytes;
 use millrace::kafka::connection::Limits;
-use millrace::log::topics::Topics;
+use millrace::log::topics::{Topic, TopicId, Topics};
 use millrace::log::view::View;
 use millrace::log::{LogReader, Offset};
 use tokio::time::{Instant, sleep, timeout};
@@ -290,6 +290,107 @@ async fn errors_say_what_is_wrong_and_do_not_wait() {
 }
 
 #[tokio::test]
+async fn a_parked_request_is_answered_when_its_topic_is_deleted_or_made_anew() {
+    let (log, topic) = MemoryLog::with_topic("orders", 1);
+    let topics = Topics::default();
+    topics.insert(topic.clone());
+    let server = Server::start(topics.clone(), Limits::default()).await;
+    let mut client = server.client().await;
+    let request = fetch(12, vec![from(0, 0)]).with_max_wait_ms(60_000);
+    let id = park(&mut client, &log, &request).await;
+    // Another topic is none of its business.
+    topics.insert(Topic { name: "other".into(), id: TopicId(1), ..topic.clone() });
+    topics.remove(topic.id);
+    let response = client.answer::<FetchRequest>(12, id).await;
+    assert_eq!(partitions(&response)[0].error_code, 3);
+
+    topics.insert(topic.clone());
+    let id = park(&mut client, &log, &request).await;
+    let (again, _) = MemoryLog::with_topic("orders", 1);
+    again.commit(&[one(0)]);
+    topics.insert(Topic { id: TopicId(78), log: again, ..topic });
+    let response = client.answer::<FetchRequest>(12, id).await;
+    assert_eq!(size(&partitions(&response)[0]), 100);
+}
+
+#[tokio::test]
+async fn a_client_with_records_of_an_epoch_that_ended_before_is_told_where_it_ended() {
+    let (server, log) = orders(1).await;
+    log.commit(&[Append { records: 10, ..one(0) }]);
+    log.expire(0, 4);
+    let mut client = server.client().await;
+    let ask = |from_offset, epoch| from(0, from_offset).with_last_fetched_epoch(epoch);
+    for version in 12..=18 {
+        let wanted = vec![
+            ask(10, EPOCH),
+            ask(4, EPOCH - 1),
+            ask(5, EPOCH - 1),
+            ask(11, EPOCH),
+            ask(3, EPOCH - 1),
+            ask(5, EPOCH + 1),
+        ];
+        let mut told = Vec::new();
+        for wanted in wanted {
+            let request = fetch(version, vec![wanted]).with_min_bytes(0);
+            let response = client.call(version, &request).await;
+            let partition = &partitions(&response)[0];
+            let end = &partition.diverging_epoch;
+            told.push((partition.error_code, end.epoch, end.end_offset));
+            assert!(end.epoch < 0 || partition.records.as_ref().unwrap().is_empty());
+        }
+        let same = (0, -1, -1);
+        let expected = [same, same, (0, EPOCH - 1, 4), (0, EPOCH, 10), (1, -1, -1), (1, -1, -1)];
+        assert_eq!(told, expected, "version {version}");
+        // It does not wait.
+        let request = fetch(version, vec![ask(11, EPOCH)]).with_max_wait_ms(60_000);
+        assert_eq!(partitions(&client.call(version, &request).await)[0].diverging_epoch.end_offset, 10);
+    }
+}
+
+/// KIP-951
+#[tokio::test]
+async fn a_client_with_an_old_leader_epoch_is_told_the_leader() {
+    let (server, _log) = orders(1).await;
+    let mut client = server.client().await;
+    for version in [12, 15, 16, 18] {
+        let old = fetch(version, vec![from(0, 0).with_current_leader_epoch(EPOCH - 1)]);
+        let response = client.call(version, &old).await;
+        let leader = &partitions(&response)[0].current_leader;
+        let nodes: Vec<_> = response.node_endpoints.iter().map(|node| node.port).collect();
+        match version {
+            16.. => {
+                assert_eq!((leader.leader_id.0, leader.leader_epoch), (0, EPOCH));
+                assert_eq!(nodes, [i32::from(server.address.port())]);
+            }
+            _ => assert_eq!((leader.leader_epoch, nodes), (-1, vec![])),
+        }
+    }
+}
+
+#[tokio::test]
+async fn aborted_transactions_are_an_empty_list_for_those_who_ask_and_otherwise_null() {
+    let (server, log) = orders(1).await;
+    log.commit(&[one(0)]);
+    let mut client = server.client().await;
+    for version in 4..=18 {
+        for (committed, offset, aborted) in
+            [(0, 0, None), (1, 0, Some(0)), (1, 1, Some(0)), (0, 1, None), (1, 2, None)]
+        {
+            let request = fetch(version, vec![from(0, offset)]).with_isolation_level(committed);
+            let response = client.call(version, &request).await;
+            let partition = &partitions(&response)[0];
+            assert_eq!(
+                partition.aborted_transactions.as_ref().map(Vec::len),
+                aborted,
+                "{committed} {offset}"
+            );
+            assert_eq!(partition.last_stable_offset, partition.high_watermark);
+            assert_eq!(partition.preferred_read_replica, -1);
+        }
+    }
+}
+
+#[tokio::test]
 async fn zstd_is_kept_from_clients_that_cannot_read_it() {
     let (server, log) = orders(1).await;
     log.commit(&[Append { codec: 4, ..one(0) }]);
@@ -298,17 +399,6 @@ async fn zstd_is_kept_from_clients_that_cannot_read_it() {
     assert_eq!(partitions(&old)[0].error_code, 76);
     let new = client.call(10, &fetch(10, vec![from(0, 0)])).await;
     assert_eq!(size(&partitions(&new)[0]), 100);
-}
-
-#[tokio::test]
-async fn sessions_are_refused_in_the_way_that_clients_understand() {
-    let (server, _log) = orders(1).await;
-    let mut client = server.client().await;
-    for (session, epoch, error) in [(0, 0, 0), (0, -1, 0), (0, 1, 71), (5, 1, 70), (5, 0, 70)] {
-        let request = fetch(12, vec![from(0, 0)]).with_session_id(session).with_session_epoch(epoch);
-        let response = client.call(12, &request).await;
-        assert_eq!((response.error_code, response.session_id), (error, 0));
-    }
 }
 
 #[tokio::test]

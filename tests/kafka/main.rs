@@ -4,6 +4,7 @@
 
 mod apis;
 mod fetch;
+mod fetch_sessions;
 mod groups;
 mod groups_mixed;
 mod hostile;

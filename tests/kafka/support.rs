@@ -70,6 +70,7 @@ impl Server {
             groups: groups.clone(),
             fetch_memory: Default::default(),
             client_topics,
+            fetch_sessions: Default::default(),
         };
         let shutdown = CancellationToken::new();
         let served = tokio::spawn(serve(listener, Arc::new(broker), limits, shutdown.clone()));

@@ -17,6 +17,7 @@ use crate::kafka::shape::{Field, I32, Kind, STRING};
 use crate::kafka::{Api, Reply, Request, RequestError};
 use crate::log::topics::Topic;
 use crate::log::view::View;
+use crate::log::{Offset, PartitionRange};
 
 /// OffsetForLeaderEpoch.
 pub static API: Api =
@@ -59,9 +60,15 @@ fn end_of(
     let place = super::place(view, topic, asked.partition, asked.current_leader_epoch)?;
     let (log, snapshot) = view.at(place);
     let range = snapshot.range(place.partition).unwrap_or_default();
-    Ok(match asked.leader_epoch {
-        epoch if epoch == log.leader_epoch() => (epoch, range.end.0),
-        epoch if epoch >= 0 && epoch < log.leader_epoch() => (epoch, range.start.0),
-        _ => (-1, -1),
-    })
+    let end = end_of_epoch(log.leader_epoch(), range, asked.leader_epoch);
+    Ok(end.map_or((-1, -1), |(epoch, end)| (epoch, end.0)))
+}
+
+/// The end of `epoch` in a log of epoch `current`; `None` for one from the future.
+pub(super) fn end_of_epoch(current: i32, range: PartitionRange, epoch: i32) -> Option<(i32, Offset)> {
+    match epoch {
+        0.. if epoch == current => Some((epoch, range.end)),
+        0.. if epoch < current => Some((epoch, range.start)),
+        _ => None,
+    }
 }
