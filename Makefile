@@ -14,7 +14,7 @@ TOPIC     ?= shop
 # For `make bench`
 BENCH     ?= ingest
 
-.PHONY: help setup setup-clients build run test test-postgres test-clients test-clients-all test-all lint lint-deploy fmt bench java python go apache-kafka console-consumer clean
+.PHONY: help setup setup-clients build run test test-postgres test-clients test-clients-all test-all lint lint-deploy compatibility fmt bench java python go apache-kafka console-consumer clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ lint: ## formatting and clippy
 
 lint-deploy: ## check what deploy/ has for containers, systemd, Kubernetes and Prometheus
 	deploy/lint.sh
+
+compatibility: ## write the table of APIs in docs/compatibility.md anew
+	MILLRACE_WRITE_DOCS=1 $(CARGO) test --locked --lib the_page_of_compatibility
 
 fmt: ## format the code
 	$(CARGO) fmt --all

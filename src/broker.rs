@@ -263,6 +263,7 @@ impl Broker {
         };
         let kafka_broker = Arc::new(kafka::Broker {
             cluster_id: store.cluster_id().to_owned(),
+            data_dir: data_dir.path().into(),
             advertised_host,
             advertised_port,
             topics: topics.clone(),

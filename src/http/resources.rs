@@ -1,13 +1,12 @@
 //! What the process takes of its machine, and what room its data directory has: gauges that are read when somebody
 //! asks. What cannot be read keeps its last value.
 
-use std::ffi::CString;
 use std::fs;
-use std::mem::MaybeUninit;
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use metrics::gauge;
+
+use crate::state::space;
 
 /// Reads the gauges. Blocks: a file system may be slow to answer.
 pub fn publish(data_dir: &Path) {
@@ -17,7 +16,7 @@ pub fn publish(data_dir: &Path) {
     if let Some(files) = open_files() {
         gauge!("process_open_fds").set(files as f64);
     }
-    if let Some(space) = space(data_dir) {
+    if let Some(space) = space::of(data_dir) {
         gauge!("millrace_data_dir_size_bytes").set(space.size as f64);
         gauge!("millrace_data_dir_available_bytes").set(space.available as f64);
     }
@@ -36,28 +35,6 @@ fn open_files() -> Option<usize> {
     Some(fs::read_dir("/proc/self/fd").ok()?.count().saturating_sub(1))
 }
 
-/// A file system, in bytes.
-struct Space {
-    size: u64,
-    /// For users other than root.
-    available: u64,
-}
-
-fn space(path: &Path) -> Option<Space> {
-    let path = CString::new(path.as_os_str().as_bytes()).ok()?;
-    let mut answer = MaybeUninit::<libc::statvfs>::uninit();
-    // SAFETY: the path ends with a zero byte, and the answer is large enough.
-    if unsafe { libc::statvfs(path.as_ptr(), answer.as_mut_ptr()) } != 0 {
-        return None;
-    }
-    // SAFETY: the call has succeeded, so it has filled the answer.
-    let answer = unsafe { answer.assume_init() };
-    Some(Space {
-        size: answer.f_frsize.saturating_mul(answer.f_blocks),
-        available: answer.f_frsize.saturating_mul(answer.f_bavail),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -66,13 +43,5 @@ mod tests {
     fn what_the_process_takes_is_known() {
         assert!(resident_memory().is_some_and(|bytes| bytes > 1 << 20));
         assert!(open_files().is_some_and(|files| files >= 3));
-    }
-
-    #[test]
-    fn the_room_of_a_directory_is_known_and_that_of_none_is_not() {
-        let here = tempfile::tempdir().unwrap();
-        let space = space(here.path()).unwrap();
-        assert!(space.size > 0 && space.available <= space.size);
-        assert!(super::space(&here.path().join("absent")).is_none());
     }
 }

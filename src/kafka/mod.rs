@@ -11,6 +11,7 @@ pub mod reply;
 pub mod request;
 pub mod shape;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
@@ -34,6 +35,8 @@ pub struct Broker {
     pub advertised_host: String,
     /// Port that clients are told to connect to.
     pub advertised_port: u16,
+    /// Where everything is kept.
+    pub data_dir: PathBuf,
     /// The topics there are.
     pub topics: Topics,
     /// Consumer groups and their committed offsets.

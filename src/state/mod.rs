@@ -14,6 +14,7 @@
 
 mod data_dir;
 mod offsets;
+pub mod space;
 mod sqlite;
 mod store;
 

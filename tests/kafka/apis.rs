@@ -161,8 +161,11 @@ async fn tools_can_describe_the_cluster_and_its_settings() {
         assert_eq!(response.cluster_id.as_str(), "test-cluster");
         assert_eq!(response.brokers[0].port, i32::from(server.address.port()));
     }
-    let controllers = DescribeClusterRequest::default().with_endpoint_type(2);
-    assert_eq!(client.call(1, &controllers).await.error_code, 115);
+    for version in 1..=2 {
+        let of = |endpoints| DescribeClusterRequest::default().with_endpoint_type(endpoints);
+        assert_eq!(client.call(version, &of(2)).await.error_code, 114);
+        assert_eq!(client.call(version, &of(3)).await.error_code, 115);
+    }
 
     let resource = |kind, name| {
         DescribeConfigsResource::default()

@@ -64,6 +64,7 @@ impl Server {
         let address = listener.local_addr().unwrap();
         let broker = Broker {
             cluster_id: "test-cluster".into(),
+            data_dir: std::env::temp_dir(),
             advertised_host: address.ip().to_string(),
             advertised_port: address.port(),
             topics,

@@ -2,7 +2,8 @@
 //!
 //! * 1 adds the kind of endpoint (1 brokers, 2 controllers), 2 fenced brokers.
 //!
-//! There is one broker. Controllers have no endpoint of their own: asking for them is UNSUPPORTED_ENDPOINT_TYPE.
+//! There is one broker. Controllers have no endpoint of their own: asking it for them is MISMATCHED_ENDPOINT_TYPE, as a
+//! broker's endpoint of Apache Kafka answers.
 
 use futures_util::future::BoxFuture;
 use kafka_protocol::ResponseError;
@@ -22,6 +23,7 @@ pub static API: Api =
 const SHAPE: &[Field] = &[Field::new(BOOL, 0), Field::new(I8, 1), Field::new(BOOL, 2)];
 
 const BROKERS: i8 = 1;
+const CONTROLLERS: i8 = 2;
 
 fn handle(request: &Request) -> BoxFuture<'_, Result<Reply, RequestError>> {
     Box::pin(std::future::ready(answer(request)))
@@ -30,10 +32,19 @@ fn handle(request: &Request) -> BoxFuture<'_, Result<Reply, RequestError>> {
 fn answer(request: &Request) -> Result<Reply, RequestError> {
     let asked: DescribeClusterRequest = request.decode()?;
     if request.version >= 1 && asked.endpoint_type != BROKERS {
-        let message = StrBytes::from_static_str("only brokers (endpoint type 1) can be described here");
+        let (error, message) = match asked.endpoint_type {
+            CONTROLLERS => (
+                ResponseError::MismatchedEndpointType,
+                "this is an endpoint of brokers, and the only one there is",
+            ),
+            _ => (
+                ResponseError::UnsupportedEndpointType,
+                "there are endpoints of brokers (1) and controllers (2)",
+            ),
+        };
         let refused = DescribeClusterResponse::default()
-            .with_error_code(ResponseError::UnsupportedEndpointType.code())
-            .with_error_message(Some(message));
+            .with_error_code(error.code())
+            .with_error_message(Some(StrBytes::from_static_str(message)));
         return Reply::encode(&refused, request.version);
     }
     let broker = &request.broker;

@@ -1,19 +1,35 @@
 //! One file per API; [`ALL`] is the one table of them.
 
+pub mod alter_client_quotas;
+pub mod alter_partition_reassignments;
+pub mod alter_replica_log_dirs;
+pub mod alter_user_scram_credentials;
 pub mod api_versions;
+pub mod create_acls;
+pub mod delete_acls;
 pub mod delete_groups;
+pub mod describe_acls;
+pub mod describe_client_quotas;
 pub mod describe_cluster;
 pub mod describe_configs;
 pub mod describe_groups;
+pub mod describe_producers;
+pub mod describe_quorum;
 pub mod describe_topic_partitions;
+pub mod describe_transactions;
+pub mod describe_user_scram_credentials;
+pub mod elect_leaders;
 pub mod fetch;
 pub mod find_coordinator;
 pub mod heartbeat;
 pub mod init_producer_id;
 pub mod join_group;
 pub mod leave_group;
+pub mod list_config_resources;
 pub mod list_groups;
 pub mod list_offsets;
+pub mod list_partition_reassignments;
+pub mod list_transactions;
 pub mod metadata;
 pub mod offset_commit;
 pub mod offset_delete;
@@ -23,13 +39,16 @@ pub mod produce;
 pub mod sync_group;
 #[cfg(test)]
 mod tests;
+pub mod unregister_broker;
+pub mod update_features;
 
+use futures_util::future::BoxFuture;
 use kafka_protocol::ResponseError;
-use kafka_protocol::protocol::StrBytes;
+use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
 use uuid::Uuid;
 
-use super::Api;
 use super::request::Preamble;
+use super::{Api, Broker, Reply, Request, RequestError};
 use crate::log::LogError;
 use crate::log::topics::{Topic, TopicId};
 use crate::log::view::{Place, View};
@@ -57,6 +76,24 @@ pub static ALL: &[&Api] = &[
     &list_groups::API,
     &delete_groups::API,
     &offset_delete::API,
+    &list_config_resources::API,
+    &alter_replica_log_dirs::API,
+    &elect_leaders::API,
+    &alter_partition_reassignments::API,
+    &list_partition_reassignments::API,
+    &describe_producers::API,
+    &describe_transactions::API,
+    &list_transactions::API,
+    &describe_quorum::API,
+    &update_features::API,
+    &unregister_broker::API,
+    &describe_client_quotas::API,
+    &alter_client_quotas::API,
+    &describe_user_scram_credentials::API,
+    &alter_user_scram_credentials::API,
+    &describe_acls::API,
+    &create_acls::API,
+    &delete_acls::API,
 ];
 
 /// The API that a request asks for, if its version is served.
@@ -64,6 +101,24 @@ pub(super) fn find(preamble: Preamble) -> Option<&'static Api> {
     let (first, last) = (|api: &Api| api.versions.0, |api: &Api| api.versions.1);
     let serves = |api: &Api| preamble.version >= first(api) && preamble.version <= last(api);
     ALL.iter().copied().find(|api| api.key as i16 == preamble.key && serves(api))
+}
+
+/// Decodes a request and encodes the answer to it, which is there at once.
+fn at_once<Q, A>(
+    request: &Request,
+    answer: fn(&Request, Q) -> A,
+) -> BoxFuture<'_, Result<Reply, RequestError>>
+where
+    Q: Decodable + 'static,
+    A: Encodable + 'static,
+{
+    Box::pin(async move { Reply::encode(&answer(request, request.decode()?), request.version) })
+}
+
+/// Whether there is such a partition.
+fn has_partition(broker: &Broker, topic: &str, index: i32) -> bool {
+    let index = usize::try_from(index);
+    broker.topics.by_name(topic).is_some_and(|topic| index.is_ok_and(|index| index < topic.partitions.len()))
 }
 
 /// A topic's id as the protocol crate has it.
