@@ -124,6 +124,7 @@ fn broker(topics: u32, data: &DataDir) -> Arc<Broker> {
         fetch_memory: Default::default(),
         fetch_sessions: Default::default(),
         client_topics: None,
+        data_dir: std::env::temp_dir(),
     })
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -55,23 +56,27 @@ pub enum Start {
     Time(i64),
 }
 
-/// `java` with the classes of `tests/clients/java`, which `make java` compiles, and the libraries in a folder there.
-pub fn java_with(libraries: &str) -> Command {
-    let target = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/java/target");
+/// `java` with the classes of `tests/clients/java`, which `make java` compiles, and the libraries in folders there.
+pub fn java_with(libraries: &[&str]) -> Command {
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/java/target");
+    let mut path = target.join("classes").into_os_string();
+    for folder in libraries {
+        path.push(":");
+        path.push(target.join(folder).join("*"));
+    }
     let mut command = Command::new("java");
     // Three of them run at a time, on small machines too.
-    command.args(["-Xmx128m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp"]);
-    command.arg(format!("{target}/classes:{target}/{libraries}/*"));
+    command.args(["-Xmx128m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp"]).arg(path);
     command
 }
 
 /// The newest Java client.
 pub fn java() -> Command {
-    java_with("lib")
+    java_with(&["lib"])
 }
 
 fn previous_java() -> Command {
-    java_with("previous")
+    java_with(&["previous"])
 }
 
 const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples");

@@ -91,27 +91,8 @@ impl Group {
         self.troupe.hear();
     }
 
-    /// The group's committed offsets, as the broker tells them.
     pub fn committed(&self, stage: &Stage) -> Offsets {
-        let consumer: BaseConsumer = ClientConfig::new()
-            .set("bootstrap.servers", stage.bootstrap())
-            .set("group.id", NAME)
-            .create()
-            .unwrap();
-        let mut partitions = TopicPartitionList::new();
-        partitions.add_partition_range(TOPIC, 0, PARTITIONS as i32 - 1);
-        // A coordinator may ask to be tried again; what it may not do is to answer with less than it has answered.
-        let committed = (0..20)
-            .find_map(|_| {
-                let answer = consumer.committed_offsets(partitions.clone(), Duration::from_secs(10));
-                answer.inspect_err(|_| std::thread::sleep(Duration::from_millis(500))).ok()
-            })
-            .unwrap_or_else(|| panic!("the broker does not tell the committed offsets"));
-        committed
-            .elements()
-            .iter()
-            .filter_map(|e| Some((e.partition(), e.offset().to_raw().filter(|o| *o >= 0)?)))
-            .collect()
+        committed(stage, NAME)
     }
 
     /// With the commits that were answered to any member: none of them may be forgotten (I6).
@@ -150,4 +131,27 @@ impl Group {
     pub fn assert_newest_member_saw_only(&self, events: usize) {
         assert_eq!(self.troupe.ledger.records().count() - self.records_before_newest, events);
     }
+}
+
+/// A group's committed offsets, as the broker tells them.
+pub fn committed(stage: &Stage, group: &str) -> Offsets {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", stage.bootstrap())
+        .set("group.id", group)
+        .create()
+        .unwrap();
+    let mut partitions = TopicPartitionList::new();
+    partitions.add_partition_range(TOPIC, 0, PARTITIONS as i32 - 1);
+    // A coordinator may ask to be tried again; what it may not do is to answer with less than it has answered.
+    let committed = (0..20)
+        .find_map(|_| {
+            let answer = consumer.committed_offsets(partitions.clone(), Duration::from_secs(10));
+            answer.inspect_err(|_| std::thread::sleep(Duration::from_millis(500))).ok()
+        })
+        .unwrap_or_else(|| panic!("the broker does not tell the committed offsets"));
+    committed
+        .elements()
+        .iter()
+        .filter_map(|e| Some((e.partition(), e.offset().to_raw().filter(|o| *o >= 0)?)))
+        .collect()
 }

@@ -14,6 +14,7 @@
 
 mod client;
 mod compatibility;
+mod connect;
 mod group;
 mod ledger;
 mod librdkafka;
@@ -194,7 +195,7 @@ fn the_programs_of_the_readme_show_changes() {
     let stage = Stage::start();
     stage.write(3);
 
-    let console = java_with("console")
+    let console = java_with(&["console"])
         .arg("org.apache.kafka.tools.consumer.ConsoleConsumer")
         .args(["--bootstrap-server", &stage.bootstrap(), "--topic", TOPIC])
         .args(["--from-beginning", "--max-messages", "5", "--timeout-ms", "30000"])
