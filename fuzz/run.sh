@@ -15,7 +15,7 @@ targets=("${@:-all}")
 
 triple=$(rustc -vV | sed -n 's/^host: //p')
 # With a target named, build scripts and macros are not instrumented.
-RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module -Ccodegen-units=1 \
+RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module \
   -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
   -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares" \
   ${CARGO:-cargo} build --release --locked --target "$triple"

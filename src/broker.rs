@@ -350,7 +350,7 @@ impl Broker {
 
 /// Each connection is an open file, and shells start programs with a limit of about a thousand, far below what they are
 /// allowed to raise it to.
-fn raise_open_files() {
+pub(crate) fn raise_open_files() {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: plain system calls on a structure of our own.
     let raised = unsafe {

@@ -160,7 +160,7 @@ impl Writer<'_, '_> {
                 0
             }
             choice => {
-                let count = usize::from([1, 0, 2, 3][usize::from(choice % 4)]);
+                let count = [1, 0, 2, 3][usize::from(choice % 4)];
                 self.length(Some(count), true);
                 count
             }

@@ -8,15 +8,12 @@ use bytes::{Bytes, BytesMut};
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
-use kafka_protocol::messages::{
-    ApiKey, CreateTopicsRequest, ProduceRequest, RequestHeader, ResponseHeader, TopicName,
-};
-use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use kafka_protocol::messages::{CreateTopicsRequest, ProduceRequest, TopicName};
+use kafka_protocol::protocol::StrBytes;
 use tokio::process::Command;
 
 use super::BenchError;
+use super::connection::Connection;
 use super::fetch::client::until_listening;
 use super::postgres_server::free_port;
 use super::process::Process;
@@ -35,8 +32,6 @@ const JAVA: &[&str] = &[
 ];
 /// A batch that Kafka accepts by default.
 const BATCH_BYTES: usize = 1_048_588;
-/// An answer to what is sent here is never larger.
-const MAX_ANSWER: usize = 1 << 20;
 
 /// A running broker. Dropping it ends it.
 #[derive(Debug)]
@@ -100,7 +95,7 @@ impl ApacheKafka {
 
     /// Makes the task's topic and produces these batches to it, which it must store as they are.
     pub(super) async fn fill(&self, batches: &[Bytes]) -> Result<(), BenchError> {
-        let mut client = Client::connect(self.port).await?;
+        let mut client = Connection::open(self.port).await?;
         let topic =
             CreatableTopic::default().with_name(name()).with_num_partitions(1).with_replication_factor(1);
         let create = CreateTopicsRequest::default().with_topics(vec![topic]).with_timeout_ms(30_000);
@@ -163,43 +158,5 @@ fn accepted(error: i16, message: Option<&StrBytes>) -> Result<(), BenchError> {
             let said = format!("{error}: {}", message.map_or("", |message| message.as_str()));
             Err(BenchError::Unreadable { name: "Apache Kafka broker", said })
         }
-    }
-}
-
-/// A connection for requests whose headers are from before tagged fields.
-struct Client {
-    stream: TcpStream,
-}
-
-impl Client {
-    async fn connect(port: u16) -> Result<Self, BenchError> {
-        let stream = TcpStream::connect(("127.0.0.1", port)).await;
-        Ok(Client { stream: stream.map_err(BenchError::io("connect to Apache Kafka"))? })
-    }
-
-    async fn call<R: Request>(&mut self, version: i16, request: &R) -> Result<R::Response, BenchError> {
-        let exchanged = self.exchange(version, request).await;
-        exchanged.map_err(BenchError::io(format!("call {:?} of Apache Kafka", ApiKey::try_from(R::KEY))))
-    }
-
-    async fn exchange<R: Request>(&mut self, version: i16, request: &R) -> io::Result<R::Response> {
-        let header = RequestHeader::default().with_request_api_key(R::KEY).with_request_api_version(version);
-        let mut frame = BytesMut::new();
-        frame.extend_from_slice(&[0; 4]);
-        header.encode(&mut frame, R::header_version(version)).map_err(io::Error::other)?;
-        request.encode(&mut frame, version).map_err(io::Error::other)?;
-        let size = (frame.len() - 4) as u32;
-        frame[..4].copy_from_slice(&size.to_be_bytes());
-        self.stream.write_all(&frame).await?;
-        let size = self.stream.read_u32().await? as usize;
-        if size > MAX_ANSWER {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-        let mut answer = vec![0; size];
-        self.stream.read_exact(&mut answer).await?;
-        let mut answer = Bytes::from(answer);
-        ResponseHeader::decode(&mut answer, R::Response::header_version(version))
-            .map_err(io::Error::other)?;
-        R::Response::decode(&mut answer, version).map_err(io::Error::other)
     }
 }

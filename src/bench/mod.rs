@@ -6,8 +6,10 @@
 
 mod apache_kafka;
 mod bare_reader;
+mod connection;
 mod consumer;
 mod fetch;
+mod groups;
 mod ingest;
 mod latency;
 mod postgres_server;
@@ -47,6 +49,8 @@ enum Measurement {
     /// Read a stored backlog, against a server that has the same batches in memory or against Apache Kafka; or what
     /// tailing consumers cost
     Fetch(fetch::Fetch),
+    /// What connections and consumer groups cost, and how soon they are answered
+    Groups(groups::Groups),
     /// The server that `fetch` compares with
     #[command(hide = true)]
     BareServer(fetch::bare_server::BareServer),
@@ -65,6 +69,7 @@ impl Bench {
             Measurement::Ingest(ingest) => ingest.run().await,
             Measurement::Latency(latency) => latency.run().await,
             Measurement::Fetch(fetch) => fetch.run().await,
+            Measurement::Groups(groups) => groups.run().await,
             Measurement::BareServer(server) => server.run().await,
             Measurement::BareReader(reader) => reader.run().await,
         }
