@@ -6,7 +6,9 @@ SETUP      := deploy/setup-debian.sh
 JAVA_DIR   := tests/clients/java
 PYTHON_DIR := tests/clients/python
 KAFKA_DIR  := tests/apache-kafka
-GO_DIR     := examples/go
+NODE_DIR   := tests/clients/node
+GO_DIR     := tests/clients/go
+GO_EXAMPLE := examples/go
 
 # For `make console-consumer`
 BOOTSTRAP ?= 127.0.0.1:9092
@@ -14,7 +16,7 @@ TOPIC     ?= shop
 # For `make bench`
 BENCH     ?= ingest
 
-.PHONY: help setup setup-clients build run test test-postgres test-clients test-clients-all test-all lint lint-deploy compatibility fmt bench java python go apache-kafka console-consumer clean
+.PHONY: help setup setup-clients build run test test-postgres test-clients test-clients-all test-all lint lint-deploy compatibility fmt bench java python go node apache-kafka console-consumer clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,10 +40,10 @@ test-postgres: setup ## the same tests with another PostgreSQL: PG=18
 	deploy/fetch-postgres.sh $(PG)
 	MILLRACE_TEST_PG=$(PG) $(CARGO) test --workspace --locked --no-fail-fast
 
-test-clients: setup-clients java python go ## clients in groups: librdkafka, kcat, Java, Python, and the examples over gRPC
+test-clients: setup-clients java python go node ## clients in groups: librdkafka, kcat, Java, Python, Go, Node, and the examples over gRPC
 	$(CARGO) test --locked --test clients
 
-test-clients-all: setup-clients java python go apache-kafka ## every client, and what they do into docs/compatibility.md
+test-clients-all: setup-clients java python go node apache-kafka ## every client, and what they do into docs/compatibility.md
 	rm -rf target/compatibility
 	$(CARGO) test --locked --test clients -- --include-ignored
 	python3 tests/clients/compatibility.py target/compatibility docs/compatibility.md
@@ -79,11 +81,20 @@ $(PYTHON_DIR)/.venv/built: $(PYTHON_DIR)/requirements.txt examples/python/requir
 	$(@D)/bin/pip install --quiet --disable-pip-version-check $(addprefix --requirement ,$^)
 	@touch $@
 
-go: $(GO_DIR)/target/subscribe ## build the Go example
+go: $(GO_DIR)/target/clients $(GO_EXAMPLE)/target/subscribe ## build the Go clients' test program, and the Go example
 
-$(GO_DIR)/target/subscribe: $(wildcard $(GO_DIR)/*.*) $(wildcard proto/millrace/v1/*.proto) $(PYTHON_DIR)/.venv/built
-	PROTOC="$(CURDIR)/$(PYTHON_DIR)/.venv/bin/python -m grpc_tools.protoc" $(GO_DIR)/generate.sh
-	go build -C $(GO_DIR) -o target/subscribe .
+$(GO_DIR)/target/clients: $(wildcard $(GO_DIR)/*.*)
+	go build -C $(GO_DIR) -o target/clients .
+
+$(GO_EXAMPLE)/target/subscribe: $(wildcard $(GO_EXAMPLE)/*.*) $(wildcard proto/millrace/v1/*.proto) $(PYTHON_DIR)/.venv/built
+	PROTOC="$(CURDIR)/$(PYTHON_DIR)/.venv/bin/python -m grpc_tools.protoc" $(GO_EXAMPLE)/generate.sh
+	go build -C $(GO_EXAMPLE) -o target/subscribe .
+
+node: $(NODE_DIR)/node_modules/built ## install the Node clients' libraries, and the Node that they need
+
+$(NODE_DIR)/node_modules/built: $(NODE_DIR)/package-lock.json
+	npm ci --prefix $(NODE_DIR) --no-audit --no-fund --loglevel=error
+	@touch $@
 
 apache-kafka: $(KAFKA_DIR)/target/built ## fetch Apache Kafka's own broker and tools
 
@@ -97,4 +108,4 @@ console-consumer: setup-clients java ## Java's console consumer: TOPIC=shop BOOT
 
 clean: ## remove what was built (never data: millrace-data stays)
 	$(CARGO) clean
-	rm -rf $(JAVA_DIR)/target $(KAFKA_DIR)/target $(PYTHON_DIR)/.venv $(GO_DIR)/target $(GO_DIR)/millracev1
+	rm -rf $(JAVA_DIR)/target $(KAFKA_DIR)/target $(PYTHON_DIR)/.venv $(NODE_DIR)/node_modules $(GO_DIR)/target $(GO_EXAMPLE)/target $(GO_EXAMPLE)/millracev1

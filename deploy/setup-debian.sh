@@ -4,7 +4,7 @@
 #   deploy/setup-debian.sh [--yes] [--clients]
 #
 #   --yes       do not ask (also when CI=true)
-#   --clients   also what `make test-clients` needs: a JDK, Maven and Python; Go has to be there
+#   --clients   also what `make test-clients` needs: a JDK, Maven, Python and npm; Go has to be there
 #
 # Packages come from Debian only, as root or through sudo. A PostgreSQL that it installs gets no cluster: nothing is
 # started, no port is opened.
@@ -42,6 +42,7 @@ missing=$(
     want default-jdk-headless "compiles and runs the Java client's tests" has java javac
     want maven "fetches the Java client" has mvn
     want python3-venv "keeps the Python clients apart from the system's Python" python3 -c 'import ensurepip, venv'
+    want npm "fetches the Node clients, and the Node that they run on" has npm
   fi
 )
 
@@ -80,5 +81,5 @@ if ! command -v cargo >/dev/null; then
 fi
 # Likewise Go.
 if [ -n "$clients" ] && ! command -v go >/dev/null; then
-  fail "no Go here: install it as https://go.dev/doc/install says (1.24 or newer), open a new shell and run this again"
+  fail "no Go here: install it as https://go.dev/doc/install says (1.26 or newer), open a new shell and run this again"
 fi

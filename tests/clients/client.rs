@@ -28,6 +28,13 @@ pub enum Client {
     ConfluentKafka(Protocol),
     KafkaPython,
     Aiokafka,
+    FranzGo(Protocol),
+    /// Classic with the versions of requests that it has by default, cooperative with the newest.
+    Sarama(Protocol),
+    /// Segment's.
+    KafkaGo,
+    KafkaJs,
+    Platformatic,
     /// The examples that subscribe over gRPC.
     PythonSubscriber,
     GoSubscriber,
@@ -90,6 +97,19 @@ pub fn python() -> Command {
     command
 }
 
+const GO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/go");
+const NODE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/node");
+
+/// The clients for Go, which `make go` builds.
+fn go() -> Command {
+    Command::new(format!("{GO}/target/clients"))
+}
+
+/// Node with the libraries of `tests/clients/node`, all of which `make node` installs.
+fn node() -> Command {
+    Command::new(format!("{NODE}/node_modules/.bin/node"))
+}
+
 impl Client {
     /// The program that plays a role: `list`, `read` or `group` with what belongs to it.
     fn in_role(self, role: &[&str]) -> Command {
@@ -103,6 +123,12 @@ impl Client {
             Client::ConfluentKafka(_) => (python(), format!("{PYTHON}/confluent_story.py")),
             Client::KafkaPython => (python(), format!("{PYTHON}/kafka_python_story.py")),
             Client::Aiokafka => (python(), format!("{PYTHON}/aiokafka_story.py")),
+            Client::FranzGo(_) => (go(), "franz-go".to_owned()),
+            Client::Sarama(Protocol::Classic) => (go(), "sarama".to_owned()),
+            Client::Sarama(_) => (go(), "sarama-cooperative".to_owned()),
+            Client::KafkaGo => (go(), "kafka-go".to_owned()),
+            Client::KafkaJs => (node(), format!("{NODE}/kafkajs_story.js")),
+            Client::Platformatic => (node(), format!("{NODE}/platformatic_story.js")),
         };
         command.arg(story).args(role);
         command
@@ -114,7 +140,10 @@ impl Client {
             Client::Librdkafka(protocol)
             | Client::Java(protocol)
             | Client::PreviousJava(protocol)
-            | Client::ConfluentKafka(protocol) => Some(protocol),
+            | Client::ConfluentKafka(protocol)
+            | Client::FranzGo(protocol)
+            | Client::Sarama(protocol) => Some(protocol),
+            Client::Platformatic => Some(Protocol::Cooperative),
             _ => None,
         }
     }
@@ -236,11 +265,14 @@ impl Client {
 
     /// What a member is told beyond the defaults; Java and librdkafka have the same names for it.
     fn group_settings(self, instance: Option<&str>) -> Vec<String> {
-        let Some(protocol) = self.protocol() else {
-            return match self {
-                Client::Kcat => [SESSION, HEARTBEAT].map(str::to_owned).into(),
-                _ => Vec::new(),
-            };
+        let protocol = match self {
+            Client::Java(protocol)
+            | Client::PreviousJava(protocol)
+            | Client::Librdkafka(protocol)
+            | Client::ConfluentKafka(protocol) => protocol,
+            Client::Kcat => return [SESSION, HEARTBEAT].map(str::to_owned).into(),
+            // Their programs know what to do.
+            _ => return Vec::new(),
         };
         let mut settings: Vec<String> = match protocol {
             Protocol::Classic => Vec::new(),

@@ -70,6 +70,11 @@ fn described(client: Client) -> (&'static str, &'static str) {
         Client::ConfluentKafka(_) => ("confluent-kafka", "Python"),
         Client::KafkaPython => ("kafka-python", "Python"),
         Client::Aiokafka => ("aiokafka", "Python"),
+        Client::FranzGo(_) => ("franz-go", "Go"),
+        Client::Sarama(_) => ("sarama", "Go"),
+        Client::KafkaGo => ("kafka-go", "Go"),
+        Client::KafkaJs => ("kafkajs", "Node"),
+        Client::Platformatic => ("@platformatic/kafka", "Node"),
         Client::PythonSubscriber => ("the example of a subscriber", "Python"),
         Client::GoSubscriber => ("the example of a subscriber", "Go"),
     }

@@ -6,9 +6,9 @@
 //! print what they see, and the [`ledger`] judges it: all of it arrives, in order per key, always the same at one
 //! offset, and repeated only where the last commit explains it.
 //!
-//! kcat (Debian's librdkafka 2.0), Java (its two newest major releases), the newest librdkafka that its crate bundles, and
-//! Python's confluent-kafka, kafka-python and aiokafka; and the examples that subscribe over gRPC, among themselves and in groups
-//! with some of these.
+//! kcat (Debian's librdkafka 2.0), Java (its two newest major releases), the newest librdkafka that its crate bundles,
+//! Python's confluent-kafka, kafka-python and aiokafka, Go's franz-go, sarama and kafka-go, Node's kafkajs and
+//! @platformatic/kafka; and the examples that subscribe over gRPC, among themselves and in groups with some of these.
 
 #![allow(clippy::unwrap_used, reason = "what fails here is the test")]
 
@@ -35,6 +35,10 @@ const JAVA_COOPERATIVE: Client = Client::Java(Protocol::Cooperative);
 const PREVIOUS_JAVA: Client = Client::PreviousJava(Protocol::Classic);
 const LIBRDKAFKA: Client = Client::Librdkafka(Protocol::Classic);
 const CONFLUENT_KAFKA: Client = Client::ConfluentKafka(Protocol::Classic);
+/// By its default.
+const FRANZ_GO: Client = Client::FranzGo(Protocol::Cooperative);
+const SARAMA: Client = Client::Sarama(Protocol::Classic);
+const SARAMA_COOPERATIVE: Client = Client::Sarama(Protocol::Cooperative);
 
 const README: &str = include_str!("../../README.md");
 /// Where its programs look for the broker.
@@ -74,6 +78,40 @@ fn kafka_python_lists_and_reads_from_the_beginning_the_end_and_a_time() {
 #[ignore = "make test-all"]
 fn aiokafka_lists_and_reads_from_the_beginning_the_end_and_a_time() {
     lists_and_reads(Client::Aiokafka);
+}
+
+#[test]
+fn franz_go_lists_and_reads_from_the_beginning_the_end_and_a_time() {
+    lists_and_reads(FRANZ_GO);
+}
+
+#[test]
+#[ignore = "make test-all"]
+fn sarama_lists_and_reads_from_the_beginning_the_end_and_a_time() {
+    lists_and_reads(SARAMA);
+}
+
+#[test]
+#[ignore = "make test-all"]
+fn sarama_with_the_newest_versions_lists_and_reads_from_the_beginning_the_end_and_a_time() {
+    lists_and_reads(SARAMA_COOPERATIVE);
+}
+
+#[test]
+#[ignore = "make test-all"]
+fn kafka_go_lists_and_reads_from_the_beginning_the_end_and_a_time() {
+    lists_and_reads(Client::KafkaGo);
+}
+
+#[test]
+fn kafkajs_lists_and_reads_from_the_beginning_the_end_and_a_time() {
+    lists_and_reads(Client::KafkaJs);
+}
+
+#[test]
+#[ignore = "make test-all"]
+fn platformatic_kafka_lists_and_reads_from_the_beginning_the_end_and_a_time() {
+    lists_and_reads(Client::Platformatic);
 }
 
 /// kcat commits by itself, in the background.
@@ -160,6 +198,64 @@ fn a_group_of_aiokafka_clients_that_commit_synchronously_loses_nothing_through_c
 #[ignore = "make test-all"]
 fn a_group_of_aiokafka_clients_that_commit_asynchronously_loses_nothing_through_crashes_on_both_sides() {
     a_group_loses_nothing(&[Client::Aiokafka], Commit::Async);
+}
+
+#[test]
+fn a_group_of_franz_go_clients_that_commit_synchronously_loses_nothing_through_crashes_on_both_sides() {
+    a_group_loses_nothing(&[FRANZ_GO], Commit::Sync);
+}
+
+#[test]
+fn a_group_of_franz_go_clients_that_commit_asynchronously_loses_nothing_through_crashes_on_both_sides() {
+    a_group_loses_nothing(&[FRANZ_GO], Commit::Async);
+}
+
+#[test]
+fn a_group_of_kafkajs_clients_that_commit_synchronously_loses_nothing_through_crashes_on_both_sides() {
+    a_group_loses_nothing(&[Client::KafkaJs], Commit::Sync);
+}
+
+#[test]
+fn a_group_of_kafkajs_clients_that_commit_asynchronously_loses_nothing_through_crashes_on_both_sides() {
+    a_group_loses_nothing(&[Client::KafkaJs], Commit::Async);
+}
+
+#[test]
+#[ignore = "make test-all"]
+fn a_group_of_sarama_clients_that_commit_synchronously_loses_nothing_through_crashes_on_both_sides() {
+    a_group_loses_nothing(&[SARAMA], Commit::Sync);
+}
+
+#[test]
+#[ignore = "make test-all"]
+fn a_group_of_sarama_clients_that_commit_asynchronously_loses_nothing_through_crashes_on_both_sides() {
+    a_group_loses_nothing(&[SARAMA], Commit::Async);
+}
+
+#[test]
+#[ignore = "make test-all"]
+fn a_group_of_kafka_go_clients_that_commit_synchronously_loses_nothing_through_crashes_on_both_sides() {
+    a_group_loses_nothing(&[Client::KafkaGo], Commit::Sync);
+}
+
+#[test]
+#[ignore = "make test-all"]
+fn a_group_of_kafka_go_clients_that_commit_asynchronously_loses_nothing_through_crashes_on_both_sides() {
+    a_group_loses_nothing(&[Client::KafkaGo], Commit::Async);
+}
+
+#[test]
+#[ignore = "make test-all"]
+fn a_group_of_cooperative_sarama_clients_loses_nothing_through_crashes_on_both_sides() {
+    a_group_loses_nothing(&[SARAMA_COOPERATIVE], Commit::Sync);
+}
+
+/// franz-go leads: the assignor of @platformatic/kafka leaves the third of three members without any of four partitions,
+/// with Apache Kafka too.
+#[test]
+#[ignore = "make test-all"]
+fn a_platformatic_kafka_client_that_crashes_among_franz_go_clients_loses_nothing() {
+    a_group_loses_nothing(&[FRANZ_GO, Client::Platformatic], Commit::Async);
 }
 
 /// The example, which acknowledges each message.
