@@ -27,6 +27,7 @@
 //! members have come to does not wait for more, as they share out anew within moments.
 
 mod join;
+mod migration;
 #[cfg(test)]
 mod simulation;
 mod sync;
@@ -42,6 +43,8 @@ use kafka_protocol::ResponseError;
 
 use super::assignor;
 use super::member::{Answer, Identity, JoinRefused, Joined, Member, Subscribed, Synced, Token, Waiting};
+
+pub(super) use migration::Migrant;
 
 /// What a group is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

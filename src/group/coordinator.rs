@@ -10,6 +10,7 @@
 //! operations. The timer task sleeps until the nearest deadline, is woken when a nearer one comes up, and ends with
 //! [`Coordinator::shutdown`] or when the coordinator is dropped.
 
+pub(super) mod consumers;
 mod offsets;
 #[cfg(test)]
 pub(super) mod tests;
@@ -26,14 +27,17 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::Options;
-use super::classic::{Description, Group, Settings, State};
+use super::catalog::Catalog;
+use super::classic::{self, Description};
+use super::consumer;
 use super::member::{
     Answer, Identity, Join, JoinRefused, Joined, MEMBER_SIZE, Protocol, Sync, Synced, Token,
 };
+use super::protocol::{Group, Settings};
 use crate::log::topics::Topics;
 use crate::state::OffsetStore;
 
-pub use offsets::{CommitEntry, GroupLag};
+pub use offsets::{Commit, CommitEntry, GroupLag};
 
 /// Bytes of a group id, or of a member id or instance id.
 const MAX_ID: usize = 255;
@@ -47,7 +51,7 @@ const FORGET_EMPTY_AFTER: Duration = Duration::from_secs(600);
 /// Keeps all groups.
 pub struct Coordinator {
     options: Options,
-    settings: Arc<Settings>,
+    settings: Settings,
     offsets: OffsetStore,
     topics: Topics,
     opened: Instant,
@@ -75,6 +79,8 @@ struct Groups {
     by_id: HashMap<Arc<str>, Entry>,
     /// When which group is to be ticked.
     schedule: BTreeSet<(Duration, Arc<str>)>,
+    /// The topics that the broker shares out.
+    catalog: Catalog,
     waiting: HashMap<Token, oneshot::Sender<Answer>>,
     last_token: u64,
     /// Bytes that members have made us keep.
@@ -88,7 +94,7 @@ struct Entry {
     group: Group,
     scheduled: Option<Duration>,
     bytes: usize,
-    /// Rung when the group's state changes, and closed when it is forgotten.
+    /// Rung when there may be news for its members, and closed when it is forgotten.
     moved: watch::Sender<()>,
 }
 
@@ -99,24 +105,34 @@ pub struct Listed {
     pub group: Arc<str>,
     /// `consumer` for consumers; empty where no member ever joined.
     pub protocol_type: Arc<str>,
-    /// Its state.
-    pub state: State,
+    /// Its state, as Kafka names it.
+    pub state: &'static str,
+    /// `classic` or `consumer`.
+    pub kind: &'static str,
 }
 
 impl Coordinator {
     /// Starts the coordinator, with its timer task. To be called in a tokio runtime.
     pub fn open(options: Options, offsets: OffsetStore, topics: Topics) -> Arc<Coordinator> {
         let settings = Settings {
-            initial_rebalance_delay: options.initial_rebalance_delay,
-            max_size: options.max_group_size,
+            classic: Arc::new(classic::Settings {
+                initial_rebalance_delay: options.initial_rebalance_delay,
+                max_size: options.max_group_size,
+            }),
+            consumer: Arc::new(consumer::Settings {
+                session_timeout: options.consumer_session_timeout,
+                max_size: options.max_group_size,
+            }),
         };
+        let news = topics.watch();
+        let groups = Groups { catalog: Catalog::new(&topics), ..Groups::default() };
         let coordinator = Arc::new(Coordinator {
             options,
-            settings: Arc::new(settings),
+            settings,
             offsets,
             topics,
             opened: Instant::now(),
-            groups: Mutex::default(),
+            groups: Mutex::new(groups),
             wake: Arc::new(Notify::new()),
             timer: Mutex::default(),
         });
@@ -124,7 +140,8 @@ impl Coordinator {
         metrics::gauge!("millrace_groups").set(0.0);
         metrics::gauge!("millrace_group_members").set(0.0);
         metrics::counter!("millrace_group_commits_total").increment(0);
-        let timer = tokio::spawn(timer::keep_time(Arc::downgrade(&coordinator), coordinator.wake.clone()));
+        let timer =
+            tokio::spawn(timer::keep_time(Arc::downgrade(&coordinator), coordinator.wake.clone(), news));
         *coordinator.timer.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(timer);
         coordinator
     }
@@ -136,7 +153,7 @@ impl Coordinator {
             groups.closed = true;
             let ids: Vec<Arc<str>> = groups.by_id.keys().cloned().collect();
             for id in ids {
-                self.drive(&mut groups, &id, |group| group.kill(ResponseError::CoordinatorNotAvailable));
+                self.drive(&mut groups, &id, |group, _| group.kill(ResponseError::CoordinatorNotAvailable));
                 groups.forget(&id);
             }
         }
@@ -192,18 +209,26 @@ impl Coordinator {
             if !join.member_id.is_empty() {
                 return Err(ResponseError::UnknownMemberId);
             }
-            if groups.by_id.len() >= self.options.max_groups {
-                groups.forget_unused();
-            }
-            if groups.by_id.len() >= self.options.max_groups {
-                tracing::warn!(group, "a group was refused: there are as many as there may be");
-                return Err(ResponseError::PolicyViolation);
-            }
-            groups.add(group, Group::new(self.settings.clone(), now));
+            self.make_room_for(&mut groups, group)?;
+            groups.add(group, Group::Classic(classic::Group::new(self.settings.classic.clone(), now)));
         }
         let (token, answer) = groups.wait();
-        self.drive(&mut groups, group, |group| group.join(now, join, token));
+        self.drive(&mut groups, group, |group, catalog| {
+            group.join(now, &self.settings, catalog, join, token)
+        });
         Ok(Waiting { coordinator: self, group: group.into(), token, answer })
+    }
+
+    /// Sees to it that there may be one more group.
+    fn make_room_for(&self, groups: &mut Groups, group: &str) -> Result<(), ResponseError> {
+        if groups.by_id.len() >= self.options.max_groups {
+            groups.forget_unused();
+        }
+        if groups.by_id.len() >= self.options.max_groups {
+            tracing::warn!(group, "a group was refused: there are as many as there may be");
+            return Err(ResponseError::PolicyViolation);
+        }
+        Ok(())
     }
 
     /// Whether the request is within bounds, and the memory that the member will take, about.
@@ -244,7 +269,10 @@ impl Coordinator {
             }
             let now = self.now();
             let (token, answer) = groups.wait();
-            if self.drive(&mut groups, group, |group| group.sync(now, sync, token)).is_none() {
+            if self
+                .drive(&mut groups, group, |group, catalog| group.sync(now, catalog, sync, token))
+                .is_none()
+            {
                 groups.waiting.remove(&token);
                 return Err(groups.unknown_group());
             }
@@ -264,10 +292,15 @@ impl Coordinator {
         check_group_id(group)?;
         let mut groups = self.lock();
         let now = self.now();
-        // It only puts deadlines off, so there is nothing to reschedule.
-        match groups.by_id.get_mut(group) {
-            Some(entry) => entry.group.heartbeat(now, who, generation),
-            None => Err(groups.unknown_group()),
+        let unknown = groups.unknown_group();
+        match groups.by_id.get_mut(group).map(|entry| &mut entry.group) {
+            // It only puts deadlines off, so there is nothing to reschedule.
+            Some(Group::Classic(group)) => group.heartbeat(now, who, generation),
+            Some(Group::Consumer(_)) => {
+                let input = |group: &mut Group, _: &Catalog| group.classic_heartbeat(now, who, generation);
+                self.drive(&mut groups, group, input).unwrap_or(Err(unknown))
+            }
+            None => Err(unknown),
         }
     }
 
@@ -283,7 +316,9 @@ impl Coordinator {
         check_group_id(group)?;
         let mut groups = self.lock();
         let now = self.now();
-        match self.drive(&mut groups, group, |group| group.leave(now, members)) {
+        match self
+            .drive(&mut groups, group, |group, catalog| group.leave(now, &self.settings, catalog, members))
+        {
             Some(answers) => answers,
             None => Err(groups.unknown_group()),
         }
@@ -305,13 +340,15 @@ impl Coordinator {
 
     // -- Views -------------------------------------------------------------------------------------------------------
 
-    /// A group as DescribeGroups shows it; `None` where there is none.
+    /// A classic group as DescribeGroups shows it; `None` where there is none.
     pub fn describe(&self, group: &str) -> Option<Description> {
-        if let Some(entry) = self.lock().by_id.get(group) {
-            return Some(entry.group.describe());
+        match self.lock().by_id.get(group).map(|entry| &entry.group) {
+            Some(Group::Classic(group)) => return Some(group.describe()),
+            Some(Group::Consumer(_)) => return None,
+            None => {}
         }
         self.offsets.has_group(group).then(|| Description {
-            state: State::Empty,
+            state: classic::State::Empty,
             protocol_type: "".into(),
             protocol: "".into(),
             members: Vec::new(),
@@ -324,8 +361,9 @@ impl Coordinator {
             let groups = self.lock();
             let each = |(id, entry): (&Arc<str>, &Entry)| Listed {
                 group: id.clone(),
-                protocol_type: entry.group.protocol_type().clone(),
+                protocol_type: entry.group.protocol_type(),
                 state: entry.group.state(),
+                kind: entry.group.kind(),
             };
             groups.by_id.iter().map(each).collect()
         };
@@ -333,7 +371,8 @@ impl Coordinator {
         let alive = listed.len();
         for group in self.offsets.groups() {
             if listed[..alive].binary_search_by(|known| known.group.cmp(&group)).is_err() {
-                listed.push(Listed { group, protocol_type: "".into(), state: State::Empty });
+                let (protocol_type, state) = ("".into(), classic::State::Empty.name());
+                listed.push(Listed { group, protocol_type, state, kind: "classic" });
             }
         }
         listed.sort_by(|a, b| a.group.cmp(&b.group));
@@ -351,14 +390,19 @@ impl Coordinator {
     }
 
     /// Gives a group an input, and sees to what follows from it: answers, its next deadline, its books.
-    fn drive<T>(&self, groups: &mut Groups, id: &str, input: impl FnOnce(&mut Group) -> T) -> Option<T> {
+    fn drive<T>(
+        &self,
+        groups: &mut Groups,
+        id: &str,
+        input: impl FnOnce(&mut Group, &Catalog) -> T,
+    ) -> Option<T> {
         let (id, _) = groups.by_id.get_key_value(id)?;
         let id = id.clone();
         let entry = groups.by_id.get_mut(&id)?;
         let members = entry.group.member_count();
-        let state = entry.group.state();
-        let output = input(&mut entry.group);
-        if entry.group.state() != state {
+        let news = entry.group.news();
+        let output = input(&mut entry.group, &groups.catalog);
+        if entry.group.news() != news {
             entry.moved.send_replace(());
         }
         for (token, answer) in entry.group.take_answers() {
@@ -367,7 +411,7 @@ impl Coordinator {
                 let _ = waiting.send(answer);
             }
         }
-        if entry.group.is_unused() && entry.group.generation() == 0 {
+        if entry.group.is_unused() && entry.group.is_new() {
             // A request that was refused leaves no group behind.
             groups.forget(&id);
             return Some(output);
@@ -462,7 +506,7 @@ impl Drop for Waiting<'_> {
         let mut groups = coordinator.lock();
         if groups.waiting.remove(&self.token).is_some() {
             let now = coordinator.now();
-            coordinator.drive(&mut groups, &self.group, |group| group.cancel(now, self.token));
+            coordinator.drive(&mut groups, &self.group, |group, _| group.cancel(now, self.token));
         }
     }
 }
@@ -484,7 +528,7 @@ fn check_member(who: Identity<'_>) -> Result<(), ResponseError> {
 }
 
 /// `<prefix>-<random uuid>`; `None` when the system has no random numbers.
-pub(super) fn new_member_id(prefix: &str) -> Option<Arc<str>> {
+pub(crate) fn new_member_id(prefix: &str) -> Option<Arc<str>> {
     let mut bytes = [0u8; 16];
     getrandom::fill(&mut bytes).ok()?;
     let number = u128::from_be_bytes(bytes) & !(0xf << 76 | 0x3 << 62) | 0x4 << 76 | 0x2 << 62;

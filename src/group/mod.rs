@@ -1,26 +1,31 @@
 //! Consumer groups: who is in, who leads, who reads what, and how far they have come.
 //!
 //! ```text
-//!  kafka::api ──► Coordinator ──► classic::Group      pure state machines, one a group, behind one lock
-//!  subscriber ──►   │    ▲
+//!  kafka::api ──► Coordinator ──► protocol::Group     pure state machines, one a group, behind one lock:
+//!  subscriber ──►   │    ▲        classic::Group        members share out partitions among themselves
+//!                   │    │        consumer::Group       the broker shares them out (KIP-848)
 //!                   │    └── one timer task           ticks the groups whose time has come
 //!                   └──────► state::OffsetStore       committed offsets, durable before they are answered (I6)
 //! ```
 //!
 //! Members live in memory: after a restart their next heartbeat is refused with `UNKNOWN_MEMBER_ID`, or their next
-//! commit with `ILLEGAL_GENERATION`, and they join again, which takes them a moment (Apache Kafka keeps its members over
+//! commit with that or `ILLEGAL_GENERATION`, and they join again, which takes them a moment (Apache Kafka keeps its members over
 //! a restart). Committed offsets survive, so nobody reads anything twice that it had committed, or skips anything.
 
 mod assignor;
+pub mod catalog;
 pub mod classic;
+pub mod consumer;
 mod consumer_protocol;
 mod coordinator;
 pub mod member;
+pub mod protocol;
 pub mod subscriber;
 
 use std::time::Duration;
 
-pub use coordinator::{CommitEntry, Coordinator, GroupLag, Listed};
+pub(crate) use coordinator::new_member_id;
+pub use coordinator::{Commit, CommitEntry, Coordinator, GroupLag, Listed};
 
 /// Bounds and times of the coordinator. The defaults are Kafka's, where Kafka has one.
 #[derive(Debug, Clone)]
@@ -31,6 +36,13 @@ pub struct Options {
     pub min_session_timeout: Duration,
     /// Longest session timeout that a member may ask for.
     pub max_session_timeout: Duration,
+    /// Without a heartbeat for so long a member of the consumer protocol is taken for dead.
+    pub consumer_session_timeout: Duration,
+    /// How often members of the consumer protocol are told to send heartbeats.
+    pub consumer_heartbeat_interval: Duration,
+    /// How long the coordinator waits after the first news of topics, so that many that are made together are one
+    /// rebalance.
+    pub topics_settle: Duration,
     /// Members of one group.
     pub max_group_size: usize,
     /// Groups, with or without members.
@@ -53,6 +65,9 @@ impl Default for Options {
             initial_rebalance_delay: Duration::from_secs(3),
             min_session_timeout: Duration::from_secs(6),
             max_session_timeout: Duration::from_secs(30 * 60),
+            consumer_session_timeout: Duration::from_secs(45),
+            consumer_heartbeat_interval: Duration::from_secs(5),
+            topics_settle: Duration::from_millis(200),
             max_group_size: 1_000,
             max_groups: 10_000,
             max_member_bytes: 1 << 20,

@@ -42,7 +42,7 @@ use super::assignor::{Strategy, is_cooperative};
 use super::consumer_protocol::{self, NO_GENERATION, PROTOCOL_TYPE, Parts};
 use super::coordinator::new_member_id;
 use super::member::{Identity, Join, Kind, Protocol, Sync};
-use super::{CommitEntry, Coordinator};
+use super::{Commit, CommitEntry, Coordinator};
 use crate::log::topics::{Topics, is_topic_name};
 use crate::state::Committed;
 
@@ -305,7 +305,7 @@ impl Membership {
             let group = &self.subscription.group;
             let committed = match accepted.is_empty() {
                 true => Ok(Vec::new()),
-                false => self.coordinator.commit(group, self.identity(), self.generation, accepted).await,
+                false => self.coordinator.commit(group, self.committer(), accepted).await,
             };
             match (committed, &mut self.step) {
                 (Ok(answers), _) => {
@@ -336,6 +336,10 @@ impl Membership {
 
     fn identity(&self) -> Identity<'_> {
         Identity { member_id: &self.id, instance_id: None }
+    }
+
+    fn committer(&self) -> Commit<'_> {
+        Commit { who: self.identity(), generation: self.generation, knows_epochs: false }
     }
 
     /// A round of the protocol: from JoinGroup to the answer to SyncGroup.

@@ -3,9 +3,9 @@
 use tonic::Status;
 
 use super::{Broker, request, status};
-use crate::group::CommitEntry;
 use crate::group::member::Identity;
 use crate::group::subscriber::TopicPartition;
+use crate::group::{Commit, CommitEntry};
 use crate::log::Offset;
 use crate::log::view::{Place, View};
 use crate::proto::{
@@ -14,7 +14,8 @@ use crate::proto::{
 };
 
 /// Nobody in particular: what a consumer that is no member commits as.
-const NOBODY: Identity<'_> = Identity { member_id: "", instance_id: None };
+const NOBODY: Commit<'_> =
+    Commit { who: Identity { member_id: "", instance_id: None }, generation: -1, knows_epochs: false };
 
 /// Commits for a group without members. Answered when it is durable (I6).
 pub async fn commit(broker: &Broker, asked: CommitRequest) -> Result<CommitResponse, Status> {
@@ -30,7 +31,7 @@ pub async fn commit_alone(
 ) -> Result<Vec<CommitResult>, Status> {
     request::few(offsets.len())?;
     let entries = offsets.iter().map(|offset| entry(broker, offset)).collect();
-    let answers = broker.groups.commit(group, NOBODY, -1, entries).await;
+    let answers = broker.groups.commit(group, NOBODY, entries).await;
     let answers = answers.map_err(|error| status::refused(group, error))?;
     Ok(results(offsets, answers.into_iter().map(|answer| answer.err().map(status::commit_error))))
 }

@@ -4,6 +4,7 @@
 
 mod administration;
 mod apis;
+mod consumer_groups;
 mod fetch;
 mod fetch_sessions;
 mod groups;

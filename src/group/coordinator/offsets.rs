@@ -5,12 +5,22 @@ use std::sync::Arc;
 
 use kafka_protocol::ResponseError;
 
-use super::{Coordinator, check_group_id, unix_ms};
-use crate::group::classic::Group;
-use crate::group::consumer_protocol;
+use super::{Coordinator, Entry, check_group_id, unix_ms};
 use crate::group::member::Identity;
+use crate::group::protocol::Group;
 use crate::log::topics::Topic;
 use crate::state::{Committed, OffsetEntry};
+
+/// Who commits offsets.
+#[derive(Debug, Clone, Copy)]
+pub struct Commit<'a> {
+    /// The member, if it is one.
+    pub who: Identity<'a>,
+    /// The generation or epoch that it is in, or -1.
+    pub generation: i32,
+    /// Whether the request has errors that speak of epochs (OffsetCommit from version 9 on).
+    pub knows_epochs: bool,
+}
 
 /// An offset to commit.
 #[derive(Debug, Clone)]
@@ -52,10 +62,10 @@ impl Coordinator {
     pub async fn commit(
         &self,
         group: &str,
-        who: Identity<'_>,
-        generation: i32,
+        by: Commit<'_>,
         entries: Vec<CommitEntry>,
     ) -> Result<Vec<Result<(), ResponseError>>, ResponseError> {
+        let Commit { who, generation, knows_epochs } = by;
         check_group_id(group)?;
         // The permit comes before the check of the generation, so that commits are written in the order in which they
         // were found to be in order: one of an old generation never overwrites one of a newer.
@@ -63,9 +73,11 @@ impl Coordinator {
         let commit_time = unix_ms();
         let mut answers = Vec::with_capacity(entries.len());
         let mut accepted = Vec::with_capacity(entries.len());
+        let mut partitions = Vec::with_capacity(entries.len());
         for entry in entries {
             match self.check_commit(group, &entry) {
                 Ok(topic) => {
+                    partitions.push((topic.id, entry.partition));
                     accepted.push(OffsetEntry {
                         topic: entry.topic,
                         partition: entry.partition,
@@ -90,7 +102,13 @@ impl Coordinator {
                 return Err(ResponseError::CoordinatorNotAvailable);
             }
             match groups.by_id.get_mut(group) {
-                Some(entry) => entry.group.validate_commit(now, who, generation)?,
+                Some(Entry { group: Group::Consumer(group), .. })
+                    if !knows_epochs && group.has(who.member_id) =>
+                {
+                    return Err(ResponseError::UnsupportedVersion);
+                }
+                Some(entry) => entry.group.validate_commit(now, who, generation, &partitions)?,
+                None if generation >= 0 && knows_epochs => return Err(ResponseError::UnknownMemberId),
                 None if generation >= 0 => return Err(ResponseError::IllegalGeneration),
                 None => {}
             }
@@ -173,10 +191,16 @@ impl Coordinator {
             if entry.is_none() && !self.offsets.has_group(group) {
                 return Err(ResponseError::GroupIdNotFound);
             }
-            let read = entry.map(|entry| topics_in_use(&entry.group)).transpose()?.unwrap_or_default();
-            let answer = |topic: &str| match read.iter().any(|name| name == topic) {
-                true => Err(ResponseError::GroupSubscribedToTopic),
-                false => Ok(()),
+            let mut subscribed: HashMap<&str, bool> = HashMap::new();
+            for (topic, _) in &partitions {
+                if !subscribed.contains_key(&**topic) {
+                    let is = entry.map(|entry| entry.group.is_subscribed_to(topic, &groups.catalog));
+                    subscribed.insert(topic, is.transpose()?.unwrap_or(false));
+                }
+            }
+            let answer = |topic: &str| match subscribed.get(topic) {
+                Some(true) => Err(ResponseError::GroupSubscribedToTopic),
+                _ => Ok(()),
             };
             let answers: Vec<_> = partitions.iter().map(|(topic, _)| answer(topic)).collect();
             let deletable =
@@ -236,20 +260,4 @@ impl Coordinator {
         }
         lags
     }
-}
-
-/// The topics that the members of a consumer group have subscribed to.
-fn topics_in_use(group: &Group) -> Result<Vec<String>, ResponseError> {
-    if group.member_count() == 0 {
-        return Ok(Vec::new());
-    }
-    if &**group.protocol_type() != "consumer" {
-        return Err(ResponseError::NonEmptyGroup);
-    }
-    let mut topics = Vec::new();
-    for metadata in group.subscriptions() {
-        let subscribed = consumer_protocol::topics(metadata).ok_or(ResponseError::NonEmptyGroup)?;
-        topics.extend(subscribed.into_iter().map(str::to_owned));
-    }
-    Ok(topics)
 }

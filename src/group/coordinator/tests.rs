@@ -92,6 +92,10 @@ fn commit(topic: &str, partition: i32, offset: i64) -> CommitEntry {
 
 const NOBODY: Identity<'_> = Identity { member_id: "", instance_id: None };
 
+fn by(who: Identity<'_>, generation: i32) -> Commit<'_> {
+    Commit { who, generation, knows_epochs: false }
+}
+
 /// Looks once at a future, so that what it does at first is done.
 async fn started<F: Future + Unpin>(future: &mut F) {
     let polled =
@@ -108,7 +112,7 @@ async fn a_member_joins_syncs_and_leaves() {
     assert_eq!(&synced.assignment[..], b"everything");
     let who = identity(&joined.member_id, None);
     house.groups.heartbeat("g", who, 1).unwrap();
-    assert_eq!(house.groups.list()[0].state, State::Stable);
+    assert_eq!(house.groups.list()[0].state, "Stable");
     assert_eq!(house.groups.leave("g", &[who]), Ok(vec![Ok(())]));
     assert_eq!(house.groups.heartbeat("g", who, 1), Err(ResponseError::UnknownMemberId));
     assert_eq!(house.groups.lock().bytes, 0);
@@ -161,7 +165,7 @@ async fn a_stopping_broker_tells_those_who_wait_to_look_elsewhere() {
     assert_eq!(late.error, ResponseError::CoordinatorNotAvailable);
     let late = house.groups.heartbeat("g", NOBODY, 1);
     assert_eq!(late, Err(ResponseError::CoordinatorNotAvailable));
-    let late = house.groups.commit("g", NOBODY, -1, vec![commit("orders", 0, 1)]).await;
+    let late = house.groups.commit("g", by(NOBODY, -1), vec![commit("orders", 0, 1)]).await;
     assert_eq!(late, Err(ResponseError::CoordinatorNotAvailable));
 }
 
@@ -170,13 +174,13 @@ async fn each_partition_of_a_commit_has_its_own_answer() {
     let house = house(quick()).await;
     let big = CommitEntry { metadata: "x".repeat(4097).into(), ..commit("orders", 1, 1) };
     let entries = vec![commit("orders", 0, 5), commit("orders", 2, 1), commit("none", 0, 1), big];
-    let answers = house.groups.commit("g", NOBODY, -1, entries).await.unwrap();
+    let answers = house.groups.commit("g", by(NOBODY, -1), entries).await.unwrap();
     let unknown = Err(ResponseError::UnknownTopicOrPartition);
     assert_eq!(answers, [Ok(()), unknown, unknown, Err(ResponseError::OffsetMetadataTooLarge)]);
     let kept = house.groups.committed("g", "orders", 0).unwrap();
     assert_eq!((kept.offset, kept.leader_epoch, &*kept.metadata), (5, 3, "m"));
     assert_eq!(house.groups.all_committed("g").len(), 1);
-    assert_eq!(house.groups.describe("g").unwrap().state, State::Empty);
+    assert_eq!(house.groups.describe("g").unwrap().state, classic::State::Empty);
     let lags = house.groups.lags();
     assert_eq!((lags.len(), lags[0].committed, lags[0].high_watermark, lags[0].lag), (1, 5, 0, 0));
 }
@@ -187,12 +191,15 @@ async fn only_members_commit_for_a_group_that_has_some() {
     let joined = house.groups.join("g", join("one")).await.unwrap();
     house.groups.sync("g", sync(&joined, "")).await.unwrap();
     let entries = || vec![commit("orders", 0, 1)];
-    let stranger = house.groups.commit("g", NOBODY, -1, entries()).await;
+    let stranger = house.groups.commit("g", by(NOBODY, -1), entries()).await;
     assert_eq!(stranger, Err(ResponseError::UnknownMemberId));
     let who = identity(&joined.member_id, None);
-    assert_eq!(house.groups.commit("g", who, 7, entries()).await, Err(ResponseError::IllegalGeneration));
-    assert_eq!(house.groups.commit("other", who, 1, entries()).await, Err(ResponseError::IllegalGeneration));
-    assert_eq!(house.groups.commit("g", who, 1, entries()).await, Ok(vec![Ok(())]));
+    assert_eq!(house.groups.commit("g", by(who, 7), entries()).await, Err(ResponseError::IllegalGeneration));
+    assert_eq!(
+        house.groups.commit("other", by(who, 1), entries()).await,
+        Err(ResponseError::IllegalGeneration)
+    );
+    assert_eq!(house.groups.commit("g", by(who, 1), entries()).await, Ok(vec![Ok(())]));
     assert_eq!(house.groups.delete("g").await, Err(ResponseError::NonEmptyGroup));
     let partitions = vec![("orders".into(), 0), ("old".into(), 0)];
     let deleted = house.groups.delete_offsets("g", partitions).await;
@@ -206,7 +213,7 @@ async fn only_members_commit_for_a_group_that_has_some() {
 #[tokio::test]
 async fn offsets_of_a_topic_mean_nothing_for_one_made_anew_under_its_name() {
     let house = house(quick()).await;
-    house.groups.commit("g", NOBODY, -1, vec![commit("orders", 0, 5)]).await.unwrap();
+    house.groups.commit("g", by(NOBODY, -1), vec![commit("orders", 0, 5)]).await.unwrap();
     let old = house.topics.by_name("orders").unwrap();
     house.topics.insert(Topic { id: TopicId(2), ..Topic::clone(&old) });
     assert_eq!(house.groups.committed("g", "orders", 0), None);
@@ -247,7 +254,7 @@ async fn offsets_of_a_group_without_members_expire_and_those_of_others_do_not() 
         let joined = house.groups.join(group, join("one")).await.unwrap();
         house.groups.sync(group, sync(&joined, "")).await.unwrap();
         let who = identity(&joined.member_id, None);
-        house.groups.commit(group, who, 1, vec![commit("orders", 0, 1)]).await.unwrap();
+        house.groups.commit(group, by(who, 1), vec![commit("orders", 0, 1)]).await.unwrap();
         members.push(joined.member_id);
     }
     house.groups.leave("goes", &[identity(&members[1], None)]).unwrap();

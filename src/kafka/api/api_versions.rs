@@ -3,15 +3,19 @@
 //! * 1 adds the throttle time.
 //! * 3 is flexible, adds the name and version of the client's library, and features. The answer's header stays the old
 //!   one in every version, so that a client can read it before it knows ours.
-//! * 4 allows features with a minimum version of 0.
+//! * 4 allows features with a minimum version of 0, which clients of version 3 fail at (KAFKA-17011): it is sent no such.
+//!
+//! The features are those that clients ask for: `group.version` 1, by which they know that there are consumer groups
+//! (KIP-848), and the `metadata.version` of the release of Apache Kafka whose APIs these are.
 //!
 //! A version that is not served is answered with UNSUPPORTED_VERSION in version 0's form, listing this API's range.
 //! Served before anything else, by every state of a connection. As Apache Kafka.
 
 use futures_util::future::BoxFuture;
 use kafka_protocol::ResponseError;
-use kafka_protocol::messages::api_versions_response::ApiVersion;
+use kafka_protocol::messages::api_versions_response::{ApiVersion, FinalizedFeatureKey, SupportedFeatureKey};
 use kafka_protocol::messages::{ApiKey, ApiVersionsRequest, ApiVersionsResponse};
+use kafka_protocol::protocol::StrBytes;
 
 use super::ALL;
 use crate::kafka::shape::{Field, STRING};
@@ -36,8 +40,31 @@ fn answer(request: &Request) -> Result<Reply, RequestError> {
         response.error_code = ResponseError::InvalidRequest.code();
     } else {
         response.api_keys = ALL.iter().copied().map(range).collect();
+        if request.version >= 3 {
+            add_features(&mut response, request.version);
+        }
     }
     Reply::encode(&response, request.version)
+}
+
+/// A feature: its name, the levels that the broker can do, the last of which is in force.
+const FEATURES: [(&str, i16, i16); 2] = [("group.version", 0, 1), ("metadata.version", 7, METADATA_VERSION)];
+/// Apache Kafka 4.3.
+const METADATA_VERSION: i16 = 30;
+/// The features never change.
+const FEATURES_EPOCH: i64 = 0;
+
+fn add_features(response: &mut ApiVersionsResponse, version: i16) {
+    for (name, first, last) in FEATURES {
+        let name = StrBytes::from_static_str(name);
+        if first > 0 || version >= 4 {
+            let feature = SupportedFeatureKey::default().with_name(name.clone());
+            response.supported_features.push(feature.with_min_version(first).with_max_version(last));
+        }
+        let feature = FinalizedFeatureKey::default().with_name(name);
+        response.finalized_features.push(feature.with_min_version_level(last).with_max_version_level(last));
+    }
+    response.finalized_features_epoch = FEATURES_EPOCH;
 }
 
 /// The answer to a version that is not served.

@@ -2,6 +2,8 @@
 //!
 //! * 1: throttle time. 2: as 1. 3: authorized operations. 4: `group.instance.id`. 5: flexible. 6: error message, and
 //!   `GROUP_ID_NOT_FOUND` for a group that there is not (before: state `Dead`).
+//!
+//! For a consumer group (KIP-848) the answer is that there is none: ConsumerGroupDescribe shows it.
 
 use std::collections::HashSet;
 
@@ -24,9 +26,9 @@ pub static API: Api = Api {
 };
 
 /// Bits of Kafka's operations READ, DELETE and DESCRIBE: without accounts everybody may do all that a group knows.
-const ALL_OPERATIONS: i32 = 1 << 3 | 1 << 6 | 1 << 8;
+pub(super) const ALL_OPERATIONS: i32 = 1 << 3 | 1 << 6 | 1 << 8;
 /// Kafka's "was not asked".
-const OPERATIONS_NOT_ASKED: i32 = i32::MIN;
+pub(super) const OPERATIONS_NOT_ASKED: i32 = i32::MIN;
 
 fn handle(request: &Request) -> Result<Reply, RequestError> {
     let asked: DescribeGroupsRequest = request.decode()?;
@@ -46,9 +48,9 @@ fn describe(request: &Request, group: GroupId) -> DescribedGroup {
         if request.version < 6 {
             return unknown;
         }
-        return unknown
-            .with_error_code(ResponseError::GroupIdNotFound.code())
-            .with_error_message(Some(text("there is no such group, and none of its offsets are kept")));
+        return unknown.with_error_code(ResponseError::GroupIdNotFound.code()).with_error_message(Some(
+            text("there is no classic group of that name, and none of its offsets are kept"),
+        ));
     };
     let member = |member: MemberDescription| {
         DescribedGroupMember::default()

@@ -5,6 +5,8 @@ pub mod alter_partition_reassignments;
 pub mod alter_replica_log_dirs;
 pub mod alter_user_scram_credentials;
 pub mod api_versions;
+pub mod consumer_group_describe;
+pub mod consumer_group_heartbeat;
 pub mod create_acls;
 pub mod delete_acls;
 pub mod delete_groups;
@@ -94,6 +96,8 @@ pub static ALL: &[&Api] = &[
     &describe_acls::API,
     &create_acls::API,
     &delete_acls::API,
+    &consumer_group_heartbeat::API,
+    &consumer_group_describe::API,
 ];
 
 /// The API that a request asks for, if its version is served.

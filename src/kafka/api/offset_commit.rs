@@ -1,7 +1,11 @@
 //! OffsetCommit, key 8, versions 2–9: a group remembers how far it has come.
 //!
 //! * 3: throttle time. 4: as 3. 5: no retention time. 6: leader epoch. 7: `group.instance.id`. 8: flexible.
-//!   9: as 8, with the errors of KIP-848.
+//!   9: as 8, with the errors of KIP-848, which members of the consumer protocol need (UNSUPPORTED_VERSION in others).
+//!
+//! A member of the consumer protocol may commit in an earlier epoch than the one that it has meanwhile been given, for
+//! partitions that it has had ever since (KIP-1251, as Apache Kafka 4.3); others are STALE_MEMBER_EPOCH. Where there is no
+//! group, as after a restart, a member is told UNKNOWN_MEMBER_ID in version 9 (Apache Kafka: GROUP_ID_NOT_FOUND).
 //!
 //! Answered when the offsets are durable (I6). A retention time in versions 2–4 is not observed: the broker's holds for
 //! all. Version 10, with topic ids, is not served yet.
@@ -14,8 +18,8 @@ use kafka_protocol::messages::offset_commit_response::{
 };
 use kafka_protocol::messages::{ApiKey, OffsetCommitRequest, OffsetCommitResponse};
 
-use crate::group::CommitEntry;
 use crate::group::member::Identity;
+use crate::group::{Commit, CommitEntry};
 use crate::kafka::shape::{Field, I32, I64, Kind, STRING};
 use crate::kafka::{Api, Reply, Request, RequestError};
 
@@ -63,8 +67,9 @@ async fn handle(request: &Request) -> Result<Reply, RequestError> {
         }));
     }
     let who = Identity { member_id: &asked.member_id, instance_id: asked.group_instance_id.as_deref() };
-    let generation = asked.generation_id_or_member_epoch;
-    let committed = request.broker.groups.commit(&asked.group_id.0, who, generation, entries).await;
+    let by =
+        Commit { who, generation: asked.generation_id_or_member_epoch, knows_epochs: request.version >= 9 };
+    let committed = request.broker.groups.commit(&asked.group_id.0, by, entries).await;
     let answer = answer(&asked, committed);
     Reply::encode(&answer, request.version)
 }

@@ -1,7 +1,8 @@
 //! OffsetFetch, key 9, versions 1–9: how far groups have come.
 //!
 //! * 2: all topics by null; error of the whole. 3: throttle time. 4: as 3. 5: leader epoch. 6: flexible.
-//!   7: `require_stable`. 8: many groups. 9: member id and epoch (KIP-848).
+//!   7: `require_stable`. 8: many groups. 9: member id and epoch (KIP-848), and the errors UNKNOWN_MEMBER_ID and
+//!   STALE_MEMBER_EPOCH for those that are not those of the group.
 //!
 //! Where nothing is committed the offset is -1 and there is no error. `require_stable` makes no difference, as there
 //! are no transactions that could commit offsets. Version 10, with topic ids, is not served yet.
@@ -59,6 +60,16 @@ fn handle(request: &Request) -> Result<Reply, RequestError> {
         // Each group once, and in it each partition: what a short request asks for is bounded by what there is.
         let mut seen = HashSet::new();
         for group in asked.groups.into_iter().filter(|group| seen.insert(group.group_id.clone())) {
+            // A member reads what is committed in its own epoch, so that it does not start from what is outdated.
+            let valid = group
+                .member_id
+                .as_deref()
+                .map(|id| groups.validate_fetch(&group.group_id.0, id, group.member_epoch));
+            if let Some(Err(error)) = valid {
+                let refused = OffsetFetchResponseGroup::default().with_error_code(error.code());
+                answer.groups.push(refused.with_group_id(group.group_id));
+                continue;
+            }
             let topics = group
                 .topics
                 .map(|topics| topics.into_iter().map(|t| (t.name, t.partition_indexes)).collect());

@@ -52,6 +52,8 @@ fn decode(key: ApiKey, body: Bytes, version: i16) -> Result<Bytes, String> {
         ApiKey::OffsetDelete => decode_as::<OffsetDeleteRequest>(body, version),
         ApiKey::DescribeCluster => decode_as::<DescribeClusterRequest>(body, version),
         ApiKey::DescribeTopicPartitions => decode_as::<DescribeTopicPartitionsRequest>(body, version),
+        ApiKey::ConsumerGroupHeartbeat => decode_as::<ConsumerGroupHeartbeatRequest>(body, version),
+        ApiKey::ConsumerGroupDescribe => decode_as::<ConsumerGroupDescribeRequest>(body, version),
         other => administration::decode(other, body, version),
     }
 }
@@ -293,6 +295,29 @@ fn examples(key: ApiKey, v: i16) -> [Bytes; 2] {
             let full =
                 OffsetDeleteRequest::default().with_group_id(group()).with_topics(vec![topic.clone(), topic]);
             [encode(&OffsetDeleteRequest::default(), v), encode(&full, v)]
+        }
+        ApiKey::ConsumerGroupHeartbeat => {
+            use consumer_group_heartbeat_request::TopicPartitions;
+            let owned =
+                TopicPartitions::default().with_topic_id(Uuid::from_u128(5)).with_partitions(vec![1, 2]);
+            let mut full = ConsumerGroupHeartbeatRequest::default()
+                .with_group_id(group())
+                .with_member_id(s("member"))
+                .with_instance_id(Some(s("instance")))
+                .with_rack_id(Some(s("rack")))
+                .with_subscribed_topic_names(Some(vec![topic(), topic()]))
+                .with_server_assignor(Some(s("uniform")))
+                .with_topic_partitions(Some(vec![owned.clone(), owned]));
+            if v >= 1 {
+                full.subscribed_topic_regex = Some(s("o.*"));
+            }
+            [encode(&ConsumerGroupHeartbeatRequest::default(), v), encode(&full, v)]
+        }
+        ApiKey::ConsumerGroupDescribe => {
+            let full = ConsumerGroupDescribeRequest::default()
+                .with_group_ids(twice("group").map(GroupId).collect())
+                .with_include_authorized_operations(true);
+            [encode(&ConsumerGroupDescribeRequest::default(), v), encode(&full, v)]
         }
         ApiKey::DescribeCluster => {
             let full = DescribeClusterRequest::default().with_include_cluster_authorized_operations(true);

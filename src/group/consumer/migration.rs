@@ -1,0 +1,116 @@
+//! How a classic group becomes a consumer group and back, while its members go on.
+//!
+//! Up, when the first member of the consumer protocol comes: the members keep what they have, and learn by their next
+//! heartbeat that they have to join again. Down, when only members of the classic protocol are left: they join again, and
+//! share out as before. What they have meanwhile is theirs in both.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::member::{Classic, Held, Member};
+use super::{Group, Settings};
+use crate::group::catalog::Catalog;
+use crate::group::classic::{self, Migrant};
+use crate::group::consumer_protocol::{self, PROTOCOL_TYPE, Subscription};
+use crate::group::member::Join;
+
+impl Group {
+    /// Makes a consumer group of a classic one. `None` where its members do not say in Kafka's form what they want; the
+    /// group is as before then.
+    pub fn upgrade(
+        now: Duration,
+        from: &mut classic::Group,
+        settings: Arc<Settings>,
+        catalog: &Catalog,
+    ) -> Option<Group> {
+        if &**from.protocol_type() != PROTOCOL_TYPE {
+            return None;
+        }
+        let migrants = from.migrants(now);
+        let mut group = Group::new(settings, now);
+        group.epoch = from.generation();
+        for Migrant { join, session_deadline, assignment } in migrants {
+            let id = join.member_id.clone();
+            let subscription = Subscription::decode(&join.protocols.first()?.metadata)?;
+            let mut member = Member::new();
+            member.instance_id = join.instance_id.clone();
+            member.client_id = join.client_id;
+            member.client_host = join.client_host;
+            member.rebalance_timeout = join.rebalance_timeout;
+            member.names = subscription.topics.iter().map(|name| Arc::from(*name)).collect();
+            (member.epoch, member.previous_epoch) = (group.epoch, group.epoch);
+            member.session_deadline = session_deadline;
+            let mut assigned = Held::new();
+            for (name, partitions) in consumer_protocol::decode_assignment(&assignment)? {
+                let Some((topic, count)) = catalog.topic(name) else { continue };
+                for partition in partitions {
+                    // A leader may have given one to two.
+                    if (0..count).contains(&partition) && !group.owners.contains_key(&(topic, partition)) {
+                        assigned.entry(topic).or_default().insert(partition, group.epoch);
+                        member.target.entry(topic).or_default().insert(partition);
+                    }
+                }
+            }
+            member.classic = Some(Classic {
+                kind: join.kind,
+                session_timeout: join.session_timeout,
+                protocols: join.protocols,
+            });
+            if let Some(instance) = join.instance_id {
+                group.static_members.insert(instance, id.clone());
+            }
+            group.members.insert(id.clone(), member);
+            group.hold(&id, assigned, Held::new());
+        }
+        from.dismiss();
+        group.answers = from.take_answers();
+        Some(group)
+    }
+
+    /// Whether only members of the classic protocol are left.
+    pub fn is_left_to_classic_members(&self) -> bool {
+        !self.members.is_empty() && self.members.values().all(|member| member.classic.is_some())
+    }
+
+    /// Makes a classic group of one that is left to members of the classic protocol. They have to join again.
+    pub fn downgrade(
+        &mut self,
+        now: Duration,
+        settings: Arc<classic::Settings>,
+        catalog: &Catalog,
+    ) -> classic::Group {
+        let mut migrants = Vec::new();
+        for (id, member) in std::mem::take(&mut self.members) {
+            let Some(Classic { kind, session_timeout, protocols }) = member.classic else { continue };
+            let names = parts_by_name(&member.assigned, catalog);
+            let names = names.iter().map(|(name, partitions)| (&**name, partitions.clone())).collect();
+            let join = Join {
+                kind,
+                member_id: id,
+                new_member_id: "".into(),
+                instance_id: member.instance_id,
+                client_id: member.client_id,
+                client_host: member.client_host,
+                session_timeout,
+                rebalance_timeout: member.rebalance_timeout,
+                protocol_type: PROTOCOL_TYPE.into(),
+                protocols,
+                requires_known_id: false,
+                can_skip_assignment: false,
+            };
+            let assignment = consumer_protocol::encode_assignment(&names).unwrap_or_default();
+            migrants.push(Migrant { join, session_deadline: member.session_deadline, assignment });
+        }
+        classic::Group::of(now, settings, self.epoch, migrants, self.take_answers())
+    }
+}
+
+/// Partitions by the names of their topics, of those that there are.
+pub(super) fn parts_by_name(held: &Held, catalog: &Catalog) -> BTreeMap<Arc<str>, Vec<i32>> {
+    let each = held.iter().filter(|(_, partitions)| !partitions.is_empty());
+    each.filter_map(|(topic, partitions)| {
+        Some((catalog.name(*topic)?.clone(), partitions.keys().copied().collect()))
+    })
+    .collect()
+}
