@@ -28,6 +28,7 @@ use crate::grpc;
 use crate::http::tls::TlsError;
 use crate::http::{self, Site};
 use crate::kafka;
+use crate::kafka::topic_settings::{Defaults, TopicSettings};
 use crate::log::local::{self, LocalLog, LocalReader, LocalWriter};
 use crate::log::record_batch::Codec;
 use crate::log::topics::{Announcer, Topics};
@@ -230,9 +231,11 @@ impl Broker {
         let kafka_address = address(&listeners.kafka, settings.kafka_listen);
         let http_address = address(&listeners.http, settings.http_listen);
 
+        let topic_settings = TopicSettings::open(store.clone(), Defaults::from(settings))?;
+
         // Before those of tasks, which are shown where both have a topic of one name.
         let client_topics = match settings.unsafe_produce {
-            true => Some(open_client_topics(settings, &data_dir, &topics).await?),
+            true => Some(open_client_topics(settings, &topic_settings, &data_dir, &topics).await?),
             false => None,
         };
         let (client_topics, client_topics_writer) = client_topics.unzip();
@@ -243,7 +246,9 @@ impl Broker {
         for start in starts {
             let task = Arc::new(Task::new(start.definition.clone(), store.clone()));
             let directory = data_dir.join("tasks").join(&start.definition.name);
-            let (writer, reader) = open_log(settings, &start.definition.name, directory.join("log")).await?;
+            let options =
+                log_options(settings, &topic_settings, &start.definition.name, directory.join("log"));
+            let (writer, reader) = open_log(options).await?;
             let pipeline =
                 build_pipeline(settings, writer, &reader, &start, &task, directory.join("spool")).await?;
             announcers.push(Announcer::new(topics.clone(), reader));
@@ -268,6 +273,7 @@ impl Broker {
             advertised_port,
             topics: topics.clone(),
             groups: groups.clone(),
+            topic_settings,
             fetch_memory: Default::default(),
             client_topics,
             fetch_sessions: Default::default(),
@@ -383,23 +389,34 @@ async fn keep_histograms_small(recorder: PrometheusHandle, stop: CancellationTok
     }
 }
 
+impl From<&Settings> for Defaults {
+    fn from(settings: &Settings) -> Defaults {
+        Defaults {
+            retention: Retention { bytes: settings.retention_bytes, age: settings.retention_age },
+            segment_bytes: settings.segment_bytes,
+            max_record_bytes: settings.max_record_bytes,
+        }
+    }
+}
+
 /// How a log is kept.
-fn log_options(settings: &Settings, name: &str, directory: PathBuf) -> local::Options {
+fn log_options(
+    settings: &Settings,
+    topic_settings: &TopicSettings,
+    name: &str,
+    directory: PathBuf,
+) -> local::Options {
     local::Options {
         segment_bytes: settings.segment_bytes,
         max_record_bytes: settings.max_record_bytes,
-        retention: Retention { bytes: settings.retention_bytes, age: settings.retention_age },
+        retention: topic_settings.retention(name),
         ..local::Options::new(directory, name)
     }
 }
 
-async fn open_log(
-    settings: &Settings,
-    task: &str,
-    directory: PathBuf,
-) -> Result<(LocalWriter, Arc<LocalReader>), BrokerError> {
-    let options = log_options(settings, task, directory);
-    let failed = |source| BrokerError::Log { task: task.to_owned(), source };
+async fn open_log(options: local::Options) -> Result<(LocalWriter, Arc<LocalReader>), BrokerError> {
+    let task = options.name.clone();
+    let failed = |source| BrokerError::Log { task: task.clone(), source };
     tokio::task::spawn_blocking(move || LocalLog::open(options))
         .await
         .map_err(|_| failed(LogError::Stopped))?
@@ -410,6 +427,7 @@ async fn open_log(
 /// Opens the topics that clients may write, and says that it is no broker for anything that matters.
 async fn open_client_topics(
     settings: &Settings,
+    topic_settings: &TopicSettings,
     data_dir: &DataDir,
     topics: &Topics,
 ) -> Result<(ClientTopics, impl Future<Output = ()> + Send + 'static), BrokerError> {
@@ -417,7 +435,9 @@ async fn open_client_topics(
         "kafka.unsafe_produce is on: every Kafka client may make, write and delete topics; this is for tests of clients \
          and tools alone"
     );
-    let options = log_options(settings, "produced", data_dir.join("produced").join("log"));
+    // No task can have this name.
+    let directory = data_dir.join("produced").join("log");
+    let options = log_options(settings, topic_settings, "client-topics", directory);
     ClientTopics::open(options, settings.codec, topics.clone()).await.map_err(BrokerError::ProducedLog)
 }
 

@@ -10,6 +10,7 @@ mod frame;
 pub mod reply;
 pub mod request;
 pub mod shape;
+pub mod topic_settings;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,6 +23,8 @@ use crate::log::topics::Topics;
 use crate::produce::ClientTopics;
 
 use self::api::fetch::{FetchMemory, FetchSessions};
+use self::api::fetch::FetchMemory;
+use self::topic_settings::TopicSettings;
 
 pub use reply::Reply;
 pub use request::{Request, RequestError};
@@ -41,6 +44,8 @@ pub struct Broker {
     pub topics: Topics,
     /// Consumer groups and their committed offsets.
     pub groups: Arc<Coordinator>,
+    /// The settings of topics, and what operators have changed of them.
+    pub topic_settings: TopicSettings,
     /// What answers to Fetch may occupy.
     pub fetch_memory: FetchMemory,
     /// Topics that clients make and write; `None` but for tests.

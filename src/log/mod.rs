@@ -211,6 +211,9 @@ impl<T> Future for Ticket<T> {
 ///
 /// A request takes one [`Snapshot`] and passes it to every call, so that it sees all partitions at one commit (I1).
 pub trait LogReader: Send + Sync + 'static {
+    /// The log's name: its task's.
+    fn name(&self) -> &str;
+
     /// The current high watermarks.
     fn snapshot(&self) -> Arc<Snapshot>;
 

@@ -5,7 +5,7 @@
 //!   LOCK                      locked while a broker runs; holds its process id
 //!   VERSION                   format version of the directory
 //!   admin-token               0600, made at the first start
-//!   state.db                  Store: cluster id, tasks with their history, slot intents
+//!   state.db                  Store: cluster id, tasks with their history, slot intents, settings of logs
 //!   offsets.db                OffsetStore: committed offsets
 //! ```
 //!

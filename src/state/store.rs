@@ -1,4 +1,4 @@
-//! `state.db`: the broker's identity, its tasks with every move they made, and slot intents.
+//! `state.db`: the broker's identity, its tasks with every move they made, slot intents, and settings of logs.
 //!
 //! All methods block on the disk: async code calls them in `spawn_blocking`. What a method has returned from is durable.
 
@@ -10,7 +10,8 @@ use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 
 use super::{DataDir, StateError, data_dir, sqlite};
 
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE tasks (
         name TEXT PRIMARY KEY,
@@ -40,7 +41,16 @@ const MIGRATIONS: &[&str] = &["
         value TEXT NOT NULL,
         PRIMARY KEY (task, key)
     ) WITHOUT ROWID;
-"];
+",
+    "
+    CREATE TABLE log_settings (
+        log TEXT NOT NULL,
+        name TEXT NOT NULL,
+        value INTEGER NOT NULL,
+        PRIMARY KEY (log, name)
+    ) WITHOUT ROWID;
+",
+];
 
 /// Moves kept of each task.
 const KEPT_MOVES: u32 = 1_000;
@@ -197,12 +207,15 @@ impl Store {
         self.found(changed, name)
     }
 
-    /// Forgets a task, with its history, intent and facts.
+    /// Forgets a task, with its history, intent and facts, and the settings of its log.
     ///
     /// # Errors
     /// [`StateError::NoTask`]; database errors.
     pub fn remove_task(&self, name: &str) -> Result<(), StateError> {
-        let changed = self.change(|db| db.execute("DELETE FROM tasks WHERE name = ?1", [name]))?;
+        let changed = self.change(|db| {
+            db.execute("DELETE FROM log_settings WHERE log = ?1", [name])?;
+            db.execute("DELETE FROM tasks WHERE name = ?1", [name])
+        })?;
         self.found(changed, name)
     }
 
@@ -294,6 +307,39 @@ impl Store {
     pub fn clear_fact(&self, task: &str, key: &str) -> Result<(), StateError> {
         self.change(|db| db.execute("DELETE FROM task_facts WHERE task = ?1 AND key = ?2", [task, key]))
             .map(drop)
+    }
+
+    /// What has been set for logs: a log's name, the setting's, and its value.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub fn log_settings(&self) -> Result<Vec<(String, String, i64)>, StateError> {
+        self.query(|db| {
+            let mut statement = db.prepare_cached("SELECT log, name, value FROM log_settings")?;
+            statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect()
+        })
+    }
+
+    /// Sets settings of a log, all or none, and forgets those without a value.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub fn set_log_settings(&self, log: &str, settings: &[(&str, Option<i64>)]) -> Result<(), StateError> {
+        self.change(|db| {
+            for (name, value) in settings {
+                match value {
+                    Some(value) => db.execute(
+                        "INSERT OR REPLACE INTO log_settings VALUES (?1, ?2, ?3)",
+                        params![log, name, value],
+                    )?,
+                    None => db.execute(
+                        "DELETE FROM log_settings WHERE log = ?1 AND name = ?2",
+                        params![log, name],
+                    )?,
+                };
+            }
+            Ok(())
+        })
     }
 
     fn found(&self, changed: usize, name: &str) -> Result<(), StateError> {
@@ -409,10 +455,25 @@ mod tests {
         store.set_fact("shop", "server_version", "15.4").unwrap();
         assert_eq!(store.intent("shop").unwrap(), Some(intent));
         assert_eq!(store.fact("shop", "server_version").unwrap().as_deref(), Some("15.4"));
+        store.set_log_settings("shop", &[("retention.ms", Some(5))]).unwrap();
+        store.set_log_settings("other", &[("retention.ms", Some(6))]).unwrap();
         store.remove_task("shop").unwrap();
+        assert_eq!(store.log_settings().unwrap(), [("other".into(), "retention.ms".into(), 6)]);
         assert_eq!(store.intent("shop").unwrap(), None);
         assert_eq!(store.fact("shop", "server_version").unwrap(), None);
         assert!(store.history("shop", 10).unwrap().is_empty());
+    }
+
+    #[test]
+    fn settings_of_a_log_last_until_they_are_taken_back() {
+        let (_dir, data, store) = open();
+        store
+            .set_log_settings("a", &[("retention.ms", Some(-1)), ("retention.bytes", Some(i64::MAX))])
+            .unwrap();
+        store.set_log_settings("a", &[("retention.ms", None), ("retention.bytes", Some(7))]).unwrap();
+        drop(store);
+        let store = Store::open(&data).unwrap();
+        assert_eq!(store.log_settings().unwrap(), [("a".into(), "retention.bytes".into(), 7)]);
     }
 
     #[test]

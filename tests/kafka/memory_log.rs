@@ -137,6 +137,10 @@ fn bytes(base: i64, append: &Append) -> Bytes {
 }
 
 impl LogReader for MemoryLog {
+    fn name(&self) -> &str {
+        "memory"
+    }
+
     fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshot.borrow().clone()
     }

@@ -7,12 +7,14 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::messages::{ApiKey, RequestHeader, ResponseHeader};
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
+use millrace::broker::Settings;
 use millrace::group::{Coordinator, Options};
 use millrace::kafka::Broker;
 use millrace::kafka::connection::{Limits, serve};
+use millrace::kafka::topic_settings::{Defaults, TopicSettings};
 use millrace::log::topics::Topics;
 use millrace::produce::ClientTopics;
-use millrace::state::{DataDir, OffsetStore};
+use millrace::state::{DataDir, OffsetStore, Store};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -69,6 +71,7 @@ impl Server {
             advertised_port: address.port(),
             topics,
             groups: groups.clone(),
+            topic_settings: topic_settings(),
             fetch_memory: Default::default(),
             client_topics,
             fetch_sessions: Default::default(),
@@ -92,6 +95,13 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.shutdown.cancel();
     }
+}
+
+/// Settings of topics as a broker without configuration has them, in a store that nobody finds again.
+fn topic_settings() -> TopicSettings {
+    let data = TempDir::new().unwrap();
+    let store = Store::open(&DataDir::open(data.path()).unwrap()).unwrap();
+    TopicSettings::open(Arc::new(store), Defaults::from(&Settings::default())).unwrap()
 }
 
 /// Groups that do not wait for members that might come, and notice soon that one has died.

@@ -2,8 +2,8 @@
 //!
 //! * 1 adds synonyms and where a setting comes from, 3 types and documentation; 4 is flexible.
 //!
-//! Only the few of Kafka's settings that say something true here are listed, all read-only: a topic's settings belong to
-//! its task. Resources other than topics and this broker are INVALID_REQUEST.
+//! A topic's settings are those of [`topic_settings`](crate::kafka::topic_settings); of the broker's only the few that say
+//! something true here are listed. Resources other than topics and this broker are INVALID_REQUEST.
 
 use std::collections::HashSet;
 
@@ -37,13 +37,13 @@ const DEFAULT_CONFIG: i8 = 5;
 const BOOLEAN: i8 = 1;
 const TEXT: i8 = 2;
 const INT: i8 = 3;
-const LIST: i8 = 7;
 
 struct Setting {
     name: &'static str,
     value: String,
     source: i8,
     kind: i8,
+    is_alterable: bool,
 }
 
 fn handle(request: &Request) -> BoxFuture<'_, Result<Reply, RequestError>> {
@@ -75,14 +75,27 @@ fn settings(
     broker: &Broker,
     resource: &DescribeConfigsResource,
 ) -> Result<Vec<Setting>, (ResponseError, &'static str)> {
-    let default =
-        |name, value: &str, kind| Setting { name, value: value.to_owned(), source: DEFAULT_CONFIG, kind };
+    let default = |name, value: &str, kind| Setting {
+        name,
+        value: value.to_owned(),
+        source: DEFAULT_CONFIG,
+        kind,
+        is_alterable: false,
+    };
+    let topic = broker.topics.by_name(&resource.resource_name);
     match resource.resource_type {
-        TOPIC if broker.topics.by_name(&resource.resource_name).is_some() => Ok(vec![
-            default("cleanup.policy", "delete", LIST),
-            default("message.timestamp.type", "CreateTime", TEXT),
-            default("min.insync.replicas", "1", INT),
-        ]),
+        TOPIC if let Some(topic) = topic => {
+            let of_topic = broker.topic_settings.of(&topic).into_iter();
+            Ok(of_topic
+                .map(|setting| Setting {
+                    name: setting.definition.name,
+                    value: setting.value,
+                    source: setting.origin as i8,
+                    kind: setting.definition.kind as i8,
+                    is_alterable: setting.definition.is_alterable(),
+                })
+                .collect())
+        }
         TOPIC => Err((ResponseError::UnknownTopicOrPartition, "there is no such topic")),
         BROKER if *resource.resource_name == *NODE_ID.to_string() => {
             let host = &broker.advertised_host;
@@ -96,6 +109,7 @@ fn settings(
                     value: listener,
                     source: STATIC_BROKER_CONFIG,
                     kind: TEXT,
+                    is_alterable: false,
                 },
                 default("auto.create.topics.enable", "false", BOOLEAN),
                 default("broker.id", &NODE_ID.to_string(), INT),
@@ -120,7 +134,7 @@ fn encode(
         let result = DescribeConfigsResourceResult::default()
             .with_name(StrBytes::from_static_str(setting.name))
             .with_value(Some(StrBytes::from_string(setting.value)))
-            .with_read_only(true)
+            .with_read_only(!setting.is_alterable)
             .with_config_source(setting.source);
         if version >= 3 { result.with_config_type(setting.kind) } else { result }
     });

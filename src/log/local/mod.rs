@@ -63,7 +63,7 @@ pub const BATCH_LIMIT: usize = 512 << 20;
 pub struct Options {
     /// Where its files are; made if there is none. The caller keeps other processes out.
     pub directory: PathBuf,
-    /// The log's name in metrics and messages: the task's.
+    /// The log's name, also in metrics and messages: the task's.
     pub name: String,
     /// Segments are sealed beyond this size; at most 2 GiB.
     pub segment_bytes: u64,

@@ -183,6 +183,10 @@ impl LocalReader {
 }
 
 impl LogReader for LocalReader {
+    fn name(&self) -> &str {
+        &self.shared.name
+    }
+
     fn snapshot(&self) -> Arc<Snapshot> {
         self.shared.snapshot()
     }

@@ -24,6 +24,7 @@ const MAX_POOLED_LEN: usize = 1 << 20;
 
 #[derive(Debug)]
 pub struct Shared {
+    pub name: String,
     pub files: Arc<dyn Files>,
     pub leader_epoch: i32,
     pub snapshot: watch::Sender<Arc<Snapshot>>,

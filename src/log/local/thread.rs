@@ -99,6 +99,7 @@ impl LogThread {
     pub fn new(options: Options, recovered: Recovered, requests: SyncSender<Message>) -> Self {
         let Recovered { checkpoint, end, views, snapshot, position } = recovered;
         let shared = Arc::new(Shared {
+            name: options.name.clone(),
             files: options.files.clone(),
             leader_epoch: checkpoint.leader_epoch,
             snapshot: watch::Sender::new(Arc::new(snapshot)),
