@@ -132,6 +132,24 @@ impl ClientTopics {
         self.ask(|answer| Job::Create { name, partitions, answer }).await?
     }
 
+    /// Takes a topic away. It is gone for clients then, and its name is free.
+    ///
+    /// # Errors
+    /// [`TopicError::Log`].
+    pub async fn delete(&self, name: &str) -> Result<(), TopicError> {
+        let name = name.to_owned();
+        self.ask(|answer| Job::Delete { name, answer }).await?
+    }
+
+    /// Gives a topic more partitions, `total` with those that it has.
+    ///
+    /// # Errors
+    /// [`TopicError::Log`].
+    pub async fn add_partitions(&self, name: &str, total: u32) -> Result<(), TopicError> {
+        let name = name.to_owned();
+        self.ask(|answer| Job::AddPartitions { name, total, answer }).await?
+    }
+
     async fn ask<T>(&self, job: impl FnOnce(oneshot::Sender<T>) -> Job) -> Result<T, LogError> {
         let (answer, answered) = oneshot::channel();
         self.jobs.send(job(answer)).await.map_err(|_| LogError::Stopped)?;

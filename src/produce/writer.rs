@@ -4,7 +4,7 @@
 //! commit fails all of it is gone, so every job in it is answered with the error, and what it has taught us of producers
 //! is forgotten with it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -45,6 +45,8 @@ const NO_SOURCE: SourcePosition = SourcePosition {
 pub(super) enum Job {
     Append { batches: Vec<Append>, answer: oneshot::Sender<Vec<Result<Appended, AppendError>>> },
     Create { name: String, partitions: u32, answer: oneshot::Sender<Result<(), TopicError>> },
+    Delete { name: String, answer: oneshot::Sender<Result<(), TopicError>> },
+    AddPartitions { name: String, total: u32, answer: oneshot::Sender<Result<(), TopicError>> },
 }
 
 /// An answer that waits for the commit.
@@ -69,8 +71,8 @@ struct Group {
     waiting: Vec<Waiting>,
     /// Where the partitions that it touches begin, and will end.
     ranges: HashMap<PartitionId, PartitionRange>,
-    /// Topics that it makes.
-    made: HashSet<String>,
+    /// Whether it changes topics. Nothing comes behind that, so that whatever follows finds what there is then.
+    changes_topics: bool,
 }
 
 impl Writer {
@@ -90,6 +92,7 @@ impl Writer {
         while let Some(job) = jobs.recv().await {
             self.take(job);
             while self.log.buffered() < GROUP_BYTES
+                && !self.group.changes_topics
                 && let Ok(job) = jobs.try_recv()
             {
                 self.take(job);
@@ -112,10 +115,36 @@ impl Writer {
                 let answers = batches.iter().map(|append| self.append(append, &limits)).collect();
                 self.group.waiting.push(Waiting::Append(answers, answer));
             }
-            Job::Create { name, partitions, answer } => match self.create(&name, partitions) {
-                Ok(()) => self.group.waiting.push(Waiting::Topic(answer)),
-                Err(error) => drop(answer.send(Err(error))),
-            },
+            Job::Create { name, partitions, answer } => {
+                let created = self.create(&name, partitions);
+                self.topics_changed(created, answer);
+            }
+            Job::Delete { name, answer } => {
+                if let Some(topic) = self.topics.by_name(&name) {
+                    self.sequences.forget(&topic.partitions);
+                }
+                let deleted = self.log.delete_topic(&name).map_err(TopicError::from);
+                self.topics_changed(deleted, answer);
+            }
+            Job::AddPartitions { name, total, answer } => {
+                let added = self.log.add_partitions(&name, total).map(drop).map_err(TopicError::from);
+                self.topics_changed(added, answer);
+            }
+        }
+    }
+
+    fn topics_changed(
+        &mut self,
+        changed: Result<(), TopicError>,
+        answer: oneshot::Sender<Result<(), TopicError>>,
+    ) {
+        match changed {
+            Ok(()) => {
+                self.group.changes_topics = true;
+                self.group.waiting.push(Waiting::Topic(answer));
+            }
+            // Who does not wait any more has closed its connection.
+            Err(error) => drop(answer.send(Err(error))),
         }
     }
 
@@ -166,18 +195,17 @@ impl Writer {
     }
 
     fn create(&mut self, name: &str, partitions: u32) -> Result<(), TopicError> {
-        if self.group.made.contains(name) || self.topics.by_name(name).is_some() {
+        if self.topics.by_name(name).is_some() {
             return Err(TopicError::Exists(name.to_owned()));
         }
         self.log.create_topic(name, partitions, self.codec)?;
-        self.group.made.insert(name.to_owned());
         Ok(())
     }
 
     /// Makes the group durable and visible, and answers its jobs.
     async fn commit(&mut self) {
         let group = std::mem::take(&mut self.group);
-        let changes = self.log.has_group() || !group.made.is_empty();
+        let changes = self.log.has_group() || group.changes_topics;
         let committed = if changes { self.log.commit(NO_SOURCE).await.map(drop) } else { Ok(()) };
         match &committed {
             // Whoever is answered finds the topic that he has made.
@@ -190,7 +218,6 @@ impl Writer {
             }
         }
         for waiting in group.waiting {
-            // Who does not wait any more has closed its connection.
             match waiting {
                 Waiting::Append(mut answers, to) => {
                     if let Err(error) = &committed {

@@ -5,6 +5,7 @@
 mod administration;
 mod apis;
 mod consumer_groups;
+mod client_topics;
 mod fetch;
 mod fetch_sessions;
 mod groups;
@@ -14,3 +15,4 @@ mod librdkafka;
 mod memory_log;
 mod produce;
 mod support;
+mod writable;

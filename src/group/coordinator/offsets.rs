@@ -211,6 +211,25 @@ impl Coordinator {
         Ok(answers)
     }
 
+    /// Forgets what any group has committed for a topic, because it has been deleted.
+    ///
+    /// # Errors
+    /// Offsets cannot be written.
+    pub async fn forget_topic(&self, topic: &str) -> Result<(), ResponseError> {
+        for group in self.offsets.groups() {
+            let mut committed = self.offsets.all_committed(&group);
+            committed.retain(|entry| *entry.topic == *topic);
+            if committed.is_empty() {
+                continue;
+            }
+            let partitions = committed.into_iter().map(|entry| (entry.topic, entry.partition)).collect();
+            let permit = self.offsets.permit().await.map_err(|_| ResponseError::CoordinatorNotAvailable)?;
+            let write = permit.delete_partitions(&group, partitions);
+            write.await.map_err(|_| ResponseError::CoordinatorNotAvailable)?;
+        }
+        Ok(())
+    }
+
     /// DeleteGroups, for one group.
     ///
     /// # Errors

@@ -8,8 +8,11 @@ pub mod api_versions;
 pub mod consumer_group_describe;
 pub mod consumer_group_heartbeat;
 pub mod create_acls;
+pub mod create_partitions;
+pub mod create_topics;
 pub mod delete_acls;
 pub mod delete_groups;
+pub mod delete_topics;
 pub mod describe_acls;
 pub mod describe_client_quotas;
 pub mod describe_cluster;
@@ -59,6 +62,9 @@ use crate::log::view::{Place, View};
 pub static ALL: &[&Api] = &[
     &produce::API,
     &init_producer_id::API,
+    &create_topics::API,
+    &delete_topics::API,
+    &create_partitions::API,
     &fetch::API,
     &list_offsets::API,
     &metadata::API,

@@ -1,4 +1,5 @@
-//! Produce, key 0, versions 3–13: records for topics that clients may write.
+//! Produce, key 0, versions 3–13: records to write. Refused without `kafka.unsafe_produce`, as topics are written by their
+//! task alone.
 //!
 //! * 5 adds the log's start to the answer, 7 zstd, 8 what is wrong with which record, 10 the current leader; 9 is flexible,
 //!   13 names topics by id.

@@ -33,6 +33,9 @@ fn decode(key: ApiKey, body: Bytes, version: i16) -> Result<Bytes, String> {
     match key {
         ApiKey::Produce => decode_as::<ProduceRequest>(body, version),
         ApiKey::InitProducerId => decode_as::<InitProducerIdRequest>(body, version),
+        ApiKey::CreateTopics => decode_as::<CreateTopicsRequest>(body, version),
+        ApiKey::DeleteTopics => decode_as::<DeleteTopicsRequest>(body, version),
+        ApiKey::CreatePartitions => decode_as::<CreatePartitionsRequest>(body, version),
         ApiKey::Fetch => decode_as::<FetchRequest>(body, version),
         ApiKey::ListOffsets => decode_as::<ListOffsetsRequest>(body, version),
         ApiKey::Metadata => decode_as::<MetadataRequest>(body, version),
@@ -87,6 +90,40 @@ fn examples(key: ApiKey, v: i16) -> [Bytes; 2] {
                 full.producer_epoch = 1;
             }
             [encode(&InitProducerIdRequest::default(), v), encode(&full, v)]
+        }
+        ApiKey::CreateTopics => {
+            use create_topics_request::{CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig};
+            let assigned = CreatableReplicaAssignment::default().with_broker_ids(vec![0.into(), 1.into()]);
+            let config =
+                CreatableTopicConfig::default().with_name(s("retention.ms")).with_value(Some(s("1")));
+            let made = CreatableTopic::default()
+                .with_name(topic())
+                .with_assignments(vec![assigned.clone(), assigned])
+                .with_configs(vec![config.clone(), config]);
+            let full = CreateTopicsRequest::default().with_topics(vec![made.clone(), made]);
+            [encode(&CreateTopicsRequest::default(), v), encode(&full, v)]
+        }
+        ApiKey::DeleteTopics => {
+            use delete_topics_request::DeleteTopicState;
+            let full = DeleteTopicsRequest::default();
+            let full = match v {
+                6.. => {
+                    let state = DeleteTopicState::default().with_name(Some(topic()));
+                    full.with_topics(vec![state.clone(), state.with_name(None).with_topic_id(Uuid::max())])
+                }
+                _ => full.with_topic_names(vec![topic(), topic()]),
+            };
+            [encode(&DeleteTopicsRequest::default(), v), encode(&full, v)]
+        }
+        ApiKey::CreatePartitions => {
+            use create_partitions_request::{CreatePartitionsAssignment, CreatePartitionsTopic};
+            let assigned = CreatePartitionsAssignment::default().with_broker_ids(vec![0.into(), 1.into()]);
+            let asked = CreatePartitionsTopic::default()
+                .with_name(topic())
+                .with_count(7)
+                .with_assignments(Some(vec![assigned.clone(), assigned]));
+            let full = CreatePartitionsRequest::default().with_topics(vec![asked.clone(), asked]);
+            [encode(&CreatePartitionsRequest::default(), v), encode(&full, v)]
         }
         ApiKey::Fetch => {
             use fetch_request::{FetchPartition, FetchTopic, ForgottenTopic, ReplicaState};

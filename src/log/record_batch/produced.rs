@@ -311,3 +311,6 @@ fn unsnap_block(block: &[u8], limit: usize, plain: &mut Vec<u8>) -> Result<(), B
     snap::raw::Decoder::new().decompress(block, target).map_err(bad)?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;
