@@ -75,6 +75,8 @@ pub struct Settings {
     pub retention_age: Option<Duration>,
     /// How long a new consumer group waits for more members before its first assignment.
     pub group_initial_delay: Duration,
+    /// How long offsets are kept after their group has lost its last member; `None` for ever.
+    pub group_offset_retention: Option<Duration>,
     /// How long trouble is borne.
     pub retry: RetryTimes,
 }
@@ -95,6 +97,7 @@ impl Default for Settings {
             retention_bytes: None,
             retention_age: Some(Duration::from_secs(168 * 3600)),
             group_initial_delay: Duration::from_secs(3),
+            group_offset_retention: Some(Duration::from_secs(168 * 3600)),
             retry: RetryTimes::default(),
         }
     }
@@ -259,6 +262,7 @@ impl Broker {
         let offsets = OffsetStore::open(&data_dir)?;
         let options = group::Options {
             initial_rebalance_delay: settings.group_initial_delay,
+            offset_retention: settings.group_offset_retention.unwrap_or(Duration::MAX),
             ..group::Options::default()
         };
         let groups = Coordinator::open(options, offsets, topics.clone());

@@ -237,6 +237,19 @@ pub static SETTINGS: &[Setting] = &[
         },
     },
     Setting {
+        key: "group.offset_retention_hours",
+        flag: "group-offset-retention-hours",
+        about: "Keep a group's offsets for this long after it has lost its last member; 0 keeps them for ever",
+        value: Value::Number {
+            unit: "hours",
+            range: 0..=MAX_HOURS,
+            get: |config| config.broker.group_offset_retention.unwrap_or_default().as_secs() / 3600,
+            set: |config, hours| {
+                config.broker.group_offset_retention = (hours > 0).then(|| Duration::from_secs(hours * 3600));
+            },
+        },
+    },
+    Setting {
         key: "source.retry_minutes",
         flag: "connection-retry-minutes",
         about: "How long to try again when the source is away",

@@ -320,7 +320,8 @@ impl Coordinator {
             .drive(&mut groups, group, |group, catalog| group.leave(now, &self.settings, catalog, members))
         {
             Some(answers) => answers,
-            None => Err(groups.unknown_group()),
+            None if groups.closed => Err(ResponseError::CoordinatorNotAvailable),
+            None => Ok(members.iter().map(|_| Err(ResponseError::UnknownMemberId)).collect()),
         }
     }
 

@@ -81,11 +81,30 @@ async fn metadata_finds_topics_by_id_where_the_version_allows_it() {
         assert_eq!((response.topics[1].error_code, &response.topics[1].name), (100, &None));
         assert_eq!(response.topics[1].topic_id.as_u128(), 1);
     }
+    // One id makes it a request by id.
+    let both = vec![named("events").with_topic_id(Uuid::from_u128(77)), named("events")];
+    let response = client.call(12, &MetadataRequest::default().with_topics(Some(both))).await;
+    assert_eq!((response.topics.len(), &response.topics[0].name), (1, &Some(name("orders"))));
     for version in 10..=11 {
-        let asked = vec![named("orders").with_topic_id(Uuid::from_u128(77))];
+        let asked = vec![named("orders").with_topic_id(Uuid::from_u128(77)), named("events")];
         let response = client.call(version, &MetadataRequest::default().with_topics(Some(asked))).await;
-        assert_eq!(response.topics[0].error_code, 42);
+        let errors: Vec<_> = response.topics.iter().map(|topic| topic.error_code).collect();
+        assert_eq!(errors, [42, 42]);
     }
+}
+
+#[tokio::test]
+async fn a_partition_that_is_named_twice_has_no_offset() {
+    let (server, _log) = server().await;
+    let mut client = server.client().await;
+    let asked = |index| ListOffsetsPartition::default().with_partition_index(index).with_timestamp(-1);
+    let topic =
+        |partitions| ListOffsetsTopic::default().with_name(name("orders")).with_partitions(partitions);
+    let topics = vec![topic(vec![asked(0), asked(1), asked(0)]), topic(vec![asked(2), asked(1)])];
+    let response = client.call(5, &ListOffsetsRequest::default().with_topics(topics)).await;
+    let partitions = response.topics.iter().flat_map(|topic| &topic.partitions);
+    let found: Vec<_> = partitions.map(|partition| (partition.error_code, partition.offset)).collect();
+    assert_eq!(found, [(42, -1), (42, -1), (42, -1), (0, 0), (42, -1)]);
 }
 
 #[tokio::test]
@@ -120,6 +139,8 @@ async fn offsets_are_listed_by_sentinel_and_by_time() {
         assert_eq!(ask(&mut client, version, 1, 0).await, (0, -1, -1));
         assert_eq!(ask(&mut client, version, 1, -1).await, (0, 0, -1));
         assert_eq!(ask(&mut client, version, 3, -1).await, (3, -1, -1));
+        // What the version does not have comes before what the broker does not have.
+        assert_eq!(ask(&mut client, version, 3, -6).await, (35, -1, -1));
     }
 }
 

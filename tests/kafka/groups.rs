@@ -67,7 +67,7 @@ impl Broker {
     }
 
     /// Stops, and starts again on the same files at the same address.
-    async fn restart(self) -> Broker {
+    pub async fn restart(self) -> Broker {
         let Broker { mut server, writer, data, directory, .. } = self;
         let address = server.address.to_string();
         server.groups.shutdown().await;
@@ -80,7 +80,7 @@ impl Broker {
     }
 
     /// Appends records to every partition, in one commit.
-    async fn write(&mut self, records: usize) {
+    pub async fn write(&mut self, records: usize) {
         for partition in self.partitions.clone() {
             for _ in 0..records {
                 let record = Record { timestamp: 1, key: None, value: Some(b"value"), headers: &[] };
@@ -384,8 +384,12 @@ async fn join_sync_heartbeat_and_leave_work_in_every_version() {
         }
         let synced = client.call(sync_version, &sync).await;
         assert_eq!((synced.error_code, &synced.assignment[..]), (0, &b"all"[..]));
-        let wrong = client.call(sync_version, &sync.with_generation_id(9)).await;
+        let wrong = client.call(sync_version, &sync.clone().with_generation_id(9)).await;
         assert_eq!(wrong.error_code, ResponseError::IllegalGeneration.code());
+        if sync_version >= 5 {
+            let unnamed = client.call(sync_version, &sync.with_protocol_name(None)).await;
+            assert_eq!(unnamed.error_code, ResponseError::InconsistentGroupProtocol.code());
+        }
 
         let heartbeat_version = version.min(4);
         let heartbeat = HeartbeatRequest::default()
@@ -438,6 +442,31 @@ async fn describe_and_list(client: &mut Client, group: &str, version: i16) {
         let none = client.call(version, &request.with_states_filter(vec![s("Dead")])).await;
         assert!(none.groups.is_empty());
     }
+}
+
+#[tokio::test]
+async fn members_that_leave_are_told_one_by_one_whether_they_were_there() {
+    let broker = Broker::start().await;
+    let mut client = broker.server.client().await;
+    let unknown = ResponseError::UnknownMemberId.code();
+    for version in 0..=5i16 {
+        let leave = LeaveGroupRequest::default().with_group_id(id("none"));
+        let leave = match version {
+            0..=2 => leave.with_member_id(s("m")),
+            _ => leave.with_members(vec![MemberIdentity::default().with_member_id(s("m")); 2]),
+        };
+        let left = client.call(version, &leave).await;
+        let each: Vec<_> = left.members.iter().map(|member| member.error_code).collect();
+        let expected = if version < 3 { (unknown, vec![]) } else { (0, vec![unknown; 2]) };
+        assert_eq!((left.error_code, each), expected, "version {version}");
+    }
+    let joined = client.call(3, &join_request("g", 3, "")).await;
+    let members = [&joined.member_id, &s("other")]
+        .map(|member| MemberIdentity::default().with_member_id(member.clone()));
+    let leave = LeaveGroupRequest::default().with_group_id(id("g")).with_members(members.to_vec());
+    let left = client.call(3, &leave).await;
+    let each: Vec<_> = left.members.iter().map(|member| member.error_code).collect();
+    assert_eq!((left.error_code, each), (0, vec![0, unknown]));
 }
 
 #[tokio::test]

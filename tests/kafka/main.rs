@@ -16,3 +16,5 @@ mod memory_log;
 mod produce;
 mod support;
 mod writable;
+mod traps;
+mod versions;

@@ -1,11 +1,13 @@
 //! DescribeTopicPartitions, key 75, version 0: topics with their partitions, page by page, for administration tools.
 //!
-//! An answer holds as many partitions as the request's limit, at most 2,000, and a cursor to go on from. As Apache
-//! Kafka; eligible leader replicas are empty, as there is no other replica (null, which the protocol allows, ends Java's
+//! An answer holds as many partitions as the request's limit, at most 2,000, and a cursor to go on from. A cursor whose
+//! partition is negative, or whose topic is not among those asked for, makes it INVALID_REQUEST for all of them. As Apache
+//! Kafka, but that a topic which is not there counts as one partition; eligible leader replicas are empty, as there is no other replica (null, which the protocol allows, ends Java's
 //! administration client in a NullPointerException).
 
 use futures_util::future::BoxFuture;
 use kafka_protocol::ResponseError;
+use kafka_protocol::messages::describe_topic_partitions_request::Cursor as RequestCursor;
 use kafka_protocol::messages::describe_topic_partitions_response::{
     Cursor, DescribeTopicPartitionsResponsePartition, DescribeTopicPartitionsResponseTopic,
 };
@@ -43,6 +45,15 @@ fn answer(request: &Request) -> Result<Reply, RequestError> {
     };
     names.sort_unstable();
     names.dedup();
+    if asked.cursor.as_ref().is_some_and(|cursor| !may_follow(cursor, &names, asked.topics.is_empty())) {
+        let refused = asked.topics.into_iter().map(|topic| {
+            DescribeTopicPartitionsResponseTopic::default()
+                .with_error_code(ResponseError::InvalidRequest.code())
+                .with_name(Some(topic.name))
+        });
+        let response = DescribeTopicPartitionsResponse::default().with_topics(refused.collect());
+        return Reply::encode(&response, request.version);
+    }
     // A cursor names the first partition that is still wanted.
     let (after, mut first) = match &asked.cursor {
         Some(cursor) => (cursor.topic_name.as_str(), usize::try_from(cursor.partition_index).unwrap_or(0)),
@@ -73,6 +84,11 @@ fn answer(request: &Request) -> Result<Reply, RequestError> {
         left -= last.saturating_sub(first);
     }
     Reply::encode(&response, request.version)
+}
+
+/// Whether a client may go on from a cursor. Where it asks for all topics, that of the cursor may have gone meanwhile.
+fn may_follow(cursor: &RequestCursor, names: &[String], all: bool) -> bool {
+    cursor.partition_index >= 0 && (all || names.iter().any(|name| **name == **cursor.topic_name))
 }
 
 fn cursor(topic: &str, partition: i32) -> Cursor {

@@ -2,6 +2,8 @@
 //!
 //! * 1: throttle time. 2: as 1. 3: many members in one request, static ones by their instance (KIP-345). 4: flexible.
 //!   5: reason.
+//!
+//! A group that there is not has no members, so each of them is UNKNOWN_MEMBER_ID.
 
 use kafka_protocol::messages::leave_group_response::MemberResponse;
 use kafka_protocol::messages::{ApiKey, LeaveGroupRequest, LeaveGroupResponse};

@@ -5,16 +5,19 @@
 //!   largest timestamp), from 8 on -4 (the start of what is on local disk), from 9 on -5 (the end of what is in tiered
 //!   storage). 10 adds a timeout.
 //!
-//! As Apache Kafka without tiered storage: -4 is the start, -5 finds nothing. There are no transactional records, so
-//! both isolation levels see the high watermark. All partitions of a log are answered from one snapshot (I1).
+//! A sentinel that the version does not have is UNSUPPORTED_VERSION, and a partition that is named more than once
+//! INVALID_REQUEST. As Apache Kafka without tiered storage: -4 is the start, -5 finds nothing. There are no transactional
+//! records, so both isolation levels see the high watermark. All partitions of a log are answered from one snapshot (I1).
+
+use std::collections::HashSet;
 
 use futures_util::future::BoxFuture;
 use kafka_protocol::ResponseError;
-use kafka_protocol::messages::list_offsets_request::ListOffsetsPartition;
+use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::list_offsets_response::{
     ListOffsetsPartitionResponse, ListOffsetsTopicResponse,
 };
-use kafka_protocol::messages::{ApiKey, ListOffsetsRequest, ListOffsetsResponse};
+use kafka_protocol::messages::{ApiKey, ListOffsetsRequest, ListOffsetsResponse, TopicName};
 
 use super::storage_error;
 use crate::kafka::shape::{Field, I8, I32, I64, Kind, STRING};
@@ -44,6 +47,7 @@ fn handle(request: &Request) -> BoxFuture<'_, Result<Reply, RequestError>> {
 
 async fn answer(request: &Request) -> Result<Reply, RequestError> {
     let asked: ListOffsetsRequest = request.decode()?;
+    let repeated = repeated(&asked.topics);
     let mut view = View::default();
     let mut topics = Vec::with_capacity(asked.topics.len());
     for topic in asked.topics {
@@ -52,7 +56,11 @@ async fn answer(request: &Request) -> Result<Reply, RequestError> {
         for partition in &topic.partitions {
             let response =
                 ListOffsetsPartitionResponse::default().with_partition_index(partition.partition_index);
-            partitions.push(match list(&mut view, found.as_deref(), partition, request.version).await {
+            let listed = match repeated.contains(&(topic.name.clone(), partition.partition_index)) {
+                true => Err(ResponseError::InvalidRequest),
+                false => list(&mut view, found.as_deref(), partition, request.version).await,
+            };
+            partitions.push(match listed {
                 Ok(Some(place)) => response
                     .with_offset(place.offset.0)
                     .with_timestamp(place.timestamp)
@@ -64,6 +72,26 @@ async fn answer(request: &Request) -> Result<Reply, RequestError> {
         topics.push(ListOffsetsTopicResponse::default().with_name(topic.name).with_partitions(partitions));
     }
     Reply::encode(&ListOffsetsResponse::default().with_topics(topics), request.version)
+}
+
+/// The partitions that are named more than once.
+fn repeated(topics: &[ListOffsetsTopic]) -> HashSet<(TopicName, i32)> {
+    let mut seen = HashSet::new();
+    let each = topics.iter().flat_map(|topic| {
+        topic.partitions.iter().map(|partition| (topic.name.clone(), partition.partition_index))
+    });
+    each.filter(|place| !seen.insert(place.clone())).collect()
+}
+
+/// The first version with a sentinel; `None` for what is none.
+fn since(timestamp: i64) -> Option<i16> {
+    match timestamp {
+        LATEST | EARLIEST => Some(1),
+        MAX_TIMESTAMP => Some(7),
+        EARLIEST_LOCAL => Some(8),
+        LATEST_TIERED => Some(9),
+        _ => None,
+    }
 }
 
 /// A place that was found.
@@ -80,22 +108,22 @@ async fn list(
     asked: &ListOffsetsPartition,
     version: i16,
 ) -> Result<Option<Found>, ResponseError> {
+    if asked.timestamp < 0 && since(asked.timestamp).is_none_or(|since| version < since) {
+        return Err(ResponseError::UnsupportedVersion);
+    }
     let topic = topic.ok_or(ResponseError::UnknownTopicOrPartition)?;
     let place = super::place(view, topic, asked.partition_index, asked.current_leader_epoch)?;
     let (log, snapshot) = view.at(place);
     let range = snapshot.range(place.partition).unwrap_or_default();
     let found = match asked.timestamp {
         LATEST => Some((range.end, -1)),
-        EARLIEST => Some((range.start, -1)),
-        EARLIEST_LOCAL if version >= 8 => Some((range.start, -1)),
-        LATEST_TIERED if version >= 9 => None,
-        MAX_TIMESTAMP if version >= 7 && range.start == range.end => None,
-        MAX_TIMESTAMP if version >= 7 => log
+        EARLIEST | EARLIEST_LOCAL => Some((range.start, -1)),
+        LATEST_TIERED => None,
+        _ if range.start == range.end => None,
+        MAX_TIMESTAMP => log
             .max_timestamp(snapshot, place.partition)
             .await
             .map_err(|error| storage_error(&topic.name, &error))?,
-        timestamp if timestamp < 0 => return Err(ResponseError::UnsupportedVersion),
-        _ if range.start == range.end => None,
         timestamp => log
             .find_by_time(snapshot, place.partition, timestamp)
             .await

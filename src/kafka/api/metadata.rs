@@ -6,6 +6,9 @@
 //!   7 leader epochs, 8 authorized operations (of the cluster until 10).
 //! * 9 is flexible; 10 adds topic ids to the answer, 12 asking by id, 13 an error for the whole answer.
 //!
+//! A request that asks by id before version 12, or for a topic without a name, is INVALID_REQUEST for all its topics.
+//! From then on one id makes it a request by id, and names without an id are passed over.
+//!
 //! Unlike Apache Kafka it never makes a topic, whatever the request allows: a topic that is not there is
 //! UNKNOWN_TOPIC_OR_PARTITION, which clients retry until a task makes it. Only with `kafka.unsafe_produce` it does, and
 //! answers with the topic at once, where Kafka answers with an error first. There is one broker, which leads everything.
@@ -89,23 +92,34 @@ async fn answer(request: &Request) -> Result<Reply, RequestError> {
 /// The topics asked for, each once however often it is named: the answer must not outgrow the request without bound.
 fn named(broker: &Broker, asked: &[MetadataRequestTopic], version: i16) -> Vec<MetadataResponseTopic> {
     let mut seen = HashSet::new();
-    let mut topics = Vec::new();
-    for topic in asked.iter().filter(|topic| seen.insert((&topic.name, topic.topic_id))) {
-        topics.push(match &topic.name {
-            _ if version < 12 && !topic.topic_id.is_nil() => refused(topic, ResponseError::InvalidRequest),
-            None if topic.topic_id.is_nil() => refused(topic, ResponseError::InvalidRequest),
-            None => match broker.topics.by_id(from_uuid(topic.topic_id)) {
-                Some(found) => describe(&found),
-                None => refused(topic, ResponseError::UnknownTopicId),
-            },
-            Some(name) => match broker.topics.by_name(name) {
-                Some(found) => describe(&found),
-                None if !is_topic_name(name) => refused(topic, ResponseError::InvalidTopicException),
-                None => refused(topic, ResponseError::UnknownTopicOrPartition),
-            },
+    let each = asked.iter().filter(|topic| seen.insert((&topic.name, topic.topic_id)));
+    let by_id = asked.iter().any(|topic| !topic.topic_id.is_nil());
+    if version < 12 && (by_id || asked.iter().any(|topic| topic.name.is_none())) {
+        let each = each.map(|topic| {
+            let name = topic.name.clone().unwrap_or_default();
+            refused(ResponseError::InvalidRequest).with_name(Some(name)).with_topic_id(topic.topic_id)
         });
+        return each.collect();
     }
-    topics
+    if by_id {
+        let ids = each.map(|topic| topic.topic_id).filter(|id| !id.is_nil());
+        let found = |id: Uuid| match broker.topics.by_id(from_uuid(id)) {
+            Some(found) => describe(&found),
+            None => refused(ResponseError::UnknownTopicId).with_name(None).with_topic_id(id),
+        };
+        return ids.map(found).collect();
+    }
+    let found = |topic: &MetadataRequestTopic| {
+        let name = topic.name.clone().unwrap_or_default();
+        match broker.topics.by_name(&name) {
+            Some(found) => describe(&found),
+            None if !is_topic_name(&name) => {
+                refused(ResponseError::InvalidTopicException).with_name(Some(name))
+            }
+            None => refused(ResponseError::UnknownTopicOrPartition).with_name(Some(name)),
+        }
+    };
+    each.map(found).collect()
 }
 
 /// Makes those of the topics that are not there. One that cannot be made is missing in the answer.
@@ -121,12 +135,8 @@ async fn make_missing(broker: &Broker, ours: &ClientTopics, asked: &[MetadataReq
     }
 }
 
-fn refused(asked: &MetadataRequestTopic, error: ResponseError) -> MetadataResponseTopic {
-    let by_id = !asked.topic_id.is_nil();
-    MetadataResponseTopic::default()
-        .with_error_code(error.code())
-        .with_name(asked.name.clone().or_else(|| (!by_id).then(TopicName::default)))
-        .with_topic_id(if by_id { asked.topic_id } else { Uuid::nil() })
+fn refused(error: ResponseError) -> MetadataResponseTopic {
+    MetadataResponseTopic::default().with_error_code(error.code())
 }
 
 fn describe(topic: &Topic) -> MetadataResponseTopic {

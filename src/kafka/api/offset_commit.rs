@@ -8,7 +8,8 @@
 //! group, as after a restart, a member is told UNKNOWN_MEMBER_ID in version 9 (Apache Kafka: GROUP_ID_NOT_FOUND).
 //!
 //! Answered when the offsets are durable (I6). A retention time in versions 2–4 is not observed: the broker's holds for
-//! all. Version 10, with topic ids, is not served yet.
+//! all. Unlike in Apache Kafka the empty group id is INVALID_GROUP_ID, and a negative offset INVALID_REQUEST. Version 10,
+//! with topic ids, is not in the protocol crate.
 
 use std::sync::Arc;
 

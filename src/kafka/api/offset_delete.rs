@@ -1,6 +1,7 @@
 //! OffsetDelete, key 47, version 0: forgets a group's offsets in some partitions.
 //!
-//! Topics that the group's members have subscribed to are kept: `GROUP_SUBSCRIBED_TO_TOPIC`.
+//! Topics that the group's members have subscribed to are kept: `GROUP_SUBSCRIBED_TO_TOPIC`. Unlike in Apache
+//! Kafka offsets of a topic that is gone can be deleted, as they outlive it.
 
 use std::sync::Arc;
 

@@ -5,7 +5,7 @@
 //!   STALE_MEMBER_EPOCH for those that are not those of the group.
 //!
 //! Where nothing is committed the offset is -1 and there is no error. `require_stable` makes no difference, as there
-//! are no transactions that could commit offsets. Version 10, with topic ids, is not served yet.
+//! are no transactions that could commit offsets. Version 10, with topic ids, is not in the protocol crate's requests.
 
 use std::collections::{BTreeMap, HashSet};
 

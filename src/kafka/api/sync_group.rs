@@ -2,9 +2,11 @@
 //!
 //! * 1: throttle time. 2: as 1. 3: `group.instance.id`. 4: flexible. 5: protocol type and name.
 //!
-//! A follower's answer waits for the leader; the request is taken back when its connection closes.
+//! A follower's answer waits for the leader; the request is taken back when its connection closes. From version 5 on a
+//! request without protocol type and name is INCONSISTENT_GROUP_PROTOCOL.
 
 use bytes::Bytes;
+use kafka_protocol::ResponseError;
 use kafka_protocol::messages::{ApiKey, SyncGroupRequest, SyncGroupResponse};
 use kafka_protocol::protocol::StrBytes;
 
@@ -46,7 +48,12 @@ async fn handle(request: &Request) -> Result<Reply, RequestError> {
             .collect(),
     };
     let group = asked.group_id.0;
-    let answer = match request.broker.groups.sync(&group, sync).await {
+    let named = asked.protocol_type.is_some() && asked.protocol_name.is_some();
+    let synced = match request.version >= 5 && !named {
+        true => Err(ResponseError::InconsistentGroupProtocol),
+        false => request.broker.groups.sync(&group, sync).await,
+    };
+    let answer = match synced {
         Ok(synced) => SyncGroupResponse::default()
             .with_protocol_type(versioned(&synced.protocol_type, request.version))
             .with_protocol_name(versioned(&synced.protocol, request.version))
