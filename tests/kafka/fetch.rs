@@ -275,7 +275,15 @@ async fn errors_say_what_is_wrong_and_do_not_wait() {
     wanted.push(from(0, 1).with_current_leader_epoch(EPOCH));
     let response = client.call(12, &fetch(12, wanted).with_max_wait_ms(60_000)).await;
     let errors: Vec<i16> = partitions(&response).iter().map(|partition| partition.error_code).collect();
-    assert_eq!(errors, [1, 1, 3, 3, 74, 75, 0]);
+    assert_eq!(errors, [1, 1, 74, 75, 0, 3, 3]);
+
+    // Partitions that there are not come last, and others are waited for.
+    let began = Instant::now();
+    let response = client.call(12, &fetch(12, vec![from(7, 0), from(0, 3)]).with_max_wait_ms(300)).await;
+    let errors: Vec<_> =
+        partitions(&response).iter().map(|one| (one.partition_index, one.error_code)).collect();
+    assert_eq!(errors, [(0, 0), (7, 3)]);
+    assert!(began.elapsed() >= Duration::from_millis(300));
 
     let mut by_name = fetch(12, vec![from(0, 0)]).with_max_wait_ms(60_000);
     by_name.topics[0].topic = TopicName(StrBytes::from_static_str("nothing"));

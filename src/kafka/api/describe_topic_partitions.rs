@@ -103,6 +103,7 @@ fn unknown(name: &str) -> DescribeTopicPartitionsResponseTopic {
     DescribeTopicPartitionsResponseTopic::default()
         .with_error_code(error.code())
         .with_name(Some(TopicName(text(name))))
+        .with_topic_authorized_operations(TOPIC_OPERATIONS)
 }
 
 fn describe(topic: &Topic, partitions: std::ops::Range<usize>) -> DescribeTopicPartitionsResponseTopic {

@@ -14,9 +14,11 @@
 //! In a [session] a client tells and is told only what changes: partitions with records, an error, or another high
 //! watermark or start than it was last told. Those of which it got records come last in the next answer.
 //!
-//! As Apache Kafka, but for these: any error of a partition is answered at once, also that of a topic that there is not.
-//! A topic that was made anew is UNKNOWN_TOPIC_ID to a request for the old one's id, never INCONSISTENT_TOPIC_ID. A
-//! session has at most 20,000 partitions, and those of all sessions about 64 MiB. There are no transactional records, so
+//! An error is answered at once, but that of a partition which there is not only where no other is waited for.
+//!
+//! As Apache Kafka, but for these: a topic that was made anew is UNKNOWN_TOPIC_ID to a request for the old one's id,
+//! never INCONSISTENT_TOPIC_ID. A partition that a request without a session names twice is answered twice. A session has
+//! at most 20,000 partitions, and those of all sessions take at most about 64 MiB. There are no transactional records, so
 //! the last stable offset is the high watermark and no transaction was aborted. There is no other replica to prefer.
 //! Followers are served like consumers.
 
@@ -104,9 +106,8 @@ async fn answer(request: &Request) -> Result<Reply, RequestError> {
     let read = wait(&mut fetch, topics, limits).await;
     let (session, error) = match part {
         Part::None => (0, None),
-        Part::First { by_id } => {
-            let wanted = fetch.wanted.clone();
-            (broker.fetch_sessions.make(Instant::now(), by_id, wanted, &read.told), None)
+        Part::First { by_id, table } => {
+            (broker.fetch_sessions.make(Instant::now(), by_id, table, &read.told), None)
         }
         Part::Next(turn) => (turn.session_id(), turn.end(&read.told).err()),
     };
@@ -125,7 +126,7 @@ struct Limits {
 /// Reads as soon as there is enough, or the time is up.
 async fn wait(fetch: &mut Fetch<'_>, mut topics: tokio::sync::watch::Receiver<()>, limits: Limits) -> Read {
     let Limits { min_bytes, deadline } = limits;
-    let mut expired = min_bytes == 0 || fetch.wanted.is_empty();
+    let mut expired = min_bytes == 0 || !fetch.may_wait();
     let mut linger = fetch.wanted.len() > WIDE;
     loop {
         let ready = fetch.look();

@@ -6,10 +6,10 @@
 //!   storage). 10 adds a timeout.
 //!
 //! A sentinel that the version does not have is UNSUPPORTED_VERSION, and a partition that is named more than once
-//! INVALID_REQUEST. As Apache Kafka without tiered storage: -4 is the start, -5 finds nothing. There are no transactional
+//! is INVALID_REQUEST, once. As Apache Kafka without tiered storage: -4 is the start, -5 finds nothing. There are no transactional
 //! records, so both isolation levels see the high watermark. All partitions of a log are answered from one snapshot (I1).
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use futures_util::future::BoxFuture;
 use kafka_protocol::ResponseError;
@@ -47,7 +47,7 @@ fn handle(request: &Request) -> BoxFuture<'_, Result<Reply, RequestError>> {
 
 async fn answer(request: &Request) -> Result<Reply, RequestError> {
     let asked: ListOffsetsRequest = request.decode()?;
-    let repeated = repeated(&asked.topics);
+    let mut repeated = repeated(&asked.topics);
     let mut view = View::default();
     let mut topics = Vec::with_capacity(asked.topics.len());
     for topic in asked.topics {
@@ -56,9 +56,13 @@ async fn answer(request: &Request) -> Result<Reply, RequestError> {
         for partition in &topic.partitions {
             let response =
                 ListOffsetsPartitionResponse::default().with_partition_index(partition.partition_index);
-            let listed = match repeated.contains(&(topic.name.clone(), partition.partition_index)) {
-                true => Err(ResponseError::InvalidRequest),
-                false => list(&mut view, found.as_deref(), partition, request.version).await,
+            let listed = match repeated.get_mut(&(topic.name.clone(), partition.partition_index)) {
+                Some(told) if *told => continue,
+                Some(told) => {
+                    *told = true;
+                    Err(ResponseError::InvalidRequest)
+                }
+                None => list(&mut view, found.as_deref(), partition, request.version).await,
             };
             partitions.push(match listed {
                 Ok(Some(place)) => response
@@ -74,13 +78,13 @@ async fn answer(request: &Request) -> Result<Reply, RequestError> {
     Reply::encode(&ListOffsetsResponse::default().with_topics(topics), request.version)
 }
 
-/// The partitions that are named more than once.
-fn repeated(topics: &[ListOffsetsTopic]) -> HashSet<(TopicName, i32)> {
+/// The partitions that are named more than once, none of which the client has been told of.
+fn repeated(topics: &[ListOffsetsTopic]) -> HashMap<(TopicName, i32), bool> {
     let mut seen = HashSet::new();
     let each = topics.iter().flat_map(|topic| {
         topic.partitions.iter().map(|partition| (topic.name.clone(), partition.partition_index))
     });
-    each.filter(|place| !seen.insert(place.clone())).collect()
+    each.filter(|place| !seen.insert(place.clone())).map(|place| (place, false)).collect()
 }
 
 /// The first version with a sentinel; `None` for what is none.

@@ -6,8 +6,8 @@
 //!   7 leader epochs, 8 authorized operations (of the cluster until 10).
 //! * 9 is flexible; 10 adds topic ids to the answer, 12 asking by id, 13 an error for the whole answer.
 //!
-//! A request that asks by id before version 12, or for a topic without a name, is INVALID_REQUEST for all its topics.
-//! From then on one id makes it a request by id, and names without an id are passed over.
+//! A request that asks by id before version 12 is INVALID_REQUEST for all its topics, and learns of no broker. From then
+//! on one id makes it a request by id, and names without an id are passed over.
 //!
 //! Unlike Apache Kafka it never makes a topic, whatever the request allows: a topic that is not there is
 //! UNKNOWN_TOPIC_OR_PARTITION, which clients retry until a task makes it. Only with `kafka.unsafe_produce` it does, and
@@ -57,6 +57,17 @@ fn handle(request: &Request) -> BoxFuture<'_, Result<Reply, RequestError>> {
 async fn answer(request: &Request) -> Result<Reply, RequestError> {
     let asked: MetadataRequest = request.decode()?;
     let broker = &request.broker;
+    if request.version < 12
+        && let Some(topics) = &asked.topics
+        && topics.iter().any(|topic| topic.name.is_none() || !topic.topic_id.is_nil())
+    {
+        let refused = topics.iter().map(|topic| {
+            let name = topic.name.clone().unwrap_or_default();
+            refused(ResponseError::InvalidRequest).with_name(Some(name)).with_topic_id(topic.topic_id)
+        });
+        let response = MetadataResponse::default().with_topics(refused.collect());
+        return Reply::encode(&response, request.version);
+    }
     let topics = match &asked.topics {
         Some(topics) if !(topics.is_empty() && request.version == 0) => {
             if let Some(ours) = &broker.client_topics
@@ -64,7 +75,7 @@ async fn answer(request: &Request) -> Result<Reply, RequestError> {
             {
                 make_missing(broker, ours, topics).await;
             }
-            named(broker, topics, request.version)
+            named(broker, topics)
         }
         _ => broker.topics.all().iter().map(|topic| describe(topic)).collect(),
     };
@@ -90,18 +101,10 @@ async fn answer(request: &Request) -> Result<Reply, RequestError> {
 }
 
 /// The topics asked for, each once however often it is named: the answer must not outgrow the request without bound.
-fn named(broker: &Broker, asked: &[MetadataRequestTopic], version: i16) -> Vec<MetadataResponseTopic> {
+fn named(broker: &Broker, asked: &[MetadataRequestTopic]) -> Vec<MetadataResponseTopic> {
     let mut seen = HashSet::new();
     let each = asked.iter().filter(|topic| seen.insert((&topic.name, topic.topic_id)));
-    let by_id = asked.iter().any(|topic| !topic.topic_id.is_nil());
-    if version < 12 && (by_id || asked.iter().any(|topic| topic.name.is_none())) {
-        let each = each.map(|topic| {
-            let name = topic.name.clone().unwrap_or_default();
-            refused(ResponseError::InvalidRequest).with_name(Some(name)).with_topic_id(topic.topic_id)
-        });
-        return each.collect();
-    }
-    if by_id {
+    if asked.iter().any(|topic| !topic.topic_id.is_nil()) {
         let ids = each.map(|topic| topic.topic_id).filter(|id| !id.is_nil());
         let found = |id: Uuid| match broker.topics.by_id(from_uuid(id)) {
             Some(found) => describe(&found),

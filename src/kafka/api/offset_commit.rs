@@ -19,10 +19,11 @@ use kafka_protocol::messages::offset_commit_response::{
 };
 use kafka_protocol::messages::{ApiKey, OffsetCommitRequest, OffsetCommitResponse};
 
+use super::has_partition;
 use crate::group::member::Identity;
 use crate::group::{Commit, CommitEntry};
 use crate::kafka::shape::{Field, I32, I64, Kind, STRING};
-use crate::kafka::{Api, Reply, Request, RequestError};
+use crate::kafka::{Api, Broker, Reply, Request, RequestError};
 
 /// OffsetCommit.
 pub static API: Api = Api {
@@ -71,12 +72,14 @@ async fn handle(request: &Request) -> Result<Reply, RequestError> {
     let by =
         Commit { who, generation: asked.generation_id_or_member_epoch, knows_epochs: request.version >= 9 };
     let committed = request.broker.groups.commit(&asked.group_id.0, by, entries).await;
-    let answer = answer(&asked, committed);
+    let answer = answer(&request.broker, &asked, committed);
     Reply::encode(&answer, request.version)
 }
 
-/// One error code for each partition, in the order of the request.
+/// One error code for each partition, in the order of the request. One that there is not is unknown, whatever the group
+/// says to the others.
 fn answer(
+    broker: &Broker,
     asked: &OffsetCommitRequest,
     committed: Result<Vec<Result<(), ResponseError>>, ResponseError>,
 ) -> OffsetCommitResponse {
@@ -84,7 +87,11 @@ fn answer(
     let mut each = committed.unwrap_or_default().into_iter();
     let topics = asked.topics.iter().map(|topic| {
         let partitions = topic.partitions.iter().map(|partition| {
-            let error = each.next().map_or(whole, |one| one.err().map_or(0, |error| error.code()));
+            let error = match each.next() {
+                Some(one) => one.err().map_or(0, |error| error.code()),
+                None if has_partition(broker, &topic.name, partition.partition_index) => whole,
+                None => ResponseError::UnknownTopicOrPartition.code(),
+            };
             OffsetCommitResponsePartition::default()
                 .with_partition_index(partition.partition_index)
                 .with_error_code(error)

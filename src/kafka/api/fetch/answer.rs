@@ -91,7 +91,11 @@ impl Answer {
             self.head.put_i64(partition.log_start.0);
         }
         // Aborted transactions: none, or null for those who do not ask and where nothing could be read.
-        match read_committed && partition.error.is_none() {
+        let none = match partition.error {
+            None => read_committed,
+            Some(error) => is_unknown(error),
+        };
+        match none {
             true => self.count(0),
             false if self.version >= FLEXIBLE => self.varint(0),
             false => self.head.put_i32(-1),
@@ -192,6 +196,11 @@ impl Answer {
     }
 }
 
+/// Whether there is no such partition, as opposed to one that cannot be read.
+pub fn is_unknown(error: ResponseError) -> bool {
+    matches!(error, ResponseError::UnknownTopicOrPartition | ResponseError::UnknownTopicId)
+}
+
 fn code(error: Option<ResponseError>) -> i16 {
     error.map_or(0, |error| error.code())
 }
@@ -256,6 +265,9 @@ mod tests {
         all.push((Partition { diverging: Some((4, Offset(8))), ..read(5) }, vec![], diverging));
         let gone = ResponseError::OffsetOutOfRange;
         all.push((Partition::failed(77, gone), vec![], failure(77, gone)));
+        let unknown = ResponseError::UnknownTopicOrPartition;
+        let nothing_aborted = failure(78, unknown).with_aborted_transactions(Some(vec![]));
+        all.push((Partition::failed(78, unknown), vec![], nothing_aborted));
         let old = ResponseError::FencedLeaderEpoch;
         let mut fenced = failure(8, old);
         if version >= LEADERS {

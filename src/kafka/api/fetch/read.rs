@@ -5,7 +5,7 @@ use std::sync::Arc;
 use kafka_protocol::ResponseError;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::answer::Partition;
+use super::answer::{Partition, is_unknown};
 use super::table::{Told, TopicKey, Wanted};
 use crate::kafka::Broker;
 use crate::kafka::api::offset_for_leader_epoch::end_of_epoch;
@@ -34,6 +34,8 @@ pub struct Fetch<'a> {
     pub wanted: Vec<Wanted>,
     /// For each of what is wanted.
     places: Vec<Seen>,
+    /// Whether a partition was there when it was first looked for, and is no longer.
+    lost: bool,
 }
 
 /// Where a partition is, and its high watermark when it was last looked at.
@@ -100,15 +102,23 @@ impl<'a> Fetch<'a> {
         wanted: Vec<Wanted>,
     ) -> Fetch<'a> {
         let places = Vec::with_capacity(wanted.len());
-        let mut fetch =
-            Fetch { broker, version, max_bytes, news_only, view: View::default(), wanted, places };
+        let mut fetch = Fetch {
+            broker,
+            version,
+            max_bytes,
+            news_only,
+            view: View::default(),
+            wanted,
+            places,
+            lost: false,
+        };
         fetch.find();
         fetch
     }
 
     /// Looks up each partition, again when topics were made or deleted.
     pub fn find(&mut self) {
-        self.places.clear();
+        let before = std::mem::take(&mut self.places);
         // Partitions of a topic mostly stand side by side.
         let mut last: Option<(&TopicKey, Result<Arc<Topic>, ResponseError>)> = None;
         for wanted in &self.wanted {
@@ -122,15 +132,25 @@ impl<'a> Fetch<'a> {
             };
             self.places.push(Seen { place, end: None });
         }
+        let mut pairs = before.iter().zip(&self.places);
+        self.lost |= pairs.any(|(before, now)| before.place.is_ok() && now.place.is_err());
+    }
+
+    /// Whether there is any partition that can be waited for.
+    pub fn may_wait(&self) -> bool {
+        self.places.iter().any(|seen| seen.place.is_ok())
     }
 
     /// Whether there is anything to answer that was not there at the last look. Reads ranges, no bytes.
     pub fn look(&mut self) -> bool {
-        let mut news = false;
+        let mut news = self.lost;
         for (wanted, seen) in self.wanted.iter().zip(&mut self.places) {
-            let Ok(place) = seen.place else {
-                news = true;
-                continue;
+            let place = match seen.place {
+                Ok(place) => place,
+                Err(error) => {
+                    news |= !is_unknown(error);
+                    continue;
+                }
             };
             news |= self.view.is_gone(place);
             let range = self.view.range(place);
@@ -166,8 +186,10 @@ impl<'a> Fetch<'a> {
     ) -> Result<Read, TooLarge> {
         let budget = if permit.is_some() { self.max_bytes } else { self.max_bytes.min(SMALL_ANSWER) };
         let mut spent = Spent { budget, first, bytes: 0, misses: 0 };
-        let mut read =
-            Read { partitions: Vec::new(), told: Vec::new(), bytes: 0, at_once: permit.is_none(), permit };
+        let at_once = permit.is_none() || self.lost;
+        let mut read = Read { partitions: Vec::new(), told: Vec::new(), bytes: 0, at_once, permit };
+        // Those that there are not come last.
+        let mut unknown = Vec::new();
         for (at, (wanted, seen)) in self.wanted.iter().zip(&self.places).enumerate() {
             let (partition, fetched) = match self.partition(wanted, seen, &mut spent).await {
                 Ok(partition) => partition,
@@ -176,15 +198,18 @@ impl<'a> Fetch<'a> {
             };
             let bytes = fetched.len();
             spent.bytes += bytes;
-            read.at_once |= partition.error.is_some() || partition.diverging.is_some();
+            let is_unknown = partition.error.is_some_and(is_unknown);
+            read.at_once |= (partition.error.is_some() && !is_unknown) || partition.diverging.is_some();
             if self.news_only && !wanted.is_news(&partition, bytes) {
                 continue;
             }
             let known = |offset: Offset| partition.error.is_none().then_some(offset.0);
             let (end, start) = (known(partition.high_watermark), known(partition.log_start));
             read.told.push(Told { slot: wanted.slot, end, start, records: bytes > 0 });
-            read.partitions.push((at, partition, fetched));
+            let partitions = if is_unknown { &mut unknown } else { &mut read.partitions };
+            partitions.push((at, partition, fetched));
         }
+        read.partitions.append(&mut unknown);
         read.bytes = spent.bytes;
         if let Some(permit) = &mut read.permit {
             let spare = permit.num_permits().saturating_sub(spent.bytes.div_ceil(1024));

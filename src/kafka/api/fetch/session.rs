@@ -86,6 +86,8 @@ pub enum Part {
     First {
         /// Whether its topics are named by id.
         by_id: bool,
+        /// What it asks for.
+        table: Table,
     },
     /// Its answer says what is new.
     Next(Turn),
@@ -118,8 +120,13 @@ impl FetchSessions {
         if matches!(asked.session_epoch, 0 | -1) {
             // Whatever session a full request speaks of ends.
             self.lock().remove(asked.session_id);
-            let part = if asked.session_epoch == 0 { Part::First { by_id } } else { Part::None };
-            return Ok((part, wanted(version, &asked.topics)));
+            let wanted = wanted(version, &asked.topics);
+            if asked.session_epoch == -1 {
+                return Ok((Part::None, wanted));
+            }
+            let table = Table::new(wanted);
+            let wanted = table.wanted();
+            return Ok((Part::First { by_id, table }, wanted));
         }
         let session = self.lock().sessions.get(&asked.session_id).map(|cached| cached.session.clone());
         let session = session.ok_or(ResponseError::FetchSessionIdNotFound)?;
@@ -150,8 +157,7 @@ impl FetchSessions {
 
     /// Ends a full request that may have a session, with what its client is told of each partition: the session's id, or
     /// 0 without one.
-    pub fn make(&self, now: Instant, by_id: bool, wanted: Vec<Wanted>, told: &[Told]) -> i32 {
-        let mut table = Table::new(wanted);
+    pub fn make(&self, now: Instant, by_id: bool, mut table: Table, told: &[Told]) -> i32 {
         table.tell(told);
         self.lock().insert(self.slots, now, by_id, table).unwrap_or(0)
     }

@@ -120,7 +120,6 @@ impl Table {
     pub fn new(wanted: Vec<Wanted>) -> Table {
         let mut table = Table::default();
         for wanted in wanted {
-            table.next = wanted.slot;
             table.set(wanted);
         }
         table

@@ -32,9 +32,9 @@ fn told(wanted: &Wanted, end: i64) -> Told {
 /// Makes a session of so many partitions.
 fn made(sessions: &FetchSessions, now: Instant, partitions: i32) -> i32 {
     let topics = (0..partitions).map(|index| ask(0, index, 0)).collect();
-    let (part, wanted) = sessions.begin(now, 12, &request(0, 0, topics)).unwrap();
-    assert!(matches!(part, Part::First { by_id: false }));
-    sessions.make(now, false, wanted, &[])
+    let (part, _) = sessions.begin(now, 12, &request(0, 0, topics)).unwrap();
+    let Part::First { by_id, table } = part else { panic!() };
+    sessions.make(now, by_id, table, &[])
 }
 
 fn next(sessions: &FetchSessions, now: Instant, id: i32, epoch: i32) -> Result<(), ResponseError> {
@@ -242,7 +242,7 @@ impl Model {
         }
         let session = match part {
             Part::None => 0,
-            Part::First { by_id } => sessions.make(now, by_id, wanted, &told),
+            Part::First { by_id, table } => sessions.make(now, by_id, table, &told),
             Part::Next(turn) => {
                 turn.end(&told).unwrap();
                 turn.session_id()
