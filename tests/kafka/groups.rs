@@ -494,6 +494,21 @@ async fn offsets_are_committed_fetched_and_deleted_in_every_version() {
             answers.iter().map(|answer| (answer.partition_index, answer.error_code)).collect();
         assert_eq!(errors, [(1, 0), (99, ResponseError::UnknownTopicOrPartition.code())]);
     }
+    // What there is not is unknown, whatever is wrong with the rest.
+    let partition = |index| OffsetCommitRequestPartition::default().with_partition_index(index);
+    let topic = |name| OffsetCommitRequestTopic::default().with_name(name);
+    let of_nobody = OffsetCommitRequest::default()
+        .with_group_id(id("nobody"))
+        .with_generation_id_or_member_epoch(3)
+        .with_member_id(s("m"))
+        .with_topics(vec![
+            topic(orders()).with_partitions(vec![partition(0), partition(99)]),
+            topic(TopicName(s("nothing"))).with_partitions(vec![partition(0)]),
+        ]);
+    let refused = client.call(8, &of_nobody).await.topics;
+    let errors = refused.iter().flat_map(|topic| &topic.partitions).map(|partition| partition.error_code);
+    assert_eq!(errors.collect::<Vec<_>>(), [ResponseError::IllegalGeneration.code(), 3, 3]);
+
     let group = "v9";
     for version in 1..=9i16 {
         for all in [false, true] {
@@ -516,11 +531,18 @@ async fn offsets_are_committed_fetched_and_deleted_in_every_version() {
     assert_eq!((deleted.error_code, deleted.topics[0].partitions[0].error_code), (0, 0));
     assert!(fetch_offsets(&mut client, 9, "v2", true).await.is_empty());
     assert_eq!(client.call(0, &delete).await.error_code, ResponseError::GroupIdNotFound.code());
+    let mut unknown = delete.with_group_id(id("v3"));
+    unknown.topics[0].partitions.push(OffsetDeleteRequestPartition::default().with_partition_index(99));
+    let deleted = client.call(0, &unknown).await.topics.remove(0).partitions;
+    let errors: Vec<_> = deleted.iter().map(|partition| partition.error_code).collect();
+    assert_eq!(errors, [0, ResponseError::UnknownTopicOrPartition.code()]);
     for version in 0..=2i16 {
-        let groups = vec![id(&format!("v{}", version + 3)), id("none")];
+        let group = id(&format!("v{}", version + 4));
+        let groups = vec![group.clone(), id("none"), group, id("")];
         let deleted = client.call(version, &DeleteGroupsRequest::default().with_groups_names(groups)).await;
         let errors: Vec<_> = deleted.results.iter().map(|result| result.error_code).collect();
-        assert_eq!(errors, [0, ResponseError::GroupIdNotFound.code()]);
+        let not_found = ResponseError::GroupIdNotFound.code();
+        assert_eq!(errors, [0, not_found, not_found]);
     }
 }
 

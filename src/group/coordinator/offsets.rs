@@ -235,7 +235,6 @@ impl Coordinator {
     /// # Errors
     /// What Kafka answers: above all `NON_EMPTY_GROUP`.
     pub async fn delete(&self, group: &str) -> Result<(), ResponseError> {
-        check_group_id(group)?;
         let permit = self.offsets.permit().await.map_err(|_| ResponseError::CoordinatorNotAvailable)?;
         let write = {
             let mut groups = self.lock();

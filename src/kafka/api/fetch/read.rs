@@ -143,7 +143,7 @@ impl<'a> Fetch<'a> {
 
     /// Whether there is anything to answer that was not there at the last look. Reads ranges, no bytes.
     pub fn look(&mut self) -> bool {
-        let mut news = self.lost;
+        let mut news = false;
         for (wanted, seen) in self.wanted.iter().zip(&mut self.places) {
             let place = match seen.place {
                 Ok(place) => place,
@@ -152,13 +152,13 @@ impl<'a> Fetch<'a> {
                     continue;
                 }
             };
-            news |= self.view.is_gone(place);
+            self.lost |= self.view.is_gone(place);
             let range = self.view.range(place);
             let moved = seen.end.replace(range.end) != Some(range.end);
             let nothing = wanted.from == range.end.0 && wanted.last_fetched_epoch < 0;
             news |= (moved && !nothing) || wanted.from < range.start.0;
         }
-        news
+        news || self.lost
     }
 
     /// Reads what there is, within the limits.
