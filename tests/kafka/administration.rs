@@ -12,6 +12,7 @@ use kafka_protocol::messages::alter_user_scram_credentials_request::{
 use kafka_protocol::messages::create_acls_request::AclCreation;
 use kafka_protocol::messages::delete_acls_request::DeleteAclsFilter;
 use kafka_protocol::messages::describe_client_quotas_request::ComponentData;
+use kafka_protocol::messages::describe_log_dirs_request::DescribableLogDirTopic;
 use kafka_protocol::messages::describe_quorum_request::{PartitionData, TopicData};
 use kafka_protocol::messages::describe_user_scram_credentials_request::UserName;
 use kafka_protocol::messages::elect_leaders_request::TopicPartitions;
@@ -22,7 +23,7 @@ use kafka_protocol::protocol::StrBytes;
 use millrace::kafka::connection::Limits;
 use millrace::log::topics::Topics;
 
-use crate::memory_log::MemoryLog;
+use crate::memory_log::{Append, MemoryLog, one};
 use crate::support::Server;
 
 fn s(text: &'static str) -> StrBytes {
@@ -121,6 +122,38 @@ async fn there_is_one_directory_for_replicas() {
         let results = client.call(version, &request).await.results;
         let errors: Vec<_> = results.iter().map(|topic| topic.partitions[0].error_code).collect();
         assert_eq!(errors, [0, 3, 57, 57]);
+    }
+}
+
+#[tokio::test]
+async fn partitions_are_told_with_their_size_and_the_directory_with_its_room() {
+    let (log, orders) = MemoryLog::with_topic("orders", 3);
+    log.commit(&[Append { size: 700, ..one(1) }, Append { size: 300, ..one(1) }]);
+    let topics = Topics::default();
+    topics.insert(orders);
+    let server = Server::start(topics, Limits::default()).await;
+    let mut client = server.client().await;
+
+    let named = |text, partitions| {
+        DescribableLogDirTopic::default().with_topic(name(text)).with_partitions(partitions)
+    };
+    let some = vec![named("orders", vec![1, 9]), named("nothing", vec![0]), named("orders", vec![2, 1, -1])];
+    for version in 1..=4 {
+        for (asked, expected) in [
+            (None, vec![(0, 0), (1, 1000), (2, 0)]),
+            (Some(vec![]), vec![]),
+            (Some(some.clone()), vec![(1, 1000), (2, 0)]),
+        ] {
+            let response = client.call(version, &DescribeLogDirsRequest::default().with_topics(asked)).await;
+            let [directory] = response.results.as_slice() else { panic!("{response:?}") };
+            assert_eq!(*directory.log_dir, *std::env::temp_dir().to_string_lossy());
+            let room = (directory.total_bytes > 0, directory.usable_bytes > 0);
+            assert_eq!(room, (version >= 4, version >= 4), "version {version}");
+            assert_eq!(directory.topics.len(), usize::from(!expected.is_empty()));
+            let partitions = directory.topics.iter().flat_map(|topic| &topic.partitions);
+            let sizes: Vec<_> = partitions.map(|p| (p.partition_index, p.partition_size)).collect();
+            assert_eq!(sizes, expected);
+        }
     }
 }
 

@@ -18,6 +18,7 @@ pub mod describe_client_quotas;
 pub mod describe_cluster;
 pub mod describe_configs;
 pub mod describe_groups;
+pub mod describe_log_dirs;
 pub mod describe_producers;
 pub mod describe_quorum;
 pub mod describe_topic_partitions;
@@ -85,6 +86,7 @@ pub static ALL: &[&Api] = &[
     &delete_groups::API,
     &offset_delete::API,
     &list_config_resources::API,
+    &describe_log_dirs::API,
     &alter_replica_log_dirs::API,
     &elect_leaders::API,
     &alter_partition_reassignments::API,
