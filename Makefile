@@ -16,7 +16,7 @@ TOPIC     ?= shop
 # For `make bench`
 BENCH     ?= ingest
 
-.PHONY: help setup setup-clients build run test test-postgres test-clients test-clients-all test-all lint lint-deploy compatibility fmt bench java python go node apache-kafka console-consumer clean
+.PHONY: help setup setup-clients build run test test-postgres test-clients test-clients-all test-tools test-all lint lint-deploy compatibility fmt bench java python go node apache-kafka console-consumer clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,13 +48,16 @@ test-clients-all: setup-clients java python go node apache-kafka ## every client
 	$(CARGO) test --locked --test clients -- --include-ignored
 	python3 tests/clients/compatibility.py target/compatibility docs/compatibility.md
 
-test-all: test test-clients-all lint-deploy ## every test, with PostgreSQL 15 and 18
+test-tools: setup-clients apache-kafka ## Apache Kafka's command-line tools
+	$(CARGO) test --locked --test tools
+
+test-all: test test-clients-all test-tools lint-deploy ## every test, with PostgreSQL 15 and 18
 	$(MAKE) test-postgres PG=18
 
 lint: ## formatting and clippy
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --all-features --locked -- -D warnings
-	$(CARGO) clippy --all-features --test clients --locked -- -D warnings
+	$(CARGO) clippy --all-features --test clients --test tools --locked -- -D warnings
 
 lint-deploy: ## check what deploy/ has for containers, systemd, Kubernetes and Prometheus
 	deploy/lint.sh
