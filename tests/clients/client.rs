@@ -228,6 +228,12 @@ impl Client {
         }
     }
 
+    /// Writes so many events of each of some counters, to a broker that lets it, and waits until they are there.
+    pub fn write(self, bootstrap: &str, topic: &str, codec: &str, each: i64) {
+        let output = self.in_role(&["write", bootstrap, topic, codec, &each.to_string()]).output().unwrap();
+        assert!(output.status.success(), "{self:?} writes with {codec}: {output:?}");
+    }
+
     /// A member of a group, a static one if it has an instance id.
     pub fn join_as(self, instance: Option<&str>, stage: &Stage, group: &str, commit: Commit) -> Member {
         let bootstrap = stage.bootstrap();

@@ -20,6 +20,7 @@ mod ledger;
 mod librdkafka;
 mod stage;
 mod static_members;
+mod written;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

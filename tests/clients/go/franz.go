@@ -94,6 +94,25 @@ func (f franz) group(ctx context.Context, bootstrap, topic, name string, async b
 	member.CloseAllowingRebalance()
 }
 
+var franzCodecs = map[string]kgo.CompressionCodec{
+	"none":   kgo.NoCompression(),
+	"gzip":   kgo.GzipCompression(),
+	"snappy": kgo.SnappyCompression(),
+	"lz4":    kgo.Lz4Compression(),
+	"zstd":   kgo.ZstdCompression(),
+}
+
+// It is idempotent by default.
+func (f franz) write(bootstrap, topic, codec string, each int) {
+	ctx := context.Background()
+	producer := f.connect(bootstrap, kgo.AllowAutoTopicCreation(), kgo.ProducerBatchCompression(franzCodecs[codec]))
+	counterEvents(each, func(key, payload []byte) {
+		record := &kgo.Record{Topic: topic, Key: key, Value: payload}
+		producer.Produce(ctx, record, func(_ *kgo.Record, err error) { check(err) })
+	})
+	check(producer.Flush(ctx))
+}
+
 func sayFranzCommit(_ *kgo.Client, sent *kmsg.OffsetCommitRequest, answer *kmsg.OffsetCommitResponse, err error) {
 	if err != nil || answer == nil {
 		// What was not committed comes again.

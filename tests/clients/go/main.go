@@ -4,6 +4,7 @@
 //	clients CLIENT list  BOOTSTRAP
 //	clients CLIENT read  BOOTSTRAP TOPIC beginning|end|MILLISECONDS    until it is killed
 //	clients CLIENT group BOOTSTRAP TOPIC GROUP sync|async              until its standard input ends; then leaves
+//	clients CLIENT write BOOTSTRAP TOPIC CODEC EVENTS                  so many events of each of eight counters
 //
 // tests/clients starts it and judges what it prints.
 package main
@@ -15,6 +16,7 @@ import (
 	"log"
 	"os"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -33,6 +35,7 @@ type client interface {
 	list(bootstrap string)
 	read(bootstrap, topic, start string)
 	group(ctx context.Context, bootstrap, topic, name string, async bool)
+	write(bootstrap, topic, codec string, each int)
 }
 
 var clients = map[string]client{
@@ -57,6 +60,8 @@ func main() {
 		player.read(rest[0], rest[1], rest[2])
 	case known && role == "group" && len(rest) == 4:
 		player.group(untilInputEnds(), rest[0], rest[1], rest[2], rest[3] == "async")
+	case known && role == "write" && len(rest) == 4:
+		player.write(rest[0], rest[1], rest[2], must(strconv.Atoi(rest[3])))
 	default:
 		log.Fatalf("unknown: %q", os.Args[1:])
 	}

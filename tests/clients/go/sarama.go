@@ -80,6 +80,24 @@ func (s ibm) group(ctx context.Context, bootstrap, topic, name string, async boo
 	check(member.Close())
 }
 
+func (s ibm) write(bootstrap, topic, codec string, each int) {
+	config := s.config()
+	check(config.Producer.Compression.UnmarshalText([]byte(codec)))
+	config.Producer.Idempotent = true
+	config.Producer.RequiredAcks = sarama.WaitForAll
+	config.Producer.Return.Successes = true
+	config.Net.MaxOpenRequests = 1
+	producer := must(sarama.NewSyncProducer([]string{bootstrap}, config))
+	var records []*sarama.ProducerMessage
+	counterEvents(each, func(key, payload []byte) {
+		records = append(records, &sarama.ProducerMessage{
+			Topic: topic, Key: sarama.ByteEncoder(key), Value: sarama.ByteEncoder(payload),
+		})
+	})
+	check(producer.SendMessages(records))
+	check(producer.Close())
+}
+
 // saramaMember commits through sarama's own background loop, or by itself.
 type saramaMember struct {
 	async bool

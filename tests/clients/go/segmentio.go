@@ -128,6 +128,25 @@ func consume(ended context.Context, reader *kafka.Reader, generation *kafka.Gene
 	sayLost(int32(partition))
 }
 
+// It is never idempotent.
+func (segmentio) write(bootstrap, topic, codec string, each int) {
+	producer := kafka.Writer{
+		Addr:                   kafka.TCP(bootstrap),
+		Topic:                  topic,
+		Balancer:               &kafka.Hash{},
+		RequiredAcks:           kafka.RequireAll,
+		BatchTimeout:           10 * time.Millisecond,
+		AllowAutoTopicCreation: true,
+	}
+	check(producer.Compression.UnmarshalText([]byte(codec)))
+	var records []kafka.Message
+	counterEvents(each, func(key, payload []byte) {
+		records = append(records, kafka.Message{Key: key, Value: payload})
+	})
+	check(producer.WriteMessages(context.Background(), records...))
+	check(producer.Close())
+}
+
 func saySegmentioRecord(record kafka.Message) {
 	sayRecord(int32(record.Partition), record.Offset, record.Time, record.Key, record.Value)
 }
