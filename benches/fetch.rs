@@ -15,12 +15,14 @@ use futures_util::future::BoxFuture;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::{FetchRequest, FetchResponse};
 use kafka_protocol::protocol::{Decodable, Encodable};
+use millrace::broker::Settings;
 use millrace::group::{Coordinator, Options};
 use millrace::kafka::api::fetch::API;
+use millrace::kafka::topic_settings::{Defaults, TopicSettings};
 use millrace::kafka::{Broker, Reply, Request};
 use millrace::log::topics::{Topic, TopicId, TopicList, Topics};
 use millrace::log::{Fetched, LogError, LogReader, Offset, PartitionId, PartitionRange, Retention, Snapshot};
-use millrace::state::{DataDir, OffsetStore};
+use millrace::state::{DataDir, OffsetStore, Store};
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -38,6 +40,10 @@ struct Log {
 type FoundByTime = Result<Option<(Offset, i64)>, LogError>;
 
 impl LogReader for Log {
+    fn name(&self) -> &str {
+        "bench"
+    }
+
     fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshot.borrow().clone()
     }
@@ -124,6 +130,11 @@ fn broker(topics: u32, data: &DataDir) -> Arc<Broker> {
         fetch_memory: Default::default(),
         fetch_sessions: Default::default(),
         client_topics: None,
+        topic_settings: TopicSettings::open(
+            Arc::new(Store::open(data).unwrap()),
+            Defaults::from(&Settings::default()),
+        )
+        .unwrap(),
         data_dir: std::env::temp_dir(),
     })
 }

@@ -77,6 +77,8 @@ pub struct Settings {
     pub group_initial_delay: Duration,
     /// How long offsets are kept after their group has lost its last member; `None` for ever.
     pub group_offset_retention: Option<Duration>,
+    /// A member of a consumer group by KIP-848 is gone after this long without a heartbeat.
+    pub group_consumer_session_timeout: Duration,
     /// How long trouble is borne.
     pub retry: RetryTimes,
 }
@@ -98,6 +100,7 @@ impl Default for Settings {
             retention_age: Some(Duration::from_secs(168 * 3600)),
             group_initial_delay: Duration::from_secs(3),
             group_offset_retention: Some(Duration::from_secs(168 * 3600)),
+            group_consumer_session_timeout: Duration::from_secs(45),
             retry: RetryTimes::default(),
         }
     }
@@ -263,6 +266,9 @@ impl Broker {
         let options = group::Options {
             initial_rebalance_delay: settings.group_initial_delay,
             offset_retention: settings.group_offset_retention.unwrap_or(Duration::MAX),
+            consumer_session_timeout: settings.group_consumer_session_timeout,
+            // By Kafka's defaults too, a session is nine heartbeats.
+            consumer_heartbeat_interval: settings.group_consumer_session_timeout / 9,
             ..group::Options::default()
         };
         let groups = Coordinator::open(options, offsets, topics.clone());

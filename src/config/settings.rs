@@ -250,6 +250,17 @@ pub static SETTINGS: &[Setting] = &[
         },
     },
     Setting {
+        key: "group.consumer_session_timeout_ms",
+        flag: "group-consumer-session-timeout-ms",
+        about: "A member of the consumer protocol is gone after this long without a heartbeat",
+        value: Value::Number {
+            unit: "milliseconds",
+            range: 6_000..=1_800_000,
+            get: |config| config.broker.group_consumer_session_timeout.as_millis() as u64,
+            set: |config, ms| config.broker.group_consumer_session_timeout = Duration::from_millis(ms),
+        },
+    },
+    Setting {
         key: "source.retry_minutes",
         flag: "connection-retry-minutes",
         about: "How long to try again when the source is away",

@@ -23,7 +23,6 @@ use crate::log::topics::Topics;
 use crate::produce::ClientTopics;
 
 use self::api::fetch::{FetchMemory, FetchSessions};
-use self::api::fetch::FetchMemory;
 use self::topic_settings::TopicSettings;
 
 pub use reply::Reply;

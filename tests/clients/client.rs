@@ -47,6 +47,16 @@ pub enum Protocol {
     Classic,
     /// A member, so that the others keep what stays theirs.
     Cooperative,
+    /// The broker, as KIP-848 has it.
+    Consumer,
+    /// The same, and it also finds the topics that match a pattern.
+    ConsumerByPattern,
+}
+
+impl Protocol {
+    pub fn is_consumer(self) -> bool {
+        matches!(self, Protocol::Consumer | Protocol::ConsumerByPattern)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -261,7 +271,11 @@ impl Client {
                 command
             }
             _ => {
-                let mut role = vec!["group", &bootstrap, TOPIC, group, mode];
+                let topic = match self.protocol() {
+                    Some(Protocol::ConsumerByPattern) => PATTERN,
+                    _ => TOPIC,
+                };
+                let mut role = vec!["group", &bootstrap, topic, group, mode];
                 role.extend(settings.iter().map(String::as_str));
                 self.in_role(&role)
             }
@@ -280,7 +294,7 @@ impl Client {
             // Their programs know what to do.
             _ => return Vec::new(),
         };
-        let mut settings: Vec<String> = match protocol {
+        let mut settings = match protocol {
             Protocol::Classic => Vec::new(),
             Protocol::Cooperative => {
                 let java = matches!(self, Client::Java(_) | Client::PreviousJava(_));
@@ -291,18 +305,19 @@ impl Client {
                 };
                 vec![format!("partition.assignment.strategy={assignor}")]
             }
+            Protocol::Consumer | Protocol::ConsumerByPattern => vec!["group.protocol=consumer".to_owned()],
         };
-        settings.push(HEARTBEAT.to_owned());
-        match instance {
-            Some(instance) => {
-                settings.extend([LONG_SESSION.to_owned(), format!("group.instance.id={instance}")]);
-            }
-            None => settings.push(SESSION.to_owned()),
+        if !protocol.is_consumer() {
+            let session = if instance.is_some() { LONG_SESSION } else { SESSION };
+            settings.extend([HEARTBEAT, session].map(str::to_owned));
         }
+        settings.extend(instance.map(|instance| format!("group.instance.id={instance}")));
         settings
     }
 }
 
+/// Matches the topic.
+const PATTERN: &str = "^sh.p$";
 const HEARTBEAT: &str = "heartbeat.interval.ms=500";
 /// The shortest that the broker allows, so that a crash is noticed soon.
 const SESSION: &str = "session.timeout.ms=6000";

@@ -33,6 +33,8 @@ impl Verdict {
         let verdict = |client: &Client| {
             let protocol = match client.protocol() {
                 Some(Protocol::Cooperative) => "classic group, cooperative-sticky",
+                Some(Protocol::Consumer) => "consumer protocol",
+                Some(Protocol::ConsumerByPattern) => "consumer protocol, subscribed by pattern",
                 Some(Protocol::Classic) | None => "classic group",
             };
             let others: Vec<_> = clients.iter().filter(|other| *other != client).collect();

@@ -7,7 +7,7 @@ use rdkafka::TopicPartitionList;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
-use crate::client::{Client, Commit, Member, Troupe};
+use crate::client::{Client, Commit, Member, Troupe, python};
 use crate::ledger::Offsets;
 use crate::stage::{PARTITIONS, Stage, TOPIC};
 
@@ -53,15 +53,33 @@ impl Group {
     /// checks that it is right.
     pub fn settle(&mut self, stage: &Stage) {
         let truth = stage.truth();
+        self.share_out();
+        self.troupe.until("the members have received everything", |troupe| troupe.ledger.has_all(&truth));
+        self.troupe.ledger.assert_whole(&truth);
+    }
+
+    /// Waits until the members share all partitions and each has one.
+    pub fn share_out(&mut self) {
         let present = self.present.clone();
-        self.troupe.until("the members share all partitions and have received everything", |troupe| {
+        self.troupe.until("the members share all partitions", |troupe| {
             let shares: Vec<_> = present.iter().map(|m| troupe.member(*m).assigned()).collect();
             let together: BTreeSet<_> = shares.iter().copied().flatten().collect();
             let apart = shares.iter().map(|s| s.len()).sum::<usize>() == together.len();
             let all_have_some = shares.iter().all(|s| !s.is_empty());
-            together.len() == PARTITIONS && apart && all_have_some && troupe.ledger.has_all(&truth)
+            together.len() == PARTITIONS && apart && all_have_some
         });
-        self.troupe.ledger.assert_whole(&truth);
+    }
+
+    /// From now on members join with this client.
+    pub fn change_client(&mut self, client: Client) {
+        self.clients = vec![client];
+    }
+
+    /// One member leaves properly.
+    pub fn leave_one(&mut self, member: usize) {
+        self.troupe.member_mut(member).leave();
+        self.present.retain(|m| *m != member);
+        self.troupe.hear();
     }
 
     pub fn member(&self, index: usize) -> &Member {
@@ -85,14 +103,21 @@ impl Group {
 
     /// All members leave properly.
     pub fn leave(&mut self) {
-        for member in std::mem::take(&mut self.present) {
-            self.troupe.member_mut(member).leave();
+        for member in self.present.clone() {
+            self.leave_one(member);
         }
-        self.troupe.hear();
     }
 
     pub fn committed(&self, stage: &Stage) -> Offsets {
         committed(stage, NAME)
+    }
+
+    /// `CLASSIC` or `CONSUMER`, as the broker lists it.
+    pub fn kind(&self, stage: &Stage) -> String {
+        let program = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/python/group_type.py");
+        let output = python().args([program, &stage.bootstrap(), NAME]).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
 
     /// With the commits that were answered to any member: none of them may be forgotten (I6).

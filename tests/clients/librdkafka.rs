@@ -76,7 +76,8 @@ fn join(bootstrap: &str, topic: &str, group: &str, mode: &str, more: &[&str]) {
     });
     let mode = if mode == "sync" { CommitMode::Sync } else { CommitMode::Async };
     let mut settings = settings(bootstrap);
-    settings.set("group.id", group);
+    // Closing the consumer polls, and what that finds is not to count as seen.
+    settings.set("group.id", group).set("enable.auto.offset.store", "false");
     for (setting, value) in more.iter().map(|pair| pair.split_once('=').unwrap()) {
         settings.set(setting, value);
     }
@@ -91,6 +92,8 @@ fn join(bootstrap: &str, topic: &str, group: &str, mode: &str, more: &[&str]) {
         let pause = !matches!(message, Some(Ok(_)));
         if let Some(Ok(message)) = message {
             say_record(&message);
+            // Refused where the partition has just been taken away: it comes again to whoever has it.
+            let _ = consumer.store_offset_from_message(&message);
             uncommitted += 1;
         }
         if uncommitted == 20 || (uncommitted > 0 && pause) {

@@ -18,6 +18,7 @@ mod connect;
 mod group;
 mod ledger;
 mod librdkafka;
+mod migration;
 mod stage;
 mod static_members;
 mod written;
@@ -257,6 +258,45 @@ fn a_group_of_cooperative_sarama_clients_loses_nothing_through_crashes_on_both_s
 #[ignore = "make test-all"]
 fn a_platformatic_kafka_client_that_crashes_among_franz_go_clients_loses_nothing() {
     a_group_loses_nothing(&[FRANZ_GO, Client::Platformatic], Commit::Async);
+}
+
+#[test]
+fn a_group_of_java_clients_by_the_consumer_protocol_loses_nothing_through_crashes_on_both_sides() {
+    a_group_loses_nothing(&[Client::Java(Protocol::Consumer)], Commit::Sync);
+}
+
+#[test]
+fn a_group_of_java_clients_that_subscribe_by_pattern_loses_nothing_through_crashes_on_both_sides() {
+    a_group_loses_nothing(&[Client::Java(Protocol::ConsumerByPattern)], Commit::Async);
+}
+
+/// It was a preview in that release.
+#[test]
+#[ignore = "make test-all"]
+fn a_group_of_previous_java_clients_by_the_consumer_protocol_loses_nothing_through_crashes_on_both_sides() {
+    a_group_loses_nothing(&[Client::PreviousJava(Protocol::Consumer)], Commit::Sync);
+}
+
+#[test]
+fn a_group_of_librdkafka_clients_by_the_consumer_protocol_loses_nothing_through_crashes_on_both_sides() {
+    a_group_loses_nothing(&[Client::Librdkafka(Protocol::Consumer)], Commit::Sync);
+}
+
+#[test]
+fn a_group_of_librdkafka_clients_that_subscribe_by_pattern_loses_nothing_through_crashes_on_both_sides() {
+    a_group_loses_nothing(&[Client::Librdkafka(Protocol::ConsumerByPattern)], Commit::Async);
+}
+
+#[test]
+fn a_group_of_confluent_kafka_clients_by_the_consumer_protocol_loses_nothing_through_crashes_on_both_sides() {
+    a_group_loses_nothing(&[Client::ConfluentKafka(Protocol::Consumer)], Commit::Sync);
+}
+
+#[test]
+fn a_group_of_java_and_librdkafka_clients_by_the_consumer_protocol_loses_nothing_through_crashes_on_both_sides()
+ {
+    let protocol = Protocol::Consumer;
+    a_group_loses_nothing(&[Client::Java(protocol), Client::Librdkafka(protocol)], Commit::Sync);
 }
 
 /// The example, which acknowledges each message.

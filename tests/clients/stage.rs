@@ -1,5 +1,9 @@
 //! A PostgreSQL with counters, and Millrace following it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
 use millrace_test_support::{Millrace, Postgres, PostgresOptions};
 use tokio::runtime::Runtime;
 
@@ -26,6 +30,11 @@ pub struct Stage {
 impl Stage {
     /// All counters are there, with their first event, value 0.
     pub fn start() -> Stage {
+        Self::with_sessions_of(Duration::from_secs(6))
+    }
+
+    /// With another time after which a member of the consumer protocol is missed.
+    pub fn with_sessions_of(session_timeout: Duration) -> Stage {
         let runtime = Runtime::new().unwrap();
         let data_dir = tempfile::tempdir().unwrap();
         let (postgres, session, millrace) = runtime.block_on(async {
@@ -36,8 +45,14 @@ impl Stage {
                 .await
                 .unwrap();
             let partitions = PARTITIONS.to_string();
-            let args = ["--task", TOPIC, "--partitions", &partitions, "--partition-by", "key"];
-            let millrace = Millrace::up(data_dir.path(), &postgres.url(), &args).await;
+            let session_timeout = session_timeout.as_millis().to_string();
+            let args = [
+                ["--task", TOPIC],
+                ["--partitions", &partitions],
+                ["--partition-by", "key"],
+                ["--group-consumer-session-timeout-ms", &session_timeout],
+            ];
+            let millrace = Millrace::up(data_dir.path(), &postgres.url(), args.as_flattened()).await;
             let insert = "INSERT INTO counters SELECT id, 0 FROM generate_series(1, $1) id";
             session.execute(insert, &[&COUNTERS]).await.unwrap();
             (postgres, session, millrace)
@@ -52,6 +67,28 @@ impl Stage {
     /// Where gRPC is.
     pub fn http(&self) -> String {
         format!("127.0.0.1:{}", self.millrace.http_port())
+    }
+
+    /// Commits transactions all the time that something takes.
+    pub fn write_throughout<T>(&self, something: impl FnOnce() -> T) -> T {
+        /// Also when it panics.
+        struct Done<'a>(&'a AtomicBool);
+        impl Drop for Done<'_> {
+            fn drop(&mut self) {
+                self.0.store(true, Ordering::Release);
+            }
+        }
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Acquire) {
+                    self.write(SETS);
+                    thread::sleep(Duration::from_millis(50));
+                }
+            });
+            let _done = Done(&done);
+            something()
+        })
     }
 
     /// Commits so many transactions, with or without a broker to see them.

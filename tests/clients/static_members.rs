@@ -1,5 +1,7 @@
 //! Members with a `group.instance.id`, which are missed only when their session ends.
 
+use std::time::Duration;
+
 use crate::client::{Client, Commit, Protocol};
 use crate::compatibility::Verdict;
 use crate::group::Group;
@@ -56,4 +58,50 @@ fn a_member_comes_back_and_is_then_fenced(client: Client) {
     group.settle(&stage);
     group.assert_repeats_only_beyond(&floor);
     assert!(!group.member(duplicate).assigned().is_empty());
+}
+
+/// Their session has not ended when they come back: they have to close properly.
+#[test]
+fn static_java_members_by_the_consumer_protocol_find_their_partitions_again_and_a_duplicate_is_refused() {
+    a_member_comes_back_and_a_duplicate_is_refused(
+        Client::Java(Protocol::Consumer),
+        "UnreleasedInstanceIdException",
+    );
+}
+
+#[test]
+fn static_librdkafka_members_by_the_consumer_protocol_find_their_partitions_again_and_a_duplicate_is_refused()
+{
+    a_member_comes_back_and_a_duplicate_is_refused(
+        Client::Librdkafka(Protocol::Consumer),
+        "The instance ID is still used by another member in the consumer group",
+    );
+}
+
+fn a_member_comes_back_and_a_duplicate_is_refused(client: Client, refusal: &str) {
+    let _verdict = Verdict::of(client, "static members, consumer protocol");
+    let stage = Stage::with_sessions_of(Duration::from_secs(30));
+    stage.write(40);
+    let mut group = Group::new(&[client], Commit::Sync);
+    let one = group.join_as(Some("one"), &stage);
+    let mut two = group.join_as(Some("two"), &stage);
+    group.settle(&stage);
+
+    let mine = group.member(two).assigned().clone();
+    let undisturbed = group.member(one).assignments();
+    group.leave_one(two);
+    let floor = group.committed(&stage);
+    stage.write(20);
+    two = group.join_as(Some("two"), &stage);
+    group.settle(&stage);
+    group.assert_repeats_only_beyond(&floor);
+    assert_eq!(group.member(two).assigned(), &mine, "it has what it had");
+    assert_eq!(group.member(one).assignments(), undisturbed, "the other noticed nothing");
+
+    let duplicate = group.join_as(Some("two"), &stage);
+    group.until_ended_with(duplicate, refusal);
+    stage.write(20);
+    group.settle(&stage);
+    group.assert_repeats_only_beyond(&floor);
+    assert_eq!(group.member(two).assigned(), &mine, "it keeps what it had");
 }

@@ -4,8 +4,8 @@
 
 mod administration;
 mod apis;
-mod consumer_groups;
 mod client_topics;
+mod consumer_groups;
 mod fetch;
 mod fetch_sessions;
 mod groups;
@@ -15,6 +15,6 @@ mod librdkafka;
 mod memory_log;
 mod produce;
 mod support;
-mod writable;
 mod traps;
 mod versions;
+mod writable;

@@ -116,6 +116,11 @@ class ClientStory {
         public void onPartitionsRevoked(Collection<TopicPartition> partitions) {
           // What was printed so far is committed before another member gets it.
           commit(consumer, false);
+          onPartitionsLost(partitions);
+        }
+
+        @Override
+        public void onPartitionsLost(Collection<TopicPartition> partitions) {
           var kept = new HashSet<>(consumer.assignment());
           kept.removeAll(partitions);
           assigned(consumer, kept);
