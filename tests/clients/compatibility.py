@@ -19,11 +19,19 @@ def table(findings):
     yield "| client | version | language | what ran | verdict |"
     yield "|---|---|---|---|---|"
     for (language, client, version), runs in sorted(clients.items()):
-        runs.sort(key=lambda run: run["feature"])
+        ran = summary(run["feature"] for run in runs)
         failed = [run["feature"] for run in runs if not run["passed"]]
-        verdict = "**fails**: " + "; ".join(failed) if failed else "works"
-        ran = "; ".join(run["feature"] for run in runs)
+        verdict = f"**fails**: {summary(failed)}" if failed else "works"
         yield f"| {client} | {version} | {language} | {ran} | {verdict} |"
+
+
+def summary(features):
+    """Features are "kind" or "kind: which one"; one line for each kind."""
+    kinds = {}
+    for feature in sorted(features):
+        kind, *which = feature.split(": ")
+        kinds.setdefault(kind, []).extend(which)
+    return "<br>".join(": ".join([kind, ", ".join(which)] if which else [kind]) for kind, which in kinds.items())
 
 
 def main(results, page):

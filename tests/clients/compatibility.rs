@@ -12,7 +12,7 @@ pub struct Verdict {
     client: String,
     language: String,
     version: String,
-    /// What was run.
+    /// What was run, as "kind" or "kind: which one".
     feature: String,
 }
 
@@ -34,7 +34,7 @@ impl Verdict {
             let protocol = match client.protocol() {
                 Some(Protocol::Cooperative) => "classic group, cooperative-sticky",
                 Some(Protocol::Consumer) => "consumer protocol",
-                Some(Protocol::ConsumerByPattern) => "consumer protocol, subscribed by pattern",
+                Some(Protocol::ConsumerByPattern) => "consumer protocol, pattern",
                 Some(Protocol::Classic) | None => "classic group",
             };
             let others: Vec<_> = clients.iter().filter(|other| *other != client).collect();
@@ -45,7 +45,7 @@ impl Verdict {
                 (.., Commit::Sync) => "synchronous commits".to_owned(),
                 (.., Commit::Async) => "asynchronous commits".to_owned(),
             };
-            Self::of(*client, &format!("{protocol}, {how}"))
+            Self::of(*client, &format!("{protocol}: {how}"))
         };
         clients.iter().map(verdict).collect()
     }
@@ -66,7 +66,7 @@ impl Drop for Verdict {
 /// Its name and its language.
 fn described(client: Client) -> (&'static str, &'static str) {
     match client {
-        Client::Librdkafka(_) => ("librdkafka, by the crate rdkafka", "C, Rust"),
+        Client::Librdkafka(_) => ("librdkafka (crate rdkafka)", "C, Rust"),
         Client::Kcat => ("kcat", "C"),
         Client::Java(_) | Client::PreviousJava(_) => ("kafka-clients", "Java"),
         Client::ConfluentKafka(_) => ("confluent-kafka", "Python"),

@@ -369,7 +369,7 @@ fn the_python_program_of_the_readme_shows_changes() {
 }
 
 fn lists_and_reads(client: Client) {
-    let _verdict = Verdict::of(client, "lists; reads from the beginning, the end, a time");
+    let _verdict = Verdict::of(client, "listing, reading from the beginning, the end and a time");
     let stage = Stage::start();
     stage.write(20);
     assert_eq!(client.list(&stage.bootstrap()).get(TOPIC), Some(&PARTITIONS), "{client:?} lists the topic");

@@ -23,7 +23,7 @@ fn static_librdkafka_members_that_crash_find_their_partitions_again_and_a_duplic
 }
 
 fn a_member_comes_back_and_is_then_fenced(client: Client) {
-    let _verdict = Verdict::of(client, "static members");
+    let _verdict = Verdict::of(client, "static members: in a classic group");
     let stage = Stage::start();
     stage.write(40);
     let mut group = Group::new(&[client], Commit::Sync);
@@ -79,7 +79,7 @@ fn static_librdkafka_members_by_the_consumer_protocol_find_their_partitions_agai
 }
 
 fn a_member_comes_back_and_a_duplicate_is_refused(client: Client, refusal: &str) {
-    let _verdict = Verdict::of(client, "static members, consumer protocol");
+    let _verdict = Verdict::of(client, "static members: by the consumer protocol");
     let stage = Stage::with_sessions_of(Duration::from_secs(30));
     stage.write(40);
     let mut group = Group::new(&[client], Commit::Sync);
