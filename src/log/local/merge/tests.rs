@@ -15,7 +15,7 @@ use crate::log::local::{Files, LocalLog, LocalReader, LocalWriter, Options, inde
 use crate::log::record_batch::{BatchHeader, Codec};
 use crate::log::{Header, LogReader, LogWriter, Offset, PartitionId, Record};
 
-type Owned = (i64, i64, Option<Vec<u8>>, Option<Vec<u8>>, Vec<(String, Vec<u8>)>);
+type Owned = (i64, i64, Option<Vec<u8>>, Option<Vec<u8>>, Vec<(String, Option<Vec<u8>>)>);
 
 /// Small batches in small segments, which stay as they are written.
 fn unmerged(files: &SimFiles) -> Options {
@@ -104,7 +104,7 @@ async fn records(reader: &LocalReader, partition: PartitionId, max_bytes: usize)
             while let Some(record) = records.next_record().unwrap() {
                 let headers = record.headers().map(|header| {
                     let (name, value) = header.unwrap();
-                    (name.to_owned(), value.unwrap().to_vec())
+                    (name.to_owned(), value.map(<[u8]>::to_vec))
                 });
                 let bytes = |bytes: Option<&[u8]>| bytes.map(<[u8]>::to_vec);
                 let (key, value) = (bytes(record.key), bytes(record.value));
