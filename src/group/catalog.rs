@@ -17,18 +17,23 @@ const MAX_PROGRAM: usize = 256 << 10;
 /// Topics and what is known of them.
 #[derive(Debug, Default)]
 pub struct Catalog {
-    by_name: HashMap<Arc<str>, (TopicId, i32)>,
-    names: HashMap<TopicId, Arc<str>>,
-    /// By regular expression.
-    matches: HashMap<Arc<str>, Arc<BTreeSet<Arc<str>>>>,
+    ids: HashMap<Arc<str>, TopicId>,
+    topics: HashMap<TopicId, Known>,
+    /// What matches a regular expression.
+    matches: HashMap<Arc<str>, Vec<TopicId>>,
+}
+
+#[derive(Debug)]
+struct Known {
+    name: Arc<str>,
+    partitions: i32,
 }
 
 impl Catalog {
     /// The topics that there are now.
     pub fn new(topics: &Topics) -> Catalog {
         let all = topics.all();
-        let each = all.iter().map(|topic| (&*topic.name, topic.id, topic.partitions.len()));
-        Catalog::of(each)
+        Catalog::of(all.iter().map(|topic| (&*topic.name, topic.id, topic.partitions.len())))
     }
 
     /// These topics: name, id and number of partitions.
@@ -36,25 +41,31 @@ impl Catalog {
         let mut catalog = Catalog::default();
         for (name, id, partitions) in topics {
             let name: Arc<str> = name.into();
-            catalog.by_name.insert(name.clone(), (id, i32::try_from(partitions).unwrap_or(i32::MAX)));
-            catalog.names.insert(id, name);
+            catalog.ids.insert(name.clone(), id);
+            let partitions = i32::try_from(partitions).unwrap_or(i32::MAX);
+            catalog.topics.insert(id, Known { name, partitions });
         }
         catalog
     }
 
-    /// The id of a topic, and how many partitions it has.
-    pub fn topic(&self, name: &str) -> Option<(TopicId, i32)> {
-        self.by_name.get(name).copied()
+    /// The id of a topic.
+    pub fn id(&self, name: &str) -> Option<TopicId> {
+        self.ids.get(name).copied()
     }
 
     /// The name of a topic.
     pub fn name(&self, id: TopicId) -> Option<&Arc<str>> {
-        self.names.get(&id)
+        self.topics.get(&id).map(|known| &known.name)
     }
 
-    /// The names that match a pattern, as far as it has been [added](Self::add).
-    pub fn matching(&self, pattern: &str) -> impl Iterator<Item = &Arc<str>> {
-        self.matches.get(pattern).into_iter().flat_map(|names| names.iter())
+    /// How many partitions a topic has.
+    pub fn partitions(&self, id: TopicId) -> Option<i32> {
+        self.topics.get(&id).map(|known| known.partitions)
+    }
+
+    /// The topics whose names match a pattern, as far as it has been [added](Self::add).
+    pub fn matching(&self, pattern: &str) -> &[TopicId] {
+        self.matches.get(pattern).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// Whether it is known what matches the pattern.
@@ -63,8 +74,13 @@ impl Catalog {
     }
 
     /// Takes note of what matches a pattern.
-    pub fn add(&mut self, pattern: Arc<str>, names: Arc<BTreeSet<Arc<str>>>) {
-        self.matches.insert(pattern, names);
+    pub fn add(&mut self, pattern: Arc<str>, topics: Vec<TopicId>) {
+        self.matches.insert(pattern, topics);
+    }
+
+    /// How many patterns it knows, and how many topics match them together.
+    pub fn pattern_counts(&self) -> (usize, usize) {
+        (self.matches.len(), self.matches.values().map(Vec::len).sum())
     }
 
     /// Forgets the other patterns.
@@ -72,18 +88,10 @@ impl Catalog {
         self.matches.retain(|pattern, _| patterns.contains(pattern));
     }
 
-    /// How many patterns it knows.
-    pub fn pattern_count(&self) -> usize {
-        self.matches.len()
-    }
-
-    /// Takes over from the picture before what matches these patterns, which came up while this one was made.
-    pub fn take_over(&mut self, before: Catalog, patterns: &BTreeSet<Arc<str>>) {
-        for (pattern, names) in before.matches {
-            if patterns.contains(&pattern) {
-                self.matches.entry(pattern).or_insert(names);
-            }
-        }
+    /// Looks at the topics that there are now; what matches a pattern stays as it is.
+    pub fn renew(&mut self, topics: &Topics) {
+        let matches = std::mem::take(&mut self.matches);
+        *self = Catalog { matches, ..Catalog::new(topics) };
     }
 }
 
@@ -98,10 +106,9 @@ pub fn pattern(text: &str) -> Option<Regex> {
     build(&format!(r"\A(?:{text})\z")).ok()
 }
 
-/// The names of the topics there are that match a pattern.
-pub fn find(pattern: &Regex, topics: &Topics) -> BTreeSet<Arc<str>> {
-    let all = topics.all();
-    all.iter().filter(|topic| pattern.is_match(&topic.name)).map(|topic| topic.name.as_str().into()).collect()
+/// The topics there are whose names match a pattern.
+pub fn find(pattern: &Regex, topics: &Topics) -> Vec<TopicId> {
+    topics.all().iter().filter(|topic| pattern.is_match(&topic.name)).map(|topic| topic.id).collect()
 }
 
 #[cfg(test)]

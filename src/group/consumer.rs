@@ -36,6 +36,10 @@ mod heartbeat;
 pub(in crate::group) mod member;
 mod migration;
 mod reconcile;
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -233,7 +237,8 @@ impl Group {
     /// Whether a member has subscribed to the topic.
     pub fn is_subscribed_to(&self, topic: &str, catalog: &Catalog) -> bool {
         let by_name = self.members.values().any(|member| member.names.contains(topic));
-        by_name || self.patterns().any(|pattern| catalog.matching(pattern).any(|name| **name == *topic))
+        let id = catalog.id(topic);
+        by_name || self.patterns().any(|pattern| id.is_some_and(|id| catalog.matching(pattern).contains(&id)))
     }
 
     /// The group as ConsumerGroupDescribe shows it.

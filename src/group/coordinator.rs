@@ -74,13 +74,14 @@ impl Drop for Coordinator {
     }
 }
 
-#[derive(Default)]
 struct Groups {
     by_id: HashMap<Arc<str>, Entry>,
     /// When which group is to be ticked.
     schedule: BTreeSet<(Duration, Arc<str>)>,
     /// The topics that the broker shares out.
     catalog: Catalog,
+    /// Whether there are others meanwhile.
+    news: watch::Receiver<()>,
     waiting: HashMap<Token, oneshot::Sender<Answer>>,
     last_token: u64,
     /// Bytes that members have made us keep.
@@ -125,7 +126,7 @@ impl Coordinator {
             }),
         };
         let news = topics.watch();
-        let groups = Groups { catalog: Catalog::new(&topics), ..Groups::default() };
+        let groups = Groups::new(&topics);
         let coordinator = Arc::new(Coordinator {
             options,
             settings,
@@ -445,6 +446,21 @@ impl Coordinator {
 }
 
 impl Groups {
+    fn new(topics: &Topics) -> Groups {
+        let news = topics.watch();
+        Groups {
+            by_id: HashMap::new(),
+            schedule: BTreeSet::new(),
+            catalog: Catalog::new(topics),
+            news,
+            waiting: HashMap::new(),
+            last_token: 0,
+            bytes: 0,
+            emptied: HashMap::new(),
+            closed: false,
+        }
+    }
+
     fn wait(&mut self) -> (Token, oneshot::Receiver<Answer>) {
         self.last_token += 1;
         let token = Token(self.last_token);

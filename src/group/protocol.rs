@@ -186,7 +186,7 @@ impl Group {
                     "the group has as many members as it may have",
                 ));
             }
-            let upgraded = match group.is_unused() {
+            let upgraded = match group.member_count() == 0 {
                 true => Some(consumer::Group::new(settings.consumer.clone(), now)),
                 false => consumer::Group::upgrade(now, group, settings.consumer.clone(), catalog),
             };

@@ -1,5 +1,7 @@
 //! Consumer groups (KIP-848) by their requests, and beside classic ones.
 
+use std::time::{Duration, Instant};
+
 use kafka_protocol::messages::consumer_group_heartbeat_request::TopicPartitions;
 use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
 use kafka_protocol::messages::leave_group_request::MemberIdentity;
@@ -15,8 +17,12 @@ use kafka_protocol::protocol::{Encodable, StrBytes};
 use kafka_protocol::{ResponseError, messages};
 use uuid::Uuid;
 
-use crate::groups::{Broker, PARTITIONS};
-use crate::support::Client;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::message::Message;
+
+use crate::groups::{Broker, PARTITIONS, balance, blocking, member, offsets, read};
+use crate::support::{Client, PATIENCE};
 
 fn s(text: &str) -> StrBytes {
     StrBytes::from_string(text.to_owned())
@@ -84,7 +90,7 @@ async fn a_member_gets_a_partition_only_when_the_other_has_given_it_up() {
         // The client names itself from version 1 on.
         let one = client.call(version, &join(&name, if version == 0 { "" } else { "one" })).await;
         let id = one.member_id.clone().unwrap();
-        assert_eq!((told(&one), one.heartbeat_interval_ms), ((0, 1, Some(vec![0, 1, 2, 3])), 5_000));
+        assert_eq!((told(&one), one.heartbeat_interval_ms), ((0, 1, Some(vec![0, 1, 2, 3])), 200));
         assert_eq!(told(&client.call(version, &stay(&name, &id, 1)).await), (0, 1, None));
 
         let two = client.call(version, &join(&name, "two")).await;
@@ -365,5 +371,103 @@ async fn a_classic_group_becomes_a_consumer_group_and_a_classic_one_again_under_
     client.call(1, &stay("g", "new", -1)).await;
     let joined = client.call(3, &classic_join("g", "")).await;
     assert_eq!((joined.error_code, joined.generation_id), (0, 1));
+    broker.server.groups.shutdown().await;
+}
+
+// -- librdkafka -------------------------------------------------------------------------------------------------------
+
+/// A librdkafka consumer of the new protocol, subscribed to a name or, with `^`, to a pattern.
+fn consumer(broker: &Broker, group: &str, topic: &str) -> BaseConsumer {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", broker.server.address.to_string())
+        .set("group.id", group)
+        .set("group.protocol", "consumer")
+        .set("enable.auto.commit", "false")
+        .set("auto.offset.reset", "earliest")
+        .set("reconnect.backoff.max.ms", "200")
+        .create()
+        .unwrap();
+    consumer.subscribe(&[topic]).unwrap();
+    consumer
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn librdkafkas_consumers_share_all_partitions_and_go_on_where_they_committed() {
+    let mut broker = Broker::start().await;
+    broker.write(100).await;
+    let one = consumer(&broker, "g", "orders");
+    let (two, three) = (consumer(&broker, "g", "orders"), consumer(&broker, "g", "^ord.*"));
+    blocking(move || {
+        balance(&[&one, &two, &three], &[1, 1, 2]);
+        drop(three);
+        balance(&[&one, &two], &[2, 2]);
+        drop(two);
+        balance(&[&one], &[4]);
+    })
+    .await;
+    let one = consumer(&broker, "h", "orders");
+    blocking(move || {
+        assert_eq!(read(&one, 100), offsets(0));
+        one.commit_consumer_state(CommitMode::Sync).unwrap();
+    })
+    .await;
+    broker.write(10).await;
+    let one = consumer(&broker, "h", "orders");
+    let one = blocking(move || {
+        assert_eq!(read(&one, 10), offsets(100), "goes on where the first stopped");
+        one.commit_consumer_state(CommitMode::Sync).unwrap();
+        one
+    })
+    .await;
+    // It goes on through a restart of the broker, which has forgotten it.
+    let mut broker = broker.restart().await;
+    broker.write(10).await;
+    blocking(move || {
+        let deadline = Instant::now() + PATIENCE;
+        let mut next = offsets(110);
+        while next != offsets(120) {
+            assert!(Instant::now() < deadline, "only up to {next:?} after the restart");
+            // Errors of the connection are what this is about.
+            if let Some(Ok(message)) = one.poll(Duration::from_millis(100)) {
+                let next = next.get_mut(&message.partition()).unwrap();
+                assert_eq!(message.offset(), *next);
+                *next += 1;
+            }
+        }
+        balance(&[&one], &[4]);
+    })
+    .await;
+    broker.server.groups.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn librdkafkas_consumers_move_from_the_classic_protocol_to_the_new_one_and_back_one_by_one() {
+    let broker = Broker::start().await;
+    let groups = broker.server.groups.clone();
+    let address = broker.server.address;
+    let kind = move || groups.list()[0].kind;
+    let broker = blocking(move || {
+        let (one, two) = (member(address, "g"), member(address, "g"));
+        balance(&[&one, &two], &[2, 2]);
+        assert_eq!(kind(), "classic");
+        drop(one);
+        let one = consumer(&broker, "g", "orders");
+        balance(&[&one, &two], &[2, 2]);
+        assert_eq!(kind(), "consumer");
+        drop(two);
+        let two = consumer(&broker, "g", "orders");
+        balance(&[&one, &two], &[2, 2]);
+        drop(one);
+        let one = member(address, "g");
+        balance(&[&one, &two], &[2, 2]);
+        assert_eq!(kind(), "consumer");
+        drop(two);
+        let two = member(address, "g");
+        balance(&[&one, &two], &[2, 2]);
+        assert_eq!(kind(), "classic");
+        drop((one, two));
+        broker
+    })
+    .await;
     broker.server.groups.shutdown().await;
 }

@@ -104,7 +104,7 @@ impl Broker {
 
 // -- librdkafka -----------------------------------------------------------------------------------------------------
 
-fn member(address: SocketAddr, group: &str) -> BaseConsumer {
+pub fn member(address: SocketAddr, group: &str) -> BaseConsumer {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", address.to_string())
         .set("group.id", group)
@@ -125,7 +125,7 @@ pub fn assigned(consumer: &BaseConsumer) -> BTreeSet<i32> {
 }
 
 /// Polls all consumers until each has as many partitions as it should, together all of them, and none two.
-fn balance(consumers: &[&BaseConsumer], expected: &[usize]) {
+pub fn balance(consumers: &[&BaseConsumer], expected: &[usize]) {
     let deadline = Instant::now() + PATIENCE;
     loop {
         for consumer in consumers {
@@ -143,7 +143,7 @@ fn balance(consumers: &[&BaseConsumer], expected: &[usize]) {
 }
 
 /// Reads `count` records of each partition, and gives the offset of the first of each.
-fn read(consumer: &BaseConsumer, count: usize) -> BTreeMap<i32, i64> {
+pub fn read(consumer: &BaseConsumer, count: usize) -> BTreeMap<i32, i64> {
     let mut first = BTreeMap::new();
     let deadline = Instant::now() + PATIENCE;
     let mut missing = count * PARTITIONS as usize;
@@ -158,7 +158,7 @@ fn read(consumer: &BaseConsumer, count: usize) -> BTreeMap<i32, i64> {
     first
 }
 
-fn offsets(from: i64) -> BTreeMap<i32, i64> {
+pub fn offsets(from: i64) -> BTreeMap<i32, i64> {
     (0..PARTITIONS as i32).map(|partition| (partition, from)).collect()
 }
 

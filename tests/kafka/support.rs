@@ -109,6 +109,9 @@ pub fn coordinator(data: &DataDir, topics: &Topics) -> Arc<Coordinator> {
     let options = Options {
         initial_rebalance_delay: Duration::ZERO,
         min_session_timeout: Duration::from_millis(100),
+        consumer_heartbeat_interval: Duration::from_millis(200),
+        consumer_session_timeout: Duration::from_secs(2),
+        topics_settle: Duration::from_millis(10),
         ..Options::default()
     };
     Coordinator::open(options, OffsetStore::open(data).unwrap(), topics.clone())

@@ -71,7 +71,7 @@ impl Group {
         }
         let mut owned = Parts::new();
         for (name, partitions) in subscription.owned {
-            if let Some((topic, _)) = catalog.topic(name) {
+            if let Some(topic) = catalog.id(name) {
                 owned.entry(topic).or_default().extend(partitions);
             }
         }

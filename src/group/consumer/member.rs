@@ -208,8 +208,9 @@ impl Member {
 
     /// The topics that it wants and that there are.
     pub fn topics(&self, catalog: &Catalog) -> BTreeMap<TopicId, i32> {
-        let matching = self.pattern.iter().flat_map(|pattern| catalog.matching(pattern));
-        self.names.iter().chain(matching).filter_map(|name| catalog.topic(name)).collect()
+        let matching = self.pattern.iter().flat_map(|pattern| catalog.matching(pattern)).copied();
+        let ids = self.names.iter().filter_map(|name| catalog.id(name)).chain(matching);
+        ids.filter_map(|id| Some((id, catalog.partitions(id)?))).collect()
     }
 
     pub fn is_reconciled(&self, epoch: i32) -> bool {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::member::{Classic, Held, Member};
+use super::member::{Classic, Held, Member, Progress, parts};
 use super::{Group, Settings};
 use crate::group::catalog::Catalog;
 use crate::group::classic::{self, Migrant};
@@ -30,42 +30,63 @@ impl Group {
         let migrants = from.migrants(now);
         let mut group = Group::new(settings, now);
         group.epoch = from.generation();
-        for Migrant { join, session_deadline, assignment } in migrants {
-            let id = join.member_id.clone();
+        let mut owned = Vec::new();
+        for Migrant { join, session_deadline, assignment } in &migrants {
             let subscription = Subscription::decode(&join.protocols.first()?.metadata)?;
-            let mut member = Member::new();
-            member.instance_id = join.instance_id.clone();
-            member.client_id = join.client_id;
-            member.client_host = join.client_host;
-            member.rebalance_timeout = join.rebalance_timeout;
-            member.names = subscription.topics.iter().map(|name| Arc::from(*name)).collect();
-            (member.epoch, member.previous_epoch) = (group.epoch, group.epoch);
-            member.session_deadline = session_deadline;
-            let mut assigned = Held::new();
-            for (name, partitions) in consumer_protocol::decode_assignment(&assignment)? {
-                let Some((topic, count)) = catalog.topic(name) else { continue };
-                for partition in partitions {
-                    // A leader may have given one to two.
-                    if (0..count).contains(&partition) && !group.owners.contains_key(&(topic, partition)) {
-                        assigned.entry(topic).or_default().insert(partition, group.epoch);
-                        member.target.entry(topic).or_default().insert(partition);
-                    }
-                }
+            let member = Member {
+                instance_id: join.instance_id.clone(),
+                client_id: join.client_id.clone(),
+                client_host: join.client_host.clone(),
+                rebalance_timeout: join.rebalance_timeout,
+                names: subscription.topics.iter().map(|name| Arc::from(*name)).collect(),
+                epoch: group.epoch,
+                previous_epoch: group.epoch,
+                session_deadline: *session_deadline,
+                classic: Some(Classic {
+                    kind: join.kind,
+                    session_timeout: join.session_timeout,
+                    protocols: join.protocols.clone(),
+                }),
+                ..Member::new()
+            };
+            if let Some(instance) = &join.instance_id {
+                group.static_members.insert(instance.clone(), join.member_id.clone());
             }
-            member.classic = Some(Classic {
-                kind: join.kind,
-                session_timeout: join.session_timeout,
-                protocols: join.protocols,
-            });
-            if let Some(instance) = join.instance_id {
-                group.static_members.insert(instance, id.clone());
+            group.members.insert(join.member_id.clone(), member);
+            let assigned = group.unowned(&consumer_protocol::decode_assignment(assignment)?, catalog);
+            if let Some(member) = group.members.get_mut(&join.member_id) {
+                member.target = parts(&assigned);
             }
-            group.members.insert(id.clone(), member);
-            group.hold(&id, assigned, Held::new());
+            group.hold(&join.member_id, assigned, Held::new());
+            owned.push((&join.member_id, subscription.owned));
+        }
+        // What a member had when it joined and was not given again goes to nobody before it has joined once more.
+        for (id, owned) in owned {
+            let revoking = group.unowned(&owned, catalog);
+            if let Some(member) = group.members.get_mut(id).filter(|_| !revoking.is_empty()) {
+                member.progress = Progress::Unrevoked;
+                let assigned = member.assigned.clone();
+                group.hold(id, assigned, revoking);
+            }
         }
         from.dismiss();
         group.answers = from.take_answers();
         Some(group)
+    }
+
+    /// Of these partitions those that there are and that nobody has.
+    fn unowned(&self, named: &consumer_protocol::Parts<'_>, catalog: &Catalog) -> Held {
+        let mut unowned = Held::new();
+        for (name, partitions) in named {
+            let Some(topic) = catalog.id(name) else { continue };
+            let count = catalog.partitions(topic).unwrap_or(0);
+            for partition in partitions.iter().copied().filter(|partition| (0..count).contains(partition)) {
+                if !self.owners.contains_key(&(topic, partition)) {
+                    unowned.entry(topic).or_default().insert(partition, self.epoch);
+                }
+            }
+        }
+        unowned
     }
 
     /// Whether only members of the classic protocol are left.

@@ -11,12 +11,14 @@ use crate::group::catalog::{self, Catalog};
 use crate::group::consumer;
 use crate::group::consumer::{Beat, Description, Heartbeat, JOIN, Parts, Refused};
 use crate::group::protocol::Group;
-use crate::log::topics::TopicId;
+use crate::log::topics::{TopicId, Topics};
 
 /// Bytes of a pattern of topics' names.
 const MAX_PATTERN: usize = 4096;
 /// Different patterns that all groups together may subscribe to: each is held against every topic.
 const MAX_PATTERNS: usize = 1_000;
+/// Topics that may match them together, until there are more topics.
+const MAX_MATCHES: usize = 1_000_000;
 
 /// A consumer group with the names of the topics that its members have.
 #[derive(Debug, Clone)]
@@ -33,16 +35,22 @@ impl Coordinator {
     /// # Errors
     /// What Kafka answers.
     pub fn consumer_heartbeat(&self, group: &str, beat: &Heartbeat) -> Result<Beat, Refused> {
-        let refused = |error| Refused::new(error, "");
-        check_group_id(group).map_err(refused)?;
-        check_member(identity(&beat.member_id, beat.instance_id.as_deref())).map_err(refused)?;
+        let refused = |message| move |error| Refused::new(error, message);
+        check_group_id(group).map_err(refused("GroupId must have 1 to 255 bytes"))?;
+        let who = identity(&beat.member_id, beat.instance_id.as_deref());
+        check_member(who).map_err(refused("MemberId and InstanceId must have at most 255 bytes"))?;
         self.check_heartbeat(beat)?;
         let mut groups = self.learn(beat.pattern.as_ref())?;
         if groups.closed {
-            return Err(refused(ResponseError::CoordinatorNotAvailable));
+            return Err(Refused::new(ResponseError::CoordinatorNotAvailable, "the broker is stopping"));
         }
         let now = self.now();
         if beat.epoch == JOIN || beat.is_subscribing() {
+            // It may want what has just been made. And a classic group that becomes a consumer group names its topics:
+            // whatever it has of one that is not known would go to others.
+            if groups.news.has_changed().unwrap_or(false) {
+                groups.take_picture(&self.topics);
+            }
             if groups.bytes.saturating_add(beat.size()) > self.options.max_bytes {
                 tracing::warn!(
                     group,
@@ -95,17 +103,21 @@ impl Coordinator {
             ResponseError::InvalidRegularExpression,
             "SubscribedTopicRegex is not a regular expression of the syntax of RE2, or too large a one",
         ))?;
-        let names = catalog::find(&compiled, &self.topics);
+        let found = catalog::find(&compiled, &self.topics);
         let mut groups = self.lock();
-        if groups.catalog.pattern_count() >= MAX_PATTERNS {
+        let is_full = |catalog: &Catalog| {
+            let (patterns, matches) = catalog.pattern_counts();
+            patterns >= MAX_PATTERNS || matches + found.len() > MAX_MATCHES
+        };
+        if is_full(&groups.catalog) {
             let used = groups.patterns();
             groups.catalog.retain(&used);
         }
-        if groups.catalog.pattern_count() >= MAX_PATTERNS {
+        if is_full(&groups.catalog) {
             let message = "the groups have subscribed to as many different patterns as there may be";
             return Err(Refused::new(ResponseError::InvalidRequest, message));
         }
-        groups.catalog.add(pattern.clone(), Arc::new(names));
+        groups.catalog.add(pattern.clone(), found);
         Ok(groups)
     }
 
@@ -113,24 +125,26 @@ impl Coordinator {
     pub(super) async fn look_at_topics(&self) {
         let patterns = self.lock().patterns();
         let topics = self.topics.clone();
-        let look = move || {
-            let mut catalog = Catalog::new(&topics);
-            for pattern in patterns {
-                let compiled = catalog::pattern(&pattern);
-                let names = compiled.map(|compiled| catalog::find(&compiled, &topics)).unwrap_or_default();
-                catalog.add(pattern, Arc::new(names));
-            }
-            catalog
+        let look = move || -> Vec<(Arc<str>, Vec<TopicId>)> {
+            let found =
+                |pattern: &str| catalog::pattern(pattern).map(|pattern| catalog::find(&pattern, &topics));
+            patterns.into_iter().filter_map(|pattern| Some((pattern.clone(), found(&pattern)?))).collect()
         };
         // Many patterns and topics take a while.
-        let Ok(mut catalog) = tokio::task::spawn_blocking(look).await else { return };
-        let mut groups = self.lock();
-        let before = std::mem::take(&mut groups.catalog);
-        catalog.take_over(before, &groups.patterns());
-        groups.catalog = catalog;
-        let ids: Vec<Arc<str>> = groups.by_id.keys().cloned().collect();
+        let Ok(found) = tokio::task::spawn_blocking(look).await else { return };
+        let ids: Vec<Arc<str>> = {
+            let mut groups = self.lock();
+            groups.take_picture(&self.topics);
+            let used = groups.patterns();
+            groups.catalog.retain(&used);
+            for (pattern, topics) in found {
+                groups.catalog.add(pattern, topics);
+            }
+            groups.by_id.keys().cloned().collect()
+        };
         for id in ids {
-            self.drive(&mut groups, &id, |group, catalog| group.topics_changed(catalog));
+            // Anew for each, so that nobody waits for all of them.
+            self.drive(&mut self.lock(), &id, |group, catalog| group.topics_changed(catalog));
         }
     }
 
@@ -161,6 +175,12 @@ impl Coordinator {
 }
 
 impl Groups {
+    /// Looks at the topics that there are now. The groups hear of them a little later.
+    fn take_picture(&mut self, topics: &Topics) {
+        self.news.mark_unchanged();
+        self.catalog.renew(topics);
+    }
+
     /// The patterns that members have subscribed to.
     fn patterns(&self) -> BTreeSet<Arc<str>> {
         let consumers = self.by_id.values().filter_map(|entry| match &entry.group {

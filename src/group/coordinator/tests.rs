@@ -7,6 +7,7 @@ use bytes::Bytes;
 use tempfile::TempDir;
 
 use super::*;
+use crate::group::consumer::{Heartbeat, Parts};
 use crate::group::member::{Kind, Protocol};
 use crate::log::local::{LocalLog, LocalWriter};
 use crate::log::record_batch::Codec;
@@ -273,4 +274,70 @@ async fn a_coordinator_that_is_dropped_takes_its_timer_along() {
     let timer = house.groups.timer.lock().unwrap().take().unwrap();
     drop(house.groups);
     tokio::time::timeout(PATIENCE, timer).await.unwrap().unwrap();
+}
+
+fn subscribing(id: &str, pattern: &str) -> Heartbeat {
+    Heartbeat {
+        member_id: id.into(),
+        rebalance_timeout: Some(Duration::from_secs(10)),
+        pattern: Some(pattern.into()),
+        owned: Some(Parts::new()),
+        ..Heartbeat::default()
+    }
+}
+
+#[tokio::test]
+async fn a_pattern_finds_topics_at_once_and_those_that_come_later() {
+    let options = Options { topics_settle: Duration::from_millis(1), ..quick() };
+    let mut house = house(options).await;
+    house.add_topic("items", 1).await;
+    let counts = |parts: Parts| parts.into_values().map(|partitions| partitions.len()).collect::<Vec<_>>();
+    let joined = house.groups.consumer_heartbeat("g", &subscribing("one", "i.*|later")).unwrap();
+    assert_eq!(counts(joined.assignment.unwrap()), [1]);
+    house.add_topic("later", 3).await;
+    let stay = |epoch| Heartbeat { member_id: "one".into(), epoch, ..Heartbeat::default() };
+    let came = async {
+        loop {
+            let beat = house
+                .groups
+                .consumer_heartbeat("g", &stay(joined.epoch))
+                .or_else(|_| house.groups.consumer_heartbeat("g", &stay(joined.epoch + 1)));
+            if let Some(parts) = beat.unwrap().assignment {
+                return parts;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let parts = tokio::time::timeout(PATIENCE, came).await.unwrap();
+    assert_eq!(counts(parts), [1, 3]);
+    house.groups.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_members_of_the_consumer_protocol_make_us_keep_is_bounded() {
+    let options = Options { max_groups: 2, max_bytes: 8 << 10, max_member_bytes: 4 << 10, ..quick() };
+    let house = house(options).await;
+    let refused =
+        |group: &str, beat: &Heartbeat| house.groups.consumer_heartbeat(group, beat).unwrap_err().error;
+    let long: Arc<str> = "x".repeat(5_000).into();
+    let invalid = ResponseError::InvalidRequest;
+    assert_eq!(refused("g", &subscribing(&long, "a")), invalid);
+    assert_eq!(refused("g", &subscribing("one", &long)), invalid);
+    assert_eq!(refused("g", &Heartbeat { rack_id: Some(long.clone()), ..subscribing("one", "a") }), invalid);
+    let many = (0..100).map(|number| Arc::from(format!("topic-{number}"))).collect();
+    assert_eq!(refused("g", &Heartbeat { names: Some(many), ..subscribing("one", "a") }), invalid);
+    assert_eq!(refused(&long, &subscribing("one", "a")), ResponseError::InvalidGroupId);
+    assert!(house.groups.list().is_empty(), "what was refused leaves nothing behind");
+
+    let some: BTreeSet<Arc<str>> = (0..30).map(|number| Arc::from(format!("topic-{number}"))).collect();
+    let large = |id| Heartbeat { names: Some(some.clone()), ..subscribing(id, "a") };
+    house.groups.consumer_heartbeat("g", &large("one")).unwrap();
+    house.groups.consumer_heartbeat("h", &large("one")).unwrap();
+    assert_eq!(refused("i", &subscribing("one", "a")), ResponseError::PolicyViolation);
+    house.groups.consumer_heartbeat("h", &large("two")).unwrap();
+    assert_eq!(refused("h", &large("three")), ResponseError::GroupMaxSizeReached);
+    let leave = Heartbeat { member_id: "two".into(), epoch: consumer::LEAVE, ..Heartbeat::default() };
+    house.groups.consumer_heartbeat("h", &leave).unwrap();
+    house.groups.consumer_heartbeat("h", &large("three")).unwrap();
+    house.groups.shutdown().await;
 }

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 
 use super::{Change, GroupError, Membership, Subscription, TopicPartition};
 use crate::group::classic::State;
+use crate::group::consumer::{self, Heartbeat};
 use crate::group::consumer_protocol::{self, Parts};
 use crate::group::coordinator::tests::{House, house, quick};
 use crate::group::member::{Identity, Join, Joined, Kind, Protocol, Sync};
@@ -142,6 +143,41 @@ async fn a_dropped_subscriber_is_gone_at_once() {
     assert_eq!(two.held(), &partitions(&[0, 1]));
     drop(two);
     assert_eq!(house.groups.describe("g").unwrap().state, State::Empty);
+    house.groups.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_subscriber_goes_on_while_its_group_becomes_a_consumer_group_and_a_classic_one_again() {
+    let house = house(quick()).await;
+    let mut one = subscriber(&house);
+    assert_eq!(next(&mut one).await, assigned(&[0, 1]));
+    let beat = |epoch| Heartbeat {
+        member_id: "new".into(),
+        epoch,
+        rebalance_timeout: Some(Duration::from_secs(10)),
+        names: Some(["orders".into()].into()),
+        owned: (epoch == 0).then(consumer::Parts::new),
+        ..Heartbeat::default()
+    };
+    let joined = house.groups.consumer_heartbeat("g", &beat(0)).unwrap();
+    assert_eq!(joined.assignment, Some(consumer::Parts::new()));
+    // It is told at once, and gives up what goes to the other.
+    assert_eq!(next(&mut one).await, assigned(&[]));
+    assert_eq!(next(&mut one).await, revoked(&[1]));
+    assert_eq!(one.commit(commit(1, 6)).await, Ok(vec![Ok(())]));
+    let held = house.groups.consumer_heartbeat("g", &beat(joined.epoch)).unwrap();
+    assert_eq!(held.assignment, None, "it has not released it");
+    one.release();
+    assert_eq!(next(&mut one).await, assigned(&[]));
+    let given = house.groups.consumer_heartbeat("g", &beat(joined.epoch)).unwrap().assignment.unwrap();
+    assert_eq!(given.into_values().collect::<Vec<_>>(), [BTreeSet::from([1])]);
+    assert_eq!(one.held(), &partitions(&[0]));
+
+    house.groups.consumer_heartbeat("g", &beat(consumer::LEAVE)).unwrap();
+    assert_eq!(next(&mut one).await, assigned(&[1]));
+    assert_eq!(house.groups.list()[0].kind, "classic");
+    assert_eq!(one.commit(commit(0, 7)).await, Ok(vec![Ok(())]));
+    drop(one);
     house.groups.shutdown().await;
 }
 
