@@ -5,9 +5,11 @@
 //! so what is set for one of them holds for all of them together, and each shows it. It is durable in the store before it
 //! holds.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+use kafka_protocol::ResponseError;
 
 use crate::log::Retention;
 use crate::log::topics::Topic;
@@ -167,6 +169,16 @@ impl Definition {
     pub fn is_alterable(&self) -> bool {
         matches!(self.name, RETENTION_MS | RETENTION_BYTES)
     }
+
+    /// A value for a setting that can be changed. As in Apache Kafka any negative size is no limit.
+    fn parse(&self, value: &str) -> Result<i64, Refusal> {
+        let refused = |detail| Refusal::Value { name: self.name, value: value.to_owned(), detail };
+        match value.parse() {
+            Ok(..-1) if self.name == RETENTION_MS => Err(refused("Value must be at least -1")),
+            Ok(number) => Ok(number),
+            Err(_) => Err(refused("Not a number of type LONG")),
+        }
+    }
 }
 
 /// A setting of a topic.
@@ -204,6 +216,17 @@ pub struct Overrides {
     pub retention_bytes: Option<i64>,
 }
 
+impl Overrides {
+    fn set(&mut self, name: &str, value: Option<i64>) {
+        match name {
+            RETENTION_MS => self.retention_ms = value,
+            RETENTION_BYTES => self.retention_bytes = value,
+            // Of a Millrace that knew others.
+            _ => {}
+        }
+    }
+}
+
 /// The settings of all topics.
 #[derive(Debug, Clone)]
 pub struct TopicSettings {
@@ -221,13 +244,7 @@ impl TopicSettings {
     pub fn open(store: Arc<Store>, defaults: Defaults) -> Result<TopicSettings, StateError> {
         let mut overrides: HashMap<String, Overrides> = HashMap::new();
         for (log, name, value) in store.log_settings()? {
-            let of_log = overrides.entry(log).or_default();
-            match &*name {
-                RETENTION_MS => of_log.retention_ms = Some(value),
-                RETENTION_BYTES => of_log.retention_bytes = Some(value),
-                // Of a Millrace that knew others.
-                _ => {}
-            }
+            overrides.entry(log).or_default().set(&name, Some(value));
         }
         Ok(TopicSettings { store, defaults, overrides: Arc::new(Mutex::new(overrides)) })
     }
@@ -287,22 +304,145 @@ impl TopicSettings {
         }
     }
 
+    /// What changes of a topic's settings come to: the settings that get another value, or none of their own.
+    ///
+    /// # Errors
+    /// The first [`Refusal`].
+    pub fn check(&self, topic: &Topic, changes: &[Change]) -> Result<Wanted, Refusal> {
+        let overrides = self.overrides(topic.log.name());
+        let mut wanted = Wanted::new();
+        for Change { name, operation, value } in changes {
+            let Some(definition) = find(name) else {
+                if *operation == Operation::Delete {
+                    continue;
+                }
+                return Err(Refusal::Unknown(name.clone()));
+            };
+            let has = self.setting(definition, overrides).value;
+            let given = value.as_deref().unwrap_or_default().trim();
+            let listed = |list: &str| -> Vec<String> {
+                list.split(',').map(|item| item.trim().to_owned()).filter(|item| !item.is_empty()).collect()
+            };
+            let value = match operation {
+                Operation::Delete => {
+                    if definition.is_alterable() {
+                        wanted.insert(definition.name, None);
+                    }
+                    continue;
+                }
+                Operation::Append | Operation::Subtract if definition.kind != Kind::List => {
+                    return Err(Refusal::NotAList(definition.name));
+                }
+                Operation::Append => {
+                    let mut all = listed(&has);
+                    all.extend(listed(given).into_iter().filter(|item| !listed(&has).contains(item)));
+                    all.join(",")
+                }
+                Operation::Subtract => {
+                    let mut all = listed(&has);
+                    all.retain(|item| !listed(given).contains(item));
+                    all.join(",")
+                }
+                Operation::Set if definition.kind == Kind::List => listed(given).join(","),
+                Operation::Set => given.to_owned(),
+            };
+            if definition.is_alterable() {
+                wanted.insert(definition.name, Some(definition.parse(&value)?));
+            } else if value != has {
+                let topic = topic.name.clone();
+                return Err(Refusal::Fixed { topic, name: definition.name, has, about: definition.about });
+            }
+        }
+        Ok(wanted)
+    }
+
     /// Changes what is set for a topic's log: durable, then in force. Blocks on the disk.
     ///
     /// # Errors
     /// Database errors; then all is as it was.
-    pub fn change(&self, topic: &Topic, change: impl FnOnce(&mut Overrides)) -> Result<(), StateError> {
+    pub fn change(&self, topic: &Topic, wanted: &Wanted) -> Result<(), StateError> {
         let log = topic.log.name();
         // Held meanwhile, so that the store and this agree whoever else changes something.
         let mut overrides = self.overrides.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut wanted = overrides.get(log).copied().unwrap_or_default();
-        change(&mut wanted);
-        let values = [(RETENTION_MS, wanted.retention_ms), (RETENTION_BYTES, wanted.retention_bytes)];
+        let values: Vec<_> = wanted.iter().map(|(name, value)| (*name, *value)).collect();
         self.store.set_log_settings(log, &values)?;
-        overrides.insert(log.to_owned(), wanted);
+        let of_log = overrides.entry(log.to_owned()).or_default();
+        values.into_iter().for_each(|(name, value)| of_log.set(name, value));
         drop(overrides);
         topic.log.set_retention(self.retention(log));
         Ok(())
+    }
+}
+
+/// A change of one setting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// The setting's name.
+    pub name: String,
+    /// What is done.
+    pub operation: Operation,
+    /// With which value.
+    pub value: Option<String>,
+}
+
+/// What is done to a setting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// It gets a value.
+    Set,
+    /// It goes back to what the broker has.
+    Delete,
+    /// Some more is in the list.
+    Append,
+    /// Something is taken off the list.
+    Subtract,
+}
+
+/// Settings that are changed: to a value, or back to what the broker has.
+pub type Wanted = BTreeMap<&'static str, Option<i64>>;
+
+/// Why a setting is not changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Apache Kafka has no such setting.
+    #[error("Unknown topic config name: {0}")]
+    Unknown(String),
+    /// The value is none for it.
+    #[error("Invalid value {value} for configuration {name}: {detail}")]
+    Value {
+        /// The setting.
+        name: &'static str,
+        /// The value.
+        value: String,
+        /// What is wrong with it.
+        detail: &'static str,
+    },
+    /// It has one value.
+    #[error("{0} has one value and is no list; set it")]
+    NotAList(&'static str),
+    /// It is as it is.
+    #[error("{name} of topic {topic} is '{has}' and cannot be changed. {about}")]
+    Fixed {
+        /// The topic.
+        topic: String,
+        /// The setting.
+        name: &'static str,
+        /// Its value.
+        has: String,
+        /// What decides it.
+        about: &'static str,
+    },
+}
+
+impl Refusal {
+    /// What clients are told.
+    pub fn error(&self) -> ResponseError {
+        match self {
+            Refusal::Unknown(_) | Refusal::Value { .. } | Refusal::NotAList(_) => {
+                ResponseError::InvalidConfig
+            }
+            Refusal::Fixed { .. } => ResponseError::PolicyViolation,
+        }
     }
 }
 

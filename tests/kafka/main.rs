@@ -3,9 +3,11 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a step that fails is a test that fails")]
 
 mod administration;
+mod alter_configs;
 mod apis;
 mod client_topics;
 mod consumer_groups;
+mod delete_records;
 mod fetch;
 mod fetch_sessions;
 mod groups;

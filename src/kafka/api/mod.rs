@@ -1,6 +1,7 @@
 //! One file per API; [`ALL`] is the one table of them.
 
 pub mod alter_client_quotas;
+pub mod alter_configs;
 pub mod alter_partition_reassignments;
 pub mod alter_replica_log_dirs;
 pub mod alter_user_scram_credentials;
@@ -13,6 +14,7 @@ pub mod create_topics;
 pub mod delete_acls;
 pub mod delete_groups;
 pub mod delete_topics;
+pub mod delete_records;
 pub mod describe_acls;
 pub mod describe_client_quotas;
 pub mod describe_cluster;
@@ -28,6 +30,7 @@ pub mod elect_leaders;
 pub mod fetch;
 pub mod find_coordinator;
 pub mod heartbeat;
+pub mod incremental_alter_configs;
 pub mod init_producer_id;
 pub mod join_group;
 pub mod leave_group;
@@ -85,6 +88,9 @@ pub static ALL: &[&Api] = &[
     &list_groups::API,
     &delete_groups::API,
     &offset_delete::API,
+    &delete_records::API,
+    &alter_configs::API,
+    &incremental_alter_configs::API,
     &list_config_resources::API,
     &describe_log_dirs::API,
     &alter_replica_log_dirs::API,

@@ -28,6 +28,9 @@ pub fn decode(key: ApiKey, body: Bytes, version: i16) -> Result<Bytes, String> {
         ApiKey::DescribeTransactions => decode_as::<DescribeTransactionsRequest>(body, version),
         ApiKey::ListTransactions => decode_as::<ListTransactionsRequest>(body, version),
         ApiKey::ListConfigResources => decode_as::<ListConfigResourcesRequest>(body, version),
+        ApiKey::DeleteRecords => decode_as::<DeleteRecordsRequest>(body, version),
+        ApiKey::AlterConfigs => decode_as::<AlterConfigsRequest>(body, version),
+        ApiKey::IncrementalAlterConfigs => decode_as::<IncrementalAlterConfigsRequest>(body, version),
         other => panic!("no example of {other:?} here yet; add it to `decode` and `examples`"),
     }
 }
@@ -198,6 +201,41 @@ pub fn examples(key: ApiKey, v: i16) -> [Bytes; 2] {
             let least = ListConfigResourcesRequest::default();
             let full = if v >= 1 { least.clone().with_resource_types(vec![2, 4]) } else { least.clone() };
             [encode(&least, v), encode(&full, v)]
+        }
+        ApiKey::DeleteRecords => {
+            use delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
+            let partition = DeleteRecordsPartition::default().with_partition_index(1).with_offset(-1);
+            let of_topic = DeleteRecordsTopic::default()
+                .with_name(topic())
+                .with_partitions(vec![partition.clone(), partition]);
+            let full = DeleteRecordsRequest::default().with_topics(vec![of_topic.clone(), of_topic]);
+            [encode(&DeleteRecordsRequest::default(), v), encode(&full, v)]
+        }
+        ApiKey::AlterConfigs => {
+            use alter_configs_request::{AlterConfigsResource, AlterableConfig};
+            let config = AlterableConfig::default().with_name(s("retention.ms"));
+            let configs = vec![config.clone().with_value(Some(s("1"))), config.with_value(None)];
+            let resource = AlterConfigsResource::default()
+                .with_resource_type(2)
+                .with_resource_name(s("orders"))
+                .with_configs(configs);
+            let full = AlterConfigsRequest::default()
+                .with_resources(vec![resource.clone(), resource])
+                .with_validate_only(true);
+            [encode(&AlterConfigsRequest::default(), v), encode(&full, v)]
+        }
+        ApiKey::IncrementalAlterConfigs => {
+            use incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
+            let config = AlterableConfig::default().with_name(s("retention.ms")).with_config_operation(1);
+            let configs = vec![config.clone().with_value(Some(s("1"))), config.with_value(None)];
+            let resource = AlterConfigsResource::default()
+                .with_resource_type(2)
+                .with_resource_name(s("orders"))
+                .with_configs(configs);
+            let full = IncrementalAlterConfigsRequest::default()
+                .with_resources(vec![resource.clone(), resource])
+                .with_validate_only(true);
+            [encode(&IncrementalAlterConfigsRequest::default(), v), encode(&full, v)]
         }
         other => panic!("no example of {other:?} here yet; add it to `decode` and `examples`"),
     }
