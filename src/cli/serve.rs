@@ -84,21 +84,26 @@ impl Serve {
                 settings.data_dir.display()
             );
         }
+        // Who finds the broker ready may stop it at once.
+        let stop = wait_for_signal();
         let broker = Broker::start(settings, listeners, data_dir, store, starts).await?;
-        wait_for_signal().await;
+        stop.await;
         broker.stop().await;
         Ok(())
     }
 }
 
-/// Returns at SIGTERM or SIGINT.
-pub async fn wait_for_signal() {
+/// Takes SIGTERM and SIGINT from now on; the future ends at the first of them.
+pub fn wait_for_signal() -> impl Future<Output = ()> {
     use tokio::signal::unix::{SignalKind, signal};
-    match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-        (Ok(mut terminate), Ok(mut interrupt)) => tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        },
-        _ => std::future::pending().await,
+    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    async move {
+        match signals {
+            (Ok(mut terminate), Ok(mut interrupt)) => tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            },
+            _ => std::future::pending().await,
+        }
     }
 }

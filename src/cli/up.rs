@@ -84,10 +84,11 @@ impl Up {
         }
         let capture = self.leave.capture(&config, &definition.name, source);
         let start = TaskStart { definition, capture };
+        let stop = wait_for_signal();
         let broker = Broker::start(settings, listeners, data_dir, store, vec![start]).await?;
         say(how_to_consume(&broker));
         tokio::select! {
-            () = wait_for_signal() => {}
+            () = stop => {}
             () = summaries(&broker.tasks) => {}
         }
         say("stopping");
