@@ -151,7 +151,7 @@ pub struct MemberDescription {
     pub client_host: Arc<str>,
     /// Its subscription, when stable.
     pub metadata: Bytes,
-    /// Its part, when stable.
+    /// Its part, as the leader last gave it.
     pub assignment: Bytes,
 }
 
@@ -287,7 +287,7 @@ impl Group {
                 client_id: member.client_id.clone(),
                 client_host: member.client_host.clone(),
                 metadata: protocol.as_deref().map(|name| member.metadata(name)).unwrap_or_default(),
-                assignment: protocol.as_ref().map(|_| member.assignment.clone()).unwrap_or_default(),
+                assignment: member.assignment.clone(),
             })
             .collect();
         Description {

@@ -360,6 +360,17 @@ fn a_leader_that_joins_again_starts_a_rebalance_and_a_follower_does_not() {
 }
 
 #[test]
+fn while_a_group_shares_out_anew_its_members_are_shown_with_what_they_had() {
+    let mut bench = stable();
+    bench.join(&join("c", &["range"]));
+    assert_eq!(bench.group.state(), State::PreparingRebalance);
+    let shown: Vec<_> =
+        bench.group.describe().members.into_iter().map(|m| (m.assignment, m.metadata)).collect();
+    let expected = ["first", "second", ""].map(|part| (Bytes::from(part), Bytes::new()));
+    assert_eq!(shown, expected);
+}
+
+#[test]
 fn a_follower_with_another_subscription_starts_a_rebalance() {
     let mut bench = stable();
     bench.join(&again("b", &["range", "sticky"]));

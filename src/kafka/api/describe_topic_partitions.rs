@@ -2,7 +2,7 @@
 //!
 //! An answer holds as many partitions as the request's limit, at most 2,000, and a cursor to go on from. A cursor whose
 //! partition is negative, or whose topic is not among those asked for, makes it INVALID_REQUEST for all of them. As Apache
-//! Kafka, but that a topic which is not there counts as one partition; eligible leader replicas are empty, as there is no other replica (null, which the protocol allows, ends Java's
+//! Kafka; eligible leader replicas are empty, as there is no other replica (null, which the protocol allows, ends Java's
 //! administration client in a NullPointerException).
 
 use futures_util::future::BoxFuture;
@@ -71,8 +71,6 @@ fn answer(request: &Request) -> Result<Reply, RequestError> {
         }
         let Some(topic) = topics.by_name(name) else {
             response.topics.push(unknown(name));
-            // Names that are not there count too, so that the answer is bounded.
-            left -= 1;
             continue;
         };
         let last = topic.partitions.len().min(first.saturating_add(left));

@@ -196,11 +196,13 @@ impl Session {
 impl Cache {
     fn insert(&mut self, slots: usize, now: Instant, by_id: bool, table: Table) -> Option<i32> {
         let (partitions, bytes) = (table.len(), table.bytes());
-        if partitions > MAX_PARTITIONS || self.bytes + bytes > MAX_BYTES {
+        if partitions > MAX_PARTITIONS {
             return None;
         }
-        if self.sessions.len() >= slots && !self.evict(now, partitions) {
-            return None;
+        while self.sessions.len() >= slots || self.bytes + bytes > MAX_BYTES {
+            if !self.evict(now, partitions) {
+                return None;
+            }
         }
         let id = loop {
             let mut drawn = [0; 4];

@@ -147,6 +147,10 @@ fn what_all_sessions_take_is_bounded_and_so_is_one() {
     assert_eq!(grown, Err(ResponseError::FetchSessionIdNotFound));
     assert!(!find(&sessions, ids[0]) && find(&sessions, ids[1]));
     assert_eq!(next(&sessions, now, ids[1], 1), Ok(()));
+    // Those that nobody uses any more make room.
+    let later = now + MIN_EVICTION + Duration::from_secs(1);
+    assert!((0..100).all(|_| made(&sessions, later, 100) > 0));
+    assert!(sessions.lock().bytes <= MAX_BYTES);
 }
 
 /// What may happen between a client and a broker.
