@@ -16,7 +16,7 @@ use crate::librdkafka;
 use crate::stage::{PARTITIONS, Stage, TOPIC};
 
 /// Longer than any wait that a client or the broker has a reason for.
-const PATIENCE: Duration = Duration::from_secs(90);
+pub const PATIENCE: Duration = Duration::from_secs(90);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Client {
@@ -34,7 +34,8 @@ pub enum Client {
     /// Segment's.
     KafkaGo,
     KafkaJs,
-    Platformatic,
+    /// Never with its default, in which a member has no moment to commit before it gives up a partition.
+    Platformatic(Protocol),
     /// The examples that subscribe over gRPC.
     PythonSubscriber,
     GoSubscriber,
@@ -111,7 +112,7 @@ const GO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/go");
 const NODE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/node");
 
 /// The clients for Go, which `make go` builds.
-fn go() -> Command {
+pub fn go() -> Command {
     Command::new(format!("{GO}/target/clients"))
 }
 
@@ -133,12 +134,13 @@ impl Client {
             Client::ConfluentKafka(_) => (python(), format!("{PYTHON}/confluent_story.py")),
             Client::KafkaPython => (python(), format!("{PYTHON}/kafka_python_story.py")),
             Client::Aiokafka => (python(), format!("{PYTHON}/aiokafka_story.py")),
+            Client::FranzGo(Protocol::Consumer) => (go(), "franz-go-consumer".to_owned()),
             Client::FranzGo(_) => (go(), "franz-go".to_owned()),
             Client::Sarama(Protocol::Classic) => (go(), "sarama".to_owned()),
             Client::Sarama(_) => (go(), "sarama-cooperative".to_owned()),
             Client::KafkaGo => (go(), "kafka-go".to_owned()),
             Client::KafkaJs => (node(), format!("{NODE}/kafkajs_story.js")),
-            Client::Platformatic => (node(), format!("{NODE}/platformatic_story.js")),
+            Client::Platformatic(_) => (node(), format!("{NODE}/platformatic_story.js")),
         };
         command.arg(story).args(role);
         command
@@ -152,8 +154,8 @@ impl Client {
             | Client::PreviousJava(protocol)
             | Client::ConfluentKafka(protocol)
             | Client::FranzGo(protocol)
-            | Client::Sarama(protocol) => Some(protocol),
-            Client::Platformatic => Some(Protocol::Cooperative),
+            | Client::Sarama(protocol)
+            | Client::Platformatic(protocol) => Some(protocol),
             _ => None,
         }
     }
@@ -291,6 +293,7 @@ impl Client {
             | Client::Librdkafka(protocol)
             | Client::ConfluentKafka(protocol) => protocol,
             Client::Kcat => return [SESSION, HEARTBEAT].map(str::to_owned).into(),
+            Client::Platformatic(Protocol::Consumer) => return vec!["group.protocol=consumer".to_owned()],
             // Their programs know what to do.
             _ => return Vec::new(),
         };

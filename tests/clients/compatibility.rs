@@ -76,7 +76,7 @@ fn described(client: Client) -> (&'static str, &'static str) {
         Client::Sarama(_) => ("sarama", "Go"),
         Client::KafkaGo => ("kafka-go", "Go"),
         Client::KafkaJs => ("kafkajs", "Node"),
-        Client::Platformatic => ("@platformatic/kafka", "Node"),
+        Client::Platformatic(_) => ("@platformatic/kafka", "Node"),
         Client::PythonSubscriber => ("the example of a subscriber", "Python"),
         Client::GoSubscriber => ("the example of a subscriber", "Go"),
     }

@@ -11,7 +11,7 @@ use crate::client::{Client, Commit, Member, Troupe, python};
 use crate::ledger::Offsets;
 use crate::stage::{PARTITIONS, Stage, TOPIC};
 
-const NAME: &str = "readers";
+pub const NAME: &str = "readers";
 
 pub struct Group {
     /// Who joins, in turn.

@@ -39,6 +39,8 @@ const LIBRDKAFKA: Client = Client::Librdkafka(Protocol::Classic);
 const CONFLUENT_KAFKA: Client = Client::ConfluentKafka(Protocol::Classic);
 /// By its default.
 const FRANZ_GO: Client = Client::FranzGo(Protocol::Cooperative);
+const FRANZ_GO_CONSUMER: Client = Client::FranzGo(Protocol::Consumer);
+const PLATFORMATIC: Client = Client::Platformatic(Protocol::Cooperative);
 const SARAMA: Client = Client::Sarama(Protocol::Classic);
 const SARAMA_COOPERATIVE: Client = Client::Sarama(Protocol::Cooperative);
 
@@ -113,7 +115,7 @@ fn kafkajs_lists_and_reads_from_the_beginning_the_end_and_a_time() {
 #[test]
 #[ignore = "make test-all"]
 fn platformatic_kafka_lists_and_reads_from_the_beginning_the_end_and_a_time() {
-    lists_and_reads(Client::Platformatic);
+    lists_and_reads(PLATFORMATIC);
 }
 
 /// kcat commits by itself, in the background.
@@ -257,7 +259,7 @@ fn a_group_of_cooperative_sarama_clients_loses_nothing_through_crashes_on_both_s
 #[test]
 #[ignore = "make test-all"]
 fn a_platformatic_kafka_client_that_crashes_among_franz_go_clients_loses_nothing() {
-    a_group_loses_nothing(&[FRANZ_GO, Client::Platformatic], Commit::Async);
+    a_group_loses_nothing(&[FRANZ_GO, PLATFORMATIC], Commit::Async);
 }
 
 #[test]
@@ -297,6 +299,24 @@ fn a_group_of_java_and_librdkafka_clients_by_the_consumer_protocol_loses_nothing
  {
     let protocol = Protocol::Consumer;
     a_group_loses_nothing(&[Client::Java(protocol), Client::Librdkafka(protocol)], Commit::Sync);
+}
+
+#[test]
+fn a_group_of_franz_go_clients_by_the_consumer_protocol_loses_nothing_through_crashes_on_both_sides() {
+    a_group_loses_nothing(&[FRANZ_GO_CONSUMER], Commit::Sync);
+}
+
+#[test]
+#[ignore = "make test-all"]
+fn a_group_of_franz_go_clients_by_both_protocols_loses_nothing_through_crashes_on_both_sides() {
+    a_group_loses_nothing(&[FRANZ_GO, FRANZ_GO_CONSUMER], Commit::Async);
+}
+
+#[test]
+#[ignore = "make test-all"]
+fn a_group_of_platformatic_kafka_clients_by_the_consumer_protocol_loses_nothing_through_crashes_on_both_sides()
+ {
+    a_group_loses_nothing(&[Client::Platformatic(Protocol::Consumer)], Commit::Async);
 }
 
 /// The example, which acknowledges each message.

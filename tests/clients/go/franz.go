@@ -12,7 +12,7 @@ import (
 
 // franz is franz-go. Its default balancer is cooperative-sticky.
 type franz struct {
-	// What a member has beyond the default.
+	// What a member has beyond the default, such as the consumer protocol.
 	member []kgo.Opt
 }
 

@@ -19,6 +19,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
 )
 
 // A member that is lost is missed sooner than by default, and a test waits less.
@@ -40,6 +42,7 @@ type client interface {
 
 var clients = map[string]client{
 	"franz-go":           franz{},
+	"franz-go-consumer":  franz{member: []kgo.Opt{kgo.ServerSideBalancer(), kgo.Balancers(kgo.StickyBalancer())}},
 	"kafka-go":           segmentio{},
 	"sarama":             ibm{},
 	"sarama-cooperative": ibm{cooperative: true},

@@ -7,24 +7,38 @@ import { setTimeout } from "node:timers/promises";
 import * as telling from "./telling.js";
 
 // A member eager to give up everything would have no moment to commit what it has read before others get it.
-const COOPERATIVE = [{ name: "cooperative-sticky", version: 1 }];
+const COOPERATIVE = {
+  protocols: [{ name: "cooperative-sticky", version: 1 }],
+  sessionTimeout: telling.SESSION_TIMEOUT,
+  heartbeatInterval: telling.HEARTBEAT_INTERVAL,
+};
 
-function consumer(bootstrap, groupId) {
+function consumer(bootstrap, groupId, protocol = COOPERATIVE) {
   const consumer = new Consumer({
     clientId: "clients",
     bootstrapBrokers: [bootstrap],
     groupId,
-    protocols: COOPERATIVE,
+    ...protocol,
     deserializers: stringDeserializers,
     autocommit: false,
-    sessionTimeout: telling.SESSION_TIMEOUT,
-    heartbeatInterval: telling.HEARTBEAT_INTERVAL,
     maxWaitTime: telling.FETCH_MAX_WAIT,
   });
-  const tellAssigned = () => telling.assigned((consumer.assignments ?? []).flatMap((a) => a.partitions));
-  consumer.on("consumer:group:join", tellAssigned);
-  consumer.on("consumer:group:rebalance", tellAssigned);
+  tellAssigned(consumer);
   return consumer;
+}
+
+// No event tells of every change.
+async function tellAssigned(consumer) {
+  const held = () => (consumer.assignments ?? []).flatMap((assignment) => assignment.partitions);
+  let told = [];
+  const tellHeld = () => telling.assigned((told = held()));
+  consumer.on("consumer:group:join", tellHeld);
+  while (!consumer.closed) {
+    if (held().join() !== told.join()) {
+      tellHeld();
+    }
+    await setTimeout(10);
+  }
 }
 
 function tell({ partition, offset, timestamp, key, value }) {
@@ -58,7 +72,8 @@ async function read(bootstrap, topic, start) {
 }
 
 // It commits in the background only: it has nowhere to wait for a commit but in a stream that reads on.
-async function group(bootstrap, topic, name) {
+async function group(bootstrap, topic, name, mode, ...settings) {
+  const protocol = settings.includes("group.protocol=consumer") ? { groupProtocol: "consumer" } : COOPERATIVE;
   let member, leaving;
   telling.whenInputEnds(async () => {
     leaving = true;
@@ -66,7 +81,7 @@ async function group(bootstrap, topic, name) {
     process.exit();
   });
   while (!leaving) {
-    member = consumer(bootstrap, name);
+    member = consumer(bootstrap, name, protocol);
     try {
       const stream = await member.consume({ topics: [topic], mode: "committed", fallbackMode: "earliest" });
       // As an event, before there can be a rebalance in between: what waits in a stream is delivered after it all the same.
