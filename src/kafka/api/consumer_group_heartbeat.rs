@@ -55,7 +55,10 @@ fn answer(request: &Request) -> Result<Reply, RequestError> {
         beat.and_then(|beat| Ok((groups.consumer_heartbeat(&asked.group_id.0, &beat)?, beat.member_id)));
     let answer = match answer {
         Ok((beat, member_id)) => {
-            let interval = i32::try_from(groups.heartbeat_interval().as_millis()).unwrap_or(i32::MAX);
+            let interval = match beat.epoch {
+                LEAVE | AWAY => 0,
+                _ => i32::try_from(groups.heartbeat_interval().as_millis()).unwrap_or(i32::MAX),
+            };
             ConsumerGroupHeartbeatResponse::default()
                 .with_member_id(Some(text(&member_id)))
                 .with_member_epoch(beat.epoch)
