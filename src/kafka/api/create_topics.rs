@@ -5,9 +5,9 @@
 //!
 //! Unlike in Apache Kafka topics belong to tasks, so a new one is POLICY_VIOLATION with a message that says how to have
 //! one; a topic that is there is TOPIC_ALREADY_EXISTS, on which tools rely. Only with `kafka.unsafe_produce`, for tests,
-//! are there [topics that clients make](crate::produce): with four partitions by default. Kafka's settings of topics are
-//! taken by name and have no effect, and one of another name is INVALID_CONFIG. The answer comes when the topic is there,
-//! so the timeout has no meaning. A name that differs from another one by `.` and `_` alone is a name like any.
+//! are there [topics that clients make](crate::produce): with four partitions by default. All of them share one log, so
+//! settings of one are checked and have no effect, and the answer has those that hold. The answer comes when the topic is
+//! there, so the timeout has no meaning. A name that differs from another one by `.` and `_` alone is a name like any.
 
 use std::collections::{HashMap, HashSet};
 
@@ -18,7 +18,8 @@ use kafka_protocol::messages::create_topics_response::{CreatableTopicConfigs, Cr
 use kafka_protocol::messages::{ApiKey, BrokerId, CreateTopicsRequest, CreateTopicsResponse};
 
 use super::{text, to_uuid};
-use crate::kafka::shape::{BOOL, Field, I16, I32, Kind, STRING};
+use crate::kafka::shape::{self, BOOL, Field, I16, I32, STRING};
+use crate::kafka::topic_settings::{self, Kind};
 use crate::kafka::{Api, Broker, NODE_ID, Reply, Request, RequestError};
 use crate::log::LogError;
 use crate::log::topics::is_topic_name;
@@ -28,56 +29,20 @@ use crate::produce::{ClientTopics, DEFAULT_PARTITIONS, TopicError};
 pub static API: Api =
     Api { key: ApiKey::CreateTopics, versions: (2, 7), flexible_from: 5, shape: SHAPE, handle };
 
-const ASSIGNMENT: &[Field] = &[Field::new(I32, 2), Field::new(Kind::Array(&I32), 2)];
+const ASSIGNMENT: &[Field] = &[Field::new(I32, 2), Field::new(shape::Kind::Array(&I32), 2)];
 const CONFIG: &[Field] = &[Field::new(STRING, 2), Field::new(STRING, 2)];
 const TOPIC: &[Field] = &[
     Field::new(STRING, 2),
     Field::new(I32, 2),
     Field::new(I16, 2),
-    Field::new(Kind::Structs(ASSIGNMENT), 2),
-    Field::new(Kind::Structs(CONFIG), 2),
+    Field::new(shape::Kind::Structs(ASSIGNMENT), 2),
+    Field::new(shape::Kind::Structs(CONFIG), 2),
 ];
-const SHAPE: &[Field] = &[Field::new(Kind::Structs(TOPIC), 2), Field::new(I32, 2), Field::new(BOOL, 2)];
+const SHAPE: &[Field] =
+    &[Field::new(shape::Kind::Structs(TOPIC), 2), Field::new(I32, 2), Field::new(BOOL, 2)];
 
 const BELONGS_TO_TASKS: &str = "topics belong to tasks and are not made by clients: capture a database with `millrace up`, \
      or name a task and its outputs below [[tasks]] in the file of `millrace serve`";
-/// Where a setting comes from: it was given for this topic.
-const DYNAMIC_TOPIC_CONFIG: i8 = 1;
-
-/// The settings that topics have in Apache Kafka.
-const CONFIGS: &[&str] = &[
-    "cleanup.policy",
-    "compression.gzip.level",
-    "compression.lz4.level",
-    "compression.type",
-    "compression.zstd.level",
-    "delete.retention.ms",
-    "file.delete.delay.ms",
-    "flush.messages",
-    "flush.ms",
-    "follower.replication.throttled.replicas",
-    "index.interval.bytes",
-    "leader.replication.throttled.replicas",
-    "local.retention.bytes",
-    "local.retention.ms",
-    "max.compaction.lag.ms",
-    "max.message.bytes",
-    "message.timestamp.after.max.ms",
-    "message.timestamp.before.max.ms",
-    "message.timestamp.type",
-    "min.cleanable.dirty.ratio",
-    "min.compaction.lag.ms",
-    "min.insync.replicas",
-    "preallocate",
-    "remote.storage.enable",
-    "retention.bytes",
-    "retention.ms",
-    "segment.bytes",
-    "segment.index.bytes",
-    "segment.jitter.ms",
-    "segment.ms",
-    "unclean.leader.election.enable",
-];
 
 /// An error, and what to say of it.
 pub(super) type Refusal = (ResponseError, String);
@@ -193,15 +158,24 @@ pub(super) fn check_replicas(brokers: &[BrokerId]) -> Result<(), Refusal> {
     }
 }
 
+/// Whether these are settings that a topic has, with values that they can have.
 fn check_configs(topic: &CreatableTopic) -> Result<(), Refusal> {
     for config in &topic.configs {
-        if !CONFIGS.contains(&config.name.as_str()) {
-            let message = format!("topics have no setting '{}'", config.name.as_str());
-            return Err((ResponseError::InvalidConfig, message));
-        }
-        if config.value.is_none() {
-            let message = format!("'{}' has no value", config.name.as_str());
-            return Err((ResponseError::InvalidConfig, message));
+        let name = config.name.as_str();
+        let invalid = |what: &str| Err((ResponseError::InvalidConfig, format!("{name}: {what}")));
+        let Some(definition) = topic_settings::find(name) else {
+            return invalid("topics have no such setting");
+        };
+        let Some(value) = config.value.as_deref() else { return invalid("it has no value") };
+        let fits = match definition.kind {
+            Kind::Boolean => matches!(value, "true" | "false"),
+            Kind::Int => value.parse::<i32>().is_ok(),
+            Kind::Long => value.parse::<i64>().is_ok(),
+            Kind::Double => value.parse::<f64>().is_ok(),
+            Kind::Text | Kind::List => true,
+        };
+        if !fits {
+            return invalid(&format!("'{value}' is not of its type, {:?}", definition.kind));
         }
     }
     Ok(())
@@ -217,13 +191,15 @@ fn response(
     match result {
         Ok(_) if version < 5 => response.with_error_message(None),
         Ok(partitions) => {
-            let configs = topic.configs.iter().map(|config| {
-                CreatableTopicConfigs::default()
-                    .with_name(config.name.clone())
-                    .with_value(config.value.clone())
-                    .with_config_source(DYNAMIC_TOPIC_CONFIG)
-            });
             let made = broker.topics.by_name(&topic.name);
+            let settings = made.as_ref().map(|made| broker.topic_settings.of(made)).unwrap_or_default();
+            let configs = settings.into_iter().map(|setting| {
+                CreatableTopicConfigs::default()
+                    .with_name(text(setting.definition.name))
+                    .with_value(Some(text(&setting.value)))
+                    .with_read_only(!setting.definition.is_alterable())
+                    .with_config_source(setting.origin as i8)
+            });
             response
                 .with_error_message(None)
                 .with_topic_id(made.map(|made| to_uuid(made.id)).unwrap_or_default())
