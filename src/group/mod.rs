@@ -9,8 +9,9 @@
 //! ```
 //!
 //! Members live in memory: after a restart their next heartbeat is refused with `UNKNOWN_MEMBER_ID`, or their next
-//! commit with that or `ILLEGAL_GENERATION`, and they join again, which takes them a moment (Apache Kafka keeps its members over
-//! a restart). Committed offsets survive, so nobody reads anything twice that it had committed, or skips anything.
+//! commit with that or, where none was before, `ILLEGAL_GENERATION`, and they join again, which takes them a moment
+//! (Apache Kafka keeps its members over a restart). Committed offsets survive, so nobody reads anything twice that it had
+//! committed, or skips anything.
 //!
 //! Offsets are kept for as long as their group has members, and for a while after (Apache Kafka forgets before that those
 //! of topics that the members have not subscribed to).

@@ -508,6 +508,9 @@ async fn offsets_are_committed_fetched_and_deleted_in_every_version() {
     let refused = client.call(8, &of_nobody).await.topics;
     let errors = refused.iter().flat_map(|topic| &topic.partitions).map(|partition| partition.error_code);
     assert_eq!(errors.collect::<Vec<_>>(), [ResponseError::IllegalGeneration.code(), 3, 3]);
+    // A group of which offsets are kept has no members, so that this is none of them.
+    let refused = client.call(8, &of_nobody.with_group_id(id("v2"))).await.topics;
+    assert_eq!(refused[0].partitions[0].error_code, ResponseError::UnknownMemberId.code());
 
     let group = "v9";
     for version in 1..=9i16 {

@@ -108,7 +108,9 @@ impl Coordinator {
                     return Err(ResponseError::UnsupportedVersion);
                 }
                 Some(entry) => entry.group.validate_commit(now, who, generation, &partitions)?,
-                None if generation >= 0 && knows_epochs => return Err(ResponseError::UnknownMemberId),
+                None if generation >= 0 && (knows_epochs || self.offsets.has_group(group)) => {
+                    return Err(ResponseError::UnknownMemberId);
+                }
                 None if generation >= 0 => return Err(ResponseError::IllegalGeneration),
                 None => {}
             }
