@@ -14,13 +14,13 @@
 //! * 10: `src/group/classic/tests.rs`
 //! * 11: `commits_are_accepted_from_members_of_the_generation_only` there,
 //!   `groups::offsets_are_committed_fetched_and_deleted_in_every_version`
-//! * 12 and 13: the consumer groups of KIP-848 and their feature
+//! * 12: `consumer_groups`, and `src/group/consumer`
 //! * 15: `hostile::ten_thousand_requests_at_once_are_answered_in_order`,
 //!   `fetch::requests_behind_a_parked_one_are_answered_after_it`, `fetch::closing_drops_a_parked_request`
 //! * 16: `versions::every_api_is_answered_in_every_version_that_is_advertised`
 //! * 18: `src/log/record_batch`
 //! * 20 (in part): `hostile::an_idle_client_is_let_go`
-//! * 21 in test mode: with Produce
+//! * 21 in test mode: `produce::a_topic_is_made_only_where_the_request_allows_it`
 //! * 23 (in part): `apis::topics_are_described_page_by_page`
 
 use std::time::Duration;
@@ -87,9 +87,26 @@ async fn api_versions_has_the_old_header_takes_an_old_client_id_and_checks_names
             assert_eq!((refused.error_code, refused.api_keys.len()), (INVALID_REQUEST, 0), "{name}");
         }
     }
-    // KAFKA-17011: before version 4 clients fail over features that begin at 0.
-    let answer = client.call(3, &hello("a", "1")).await;
-    assert!(answer.supported_features.iter().all(|feature| feature.min_version > 0));
+}
+
+/// 1 and 13
+#[tokio::test]
+async fn the_feature_of_consumer_groups_is_finalized_and_old_clients_see_none_that_begins_at_0() {
+    let (server, _) = server(1).await;
+    let mut client = server.client().await;
+    for version in [3, 4] {
+        let answer = client.call(version, &hello("a", "1")).await;
+        assert!(answer.finalized_features_epoch >= 0);
+        let level = |name: &str| {
+            let found = answer.finalized_features.iter().find(|feature| *feature.name == *name);
+            found.map(|feature| (feature.min_version_level, feature.max_version_level))
+        };
+        assert_eq!(level("group.version"), Some((1, 1)));
+        assert!(level("metadata.version").is_some());
+        // KAFKA-17011
+        let first = answer.supported_features.iter().map(|feature| feature.min_version).min();
+        assert!(first.is_some_and(|first| version >= 4 || first > 0));
+    }
 }
 
 /// 2 and 19
@@ -301,6 +318,12 @@ async fn eligible_leaders_are_none_and_pages_have_limits_and_cursors() {
         let refused = client.call(0, &request).await;
         assert_eq!((refused.topics[0].error_code, refused.topics[0].partitions.len()), (INVALID_REQUEST, 0));
     }
+    // A topic that is not there is no partition.
+    let both =
+        ["nothing", "orders"].map(|name| TopicRequest::default().with_name(TopicName(s(name)))).to_vec();
+    let page = client.call(0, &ask(1, None).with_topics(both)).await;
+    let counts: Vec<_> = page.topics.iter().map(|topic| (topic.error_code, topic.partitions.len())).collect();
+    assert_eq!(counts, [(3, 0), (0, 1)]);
     // Where all topics are wanted, that of the cursor may have gone meanwhile.
     let others = client.call(0, &ask(10, Some(("else", 3)))).await;
     assert_eq!((others.topics[0].error_code, others.topics[0].partitions.len()), (0, 10));

@@ -14,7 +14,6 @@
 //! answered without a session, and goes on with full requests.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -103,7 +102,9 @@ pub struct Turn {
 
 impl FetchSessions {
     fn with_slots(slots: usize) -> FetchSessions {
-        FetchSessions { slots, cache: Mutex::default() }
+        let sessions = FetchSessions { slots, cache: Mutex::default() };
+        sessions.lock().count();
+        sessions
     }
 
     /// Begins a request: what it fetches, and its part in a session.
@@ -215,6 +216,7 @@ impl Cache {
         let session = Arc::new(Session { id, by_id, state: Mutex::new(State { epoch: 1, table }) });
         self.bytes += bytes;
         self.sessions.insert(id, Cached { session, made: now, used: now, partitions, bytes });
+        self.count();
         Some(id)
     }
 
@@ -239,15 +241,13 @@ impl Cache {
 
     /// Notes that a session was used, and its size; `false` when it is gone, or has outgrown the room that there is.
     fn touch(&mut self, id: i32, now: Instant, partitions: usize, bytes: usize) -> bool {
-        let Entry::Occupied(mut cached) = self.sessions.entry(id) else { return false };
-        let others = self.bytes - cached.get().bytes;
+        let Some(cached) = self.sessions.get_mut(&id) else { return false };
+        let others = self.bytes - cached.bytes;
         if partitions > MAX_PARTITIONS || others + bytes > MAX_BYTES {
-            cached.remove();
-            self.bytes = others;
+            self.remove(id);
             return false;
         }
         self.bytes = others + bytes;
-        let cached = cached.get_mut();
         (cached.used, cached.partitions, cached.bytes) = (now, partitions, bytes);
         true
     }
@@ -255,7 +255,12 @@ impl Cache {
     fn remove(&mut self, id: i32) {
         if let Some(cached) = self.sessions.remove(&id) {
             self.bytes -= cached.bytes;
+            self.count();
         }
+    }
+
+    fn count(&self) {
+        metrics::gauge!("millrace_kafka_fetch_sessions").set(self.sessions.len() as f64);
     }
 }
 
