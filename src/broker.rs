@@ -276,9 +276,15 @@ impl Broker {
             Some((host, port)) => (format!("{host}:{port}"), host.clone(), *port),
             None => (kafka_address.to_string(), kafka_address.ip().to_string(), kafka_address.port()),
         };
+        let defaults = kafka::connection::Limits::default();
+        let limits = match settings.unsafe_produce {
+            true => kafka::connection::Limits { request_bytes: produce::MAX_REQUEST_BYTES, ..defaults },
+            false => defaults,
+        };
         let kafka_broker = Arc::new(kafka::Broker {
             cluster_id: store.cluster_id().to_owned(),
             data_dir: data_dir.path().into(),
+            limits,
             advertised_host,
             advertised_port,
             topics: topics.clone(),
@@ -305,15 +311,10 @@ impl Broker {
             stop: listeners_stop.clone(),
         })?;
         let kafka_stop = listeners_stop.clone();
-        let defaults = kafka::connection::Limits::default();
-        let limits = match settings.unsafe_produce {
-            true => kafka::connection::Limits { request_bytes: produce::MAX_REQUEST_BYTES, ..defaults },
-            false => defaults,
-        };
         let http_stop = listeners_stop.clone();
         let mut serving = vec![
             tokio::spawn(async move {
-                kafka::connection::serve(listeners.kafka, kafka_broker, limits, kafka_stop).await;
+                kafka::connection::serve(listeners.kafka, kafka_broker, kafka_stop).await;
             }),
             tokio::spawn(keep_histograms_small(recorder, listeners_stop.clone())),
             tokio::spawn(http::serve(listeners.http, listeners.http_tls, site, grpc_router, http_stop)),

@@ -147,6 +147,11 @@ impl Coordinator {
         coordinator
     }
 
+    /// Its bounds and times.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
     /// Stops: whoever waits is told to look for the coordinator again, and commits in flight are finished.
     pub async fn shutdown(&self) {
         {

@@ -73,7 +73,8 @@ const READ_AHEAD: usize = 64 * 1024;
 const MAX_SLICES: usize = 1024;
 
 /// Serves Kafka clients until `shutdown`, and returns when the last connection has ended.
-pub async fn serve(listener: TcpListener, broker: Arc<Broker>, limits: Limits, shutdown: CancellationToken) {
+pub async fn serve(listener: TcpListener, broker: Arc<Broker>, shutdown: CancellationToken) {
+    let limits = broker.limits;
     let large_requests = Arc::new(Semaphore::new(limits.large_requests_bytes.min(Semaphore::MAX_PERMITS)));
     let server = Arc::new(Server { broker, limits, large_requests, metrics: Metrics::new() });
     // Dropping the set aborts what is in it, so no connection outlives this future.

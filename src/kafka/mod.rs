@@ -5,6 +5,7 @@
 //! is walked before the protocol crate decodes the body, because the crate trusts array counts (I8).
 
 pub mod api;
+pub mod broker_settings;
 pub mod connection;
 mod frame;
 pub mod reply;
@@ -23,6 +24,7 @@ use crate::log::topics::Topics;
 use crate::produce::ClientTopics;
 
 use self::api::fetch::{FetchMemory, FetchSessions};
+use self::connection::Limits;
 use self::topic_settings::TopicSettings;
 
 pub use reply::Reply;
@@ -39,6 +41,8 @@ pub struct Broker {
     pub advertised_port: u16,
     /// Where everything is kept.
     pub data_dir: PathBuf,
+    /// What a client may take of us.
+    pub limits: Limits,
     /// The topics there are.
     pub topics: Topics,
     /// Consumer groups and their committed offsets.

@@ -272,6 +272,11 @@ impl TopicSettings {
         ALL.iter().map(|definition| self.setting(definition, overrides)).collect()
     }
 
+    /// The settings that topics have without any of their own, by name.
+    pub fn of_broker(&self) -> Vec<Setting> {
+        ALL.iter().map(|definition| self.setting(definition, Overrides::default())).collect()
+    }
+
     fn setting(&self, definition: &'static Definition, overrides: Overrides) -> Setting {
         let number = |limit: Option<u64>| limit.map_or("-1".to_owned(), |limit| limit.to_string());
         let Defaults { retention, segment_bytes, max_record_bytes } = self.defaults;

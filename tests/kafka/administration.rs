@@ -12,6 +12,7 @@ use kafka_protocol::messages::alter_user_scram_credentials_request::{
 use kafka_protocol::messages::create_acls_request::AclCreation;
 use kafka_protocol::messages::delete_acls_request::DeleteAclsFilter;
 use kafka_protocol::messages::describe_client_quotas_request::ComponentData;
+use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::describe_log_dirs_request::DescribableLogDirTopic;
 use kafka_protocol::messages::describe_quorum_request::{PartitionData, TopicData};
 use kafka_protocol::messages::describe_user_scram_credentials_request::UserName;
@@ -308,4 +309,87 @@ async fn settings_can_be_asked_for_of_the_broker_and_of_topics() {
     let request = ListConfigResourcesRequest::default().with_resource_types(vec![2, 64]);
     let response = client.call(1, &request).await;
     assert_eq!((response.error_code, response.config_resources.len()), (35, 0));
+}
+
+#[tokio::test]
+async fn settings_are_told_of_what_has_any_with_where_they_come_from() {
+    const TOPIC: i8 = 2;
+    const BROKER: i8 = 4;
+    const LOGGER: i8 = 8;
+    const METRICS: i8 = 16;
+    const GROUP: i8 = 32;
+    const STATIC_BROKER_CONFIG: i8 = 4;
+    const DEFAULT_CONFIG: i8 = 5;
+    let server = server().await;
+    let mut client = server.client().await;
+    let resource = |kind, name| {
+        DescribeConfigsResource::default()
+            .with_resource_type(kind)
+            .with_resource_name(s(name))
+            .with_configuration_keys(None)
+    };
+    for version in 1..=4 {
+        // Settings, or an error.
+        let asked = [
+            (TOPIC, "orders", Ok(33)),
+            (TOPIC, "nothing", Err(3)),
+            (TOPIC, "no name", Err(17)),
+            (BROKER, "", Ok(0)),
+            (BROKER, "1", Err(42)),
+            (BROKER, "x", Err(42)),
+            (LOGGER, "0", Ok(0)),
+            (LOGGER, "1", Err(42)),
+            (METRICS, "subscription", Ok(0)),
+            (GROUP, "readers", Ok(2)),
+            (GROUP, "", Err(42)),
+            (99, "orders", Err(42)),
+        ];
+        let resources = asked.iter().map(|(kind, name, _)| resource(*kind, *name)).collect();
+        let request = DescribeConfigsRequest::default().with_resources(resources);
+        let results = client.call(version, &request).await.results;
+        for ((kind, name, expected), result) in asked.into_iter().zip(results) {
+            let found = match result.error_code {
+                0 => Ok(result.configs.len()),
+                error => Err(error),
+            };
+            assert_eq!(found, expected, "{kind} {name:?} in version {version}");
+        }
+
+        let request = DescribeConfigsRequest::default()
+            .with_resources(vec![
+                resource(BROKER, "0"),
+                resource(TOPIC, "orders"),
+                resource(GROUP, "readers"),
+            ])
+            .with_include_synonyms(true)
+            .with_include_documentation(version >= 3);
+        let results = client.call(version, &request).await.results;
+        let found = |result: usize, name: &str| {
+            let found = results[result].configs.iter().find(|config| *config.name == *name);
+            let config = found.unwrap_or_else(|| panic!("{name}: {results:#?}"));
+            let is_explained = config.documentation.as_ref().is_some_and(|text| !text.is_empty());
+            assert_eq!(is_explained, version >= 3);
+            assert_eq!(config.config_type != 0, version >= 3);
+            let synonyms = config.synonyms.iter().map(|synonym| {
+                (synonym.name.to_string(), synonym.value.as_ref().unwrap().to_string(), synonym.source)
+            });
+            (config.value.as_ref().unwrap().to_string(), config.config_source, synonyms.collect::<Vec<_>>())
+        };
+        let synonym = |name: &str, value: &str, source| (name.to_owned(), value.to_owned(), source);
+
+        let listener = format!("PLAINTEXT://{}", server.address);
+        let told = vec![synonym("advertised.listeners", &listener, STATIC_BROKER_CONFIG)];
+        assert_eq!(found(0, "advertised.listeners"), (listener, STATIC_BROKER_CONFIG, told));
+        let told = vec![
+            synonym("delete.topic.enable", "false", STATIC_BROKER_CONFIG),
+            synonym("delete.topic.enable", "true", DEFAULT_CONFIG),
+        ];
+        assert_eq!(found(0, "delete.topic.enable"), ("false".to_owned(), STATIC_BROKER_CONFIG, told));
+        // What a topic has from the broker, both tell.
+        let told = vec![synonym("log.cleanup.policy", "delete", DEFAULT_CONFIG)];
+        assert_eq!(found(0, "log.cleanup.policy"), ("delete".to_owned(), DEFAULT_CONFIG, told.clone()));
+        assert_eq!(found(1, "cleanup.policy"), ("delete".to_owned(), DEFAULT_CONFIG, told));
+        let told = vec![synonym("group.consumer.session.timeout.ms", "45000", DEFAULT_CONFIG)];
+        assert_eq!(found(2, "consumer.session.timeout.ms"), ("45000".to_owned(), DEFAULT_CONFIG, told));
+    }
 }

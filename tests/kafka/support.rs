@@ -67,6 +67,7 @@ impl Server {
         let broker = Broker {
             cluster_id: "test-cluster".into(),
             data_dir: std::env::temp_dir(),
+            limits,
             advertised_host: address.ip().to_string(),
             advertised_port: address.port(),
             topics,
@@ -77,7 +78,7 @@ impl Server {
             fetch_sessions: Default::default(),
         };
         let shutdown = CancellationToken::new();
-        let served = tokio::spawn(serve(listener, Arc::new(broker), limits, shutdown.clone()));
+        let served = tokio::spawn(serve(listener, Arc::new(broker), shutdown.clone()));
         Server { address, shutdown, served, groups, _data: None }
     }
 
