@@ -5,6 +5,7 @@
 
 mod cluster;
 mod configs;
+mod consoles;
 mod groups;
 mod offsets;
 mod reading;
