@@ -15,6 +15,7 @@
 mod client;
 mod compatibility;
 mod connect;
+mod console;
 mod group;
 mod ledger;
 mod librdkafka;

@@ -5,6 +5,7 @@
 //	clients CLIENT read  BOOTSTRAP TOPIC beginning|end|MILLISECONDS    until it is killed
 //	clients CLIENT group BOOTSTRAP TOPIC GROUP sync|async              until its standard input ends; then leaves
 //	clients CLIENT write BOOTSTRAP TOPIC CODEC EVENTS                  so many events of each of eight counters
+//	clients console look|edit BOOTSTRAP TOPIC GROUP                    what tools of administration ask and do
 //
 // tests/clients starts it and judges what it prints.
 package main
@@ -55,6 +56,10 @@ func main() {
 	role, rest := os.Args[2], os.Args[3:]
 	player, known := clients[os.Args[1]]
 	switch {
+	case os.Args[1] == "console" && role == "look" && len(rest) == 3:
+		look(context.Background(), console(rest[0]), rest[1], rest[2])
+	case os.Args[1] == "console" && role == "edit" && len(rest) == 3:
+		edit(context.Background(), console(rest[0]), rest[1], rest[2])
 	case known && role == "version" && len(rest) == 0:
 		fmt.Println(version(player.module()))
 	case known && role == "list" && len(rest) == 1:
