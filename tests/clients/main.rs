@@ -342,6 +342,11 @@ fn a_cooperative_java_client_that_crashes_among_subscribers_loses_nothing() {
     a_group_loses_nothing(&[Client::GoSubscriber, JAVA_COOPERATIVE], Commit::Sync);
 }
 
+#[test]
+fn a_subscriber_that_crashes_among_java_clients_by_the_consumer_protocol_loses_nothing() {
+    a_group_loses_nothing(&[Client::Java(Protocol::Consumer), Client::PythonSubscriber], Commit::Sync);
+}
+
 /// By `range`: the subscribers give up everything in each rebalance, as the clients do.
 #[test]
 fn a_group_of_librdkafka_clients_and_subscribers_loses_nothing_through_crashes_on_both_sides() {

@@ -16,7 +16,7 @@ fn librdkafka_members_go_over_to_the_consumer_protocol_and_back_one_by_one_and_l
 }
 
 fn a_group_goes_over_and_back(client: fn(Protocol) -> Client) {
-    let _verdict = Verdict::of(client(Protocol::Consumer), "rolling change of the group's protocol and back");
+    let _verdict = Verdict::of(client(Protocol::Consumer), "change of protocol and back");
     let stage = Stage::start();
     stage.write(40);
     let mut group = Group::new(&[client(Protocol::Classic)], Commit::Sync);
