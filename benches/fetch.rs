@@ -18,6 +18,7 @@ use kafka_protocol::protocol::{Decodable, Encodable};
 use millrace::broker::Settings;
 use millrace::group::{Coordinator, Options};
 use millrace::kafka::api::fetch::API;
+use millrace::kafka::connection::Limits;
 use millrace::kafka::topic_settings::{Defaults, TopicSettings};
 use millrace::kafka::{Broker, Reply, Request};
 use millrace::log::topics::{Topic, TopicId, TopicList, Topics};
@@ -130,6 +131,7 @@ fn broker(topics: u32, data: &DataDir) -> Arc<Broker> {
         fetch_memory: Default::default(),
         fetch_sessions: Default::default(),
         client_topics: None,
+        limits: Limits::default(),
         topic_settings: TopicSettings::open(
             Arc::new(Store::open(data).unwrap()),
             Defaults::from(&Settings::default()),
