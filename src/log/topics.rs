@@ -177,3 +177,49 @@ impl Topics {
         self.inner.read().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::LogWriter;
+    use crate::log::local::{LocalLog, Options};
+    use crate::log::record_batch::Codec;
+
+    #[tokio::test]
+    async fn topics_are_shown_grow_and_go_as_their_log_says_and_no_others_do() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut writer, reader, _) = LocalLog::open(Options::new(directory.path(), "test")).unwrap();
+        let topics = Topics::default();
+        for name in ["a", "b", "c", "d"] {
+            writer.create_topic(name, 1, Codec::None).unwrap();
+        }
+        writer.flush().await.unwrap();
+        let mut announcer = Announcer::new(topics.clone(), reader.clone());
+        let foreign =
+            Topic { id: TopicId(7), name: "z".into(), ..Topic::clone(&topics.by_name("a").unwrap()) };
+        topics.insert(foreign);
+        let shown = || -> Vec<_> {
+            topics.all().iter().map(|topic| (topic.name.clone(), topic.id, topic.partitions.len())).collect()
+        };
+        let before = shown();
+        assert_eq!(before.len(), 5);
+
+        writer.delete_topic("b").unwrap();
+        writer.delete_topic("d").unwrap();
+        writer.create_topic("b", 3, Codec::None).unwrap();
+        writer.add_partitions("c", 2).unwrap();
+        writer.create_topic("e", 1, Codec::None).unwrap();
+        writer.flush().await.unwrap();
+        assert_eq!(shown(), before);
+        announcer.announce();
+        let after = shown();
+        let named: Vec<_> = after.iter().map(|(name, _, partitions)| (&**name, *partitions)).collect();
+        assert_eq!(named, [("a", 1), ("b", 3), ("c", 2), ("e", 1), ("z", 1)]);
+        assert_eq!((after[0].1, after[2].1), (before[0].1, before[2].1));
+        assert_ne!(after[1].1, before[1].1);
+        for (name, id, _) in before.iter().filter(|topic| topic.0 == "b" || topic.0 == "d") {
+            assert!(topics.by_id(*id).is_none(), "the old {name} is still there");
+        }
+        assert!(after.iter().all(|(name, id, _)| topics.by_id(*id).is_some_and(|topic| topic.name == *name)));
+    }
+}

@@ -15,6 +15,7 @@ mod groups_mixed;
 mod hostile;
 mod librdkafka;
 mod memory_log;
+mod operators;
 mod produce;
 mod support;
 mod traps;

@@ -17,7 +17,7 @@ use millrace::produce::ClientTopics;
 use millrace::state::{DataDir, OffsetStore, Store};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, ToSocketAddrs};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -88,7 +88,7 @@ impl Server {
     }
 
     pub async fn client(&self) -> Client {
-        Client { stream: TcpStream::connect(self.address).await.unwrap(), next: 0 }
+        Client::connect(self.address).await
     }
 }
 
@@ -125,6 +125,10 @@ pub struct Client {
 }
 
 impl Client {
+    pub async fn connect(address: impl ToSocketAddrs) -> Client {
+        Client { stream: TcpStream::connect(address).await.unwrap(), next: 0 }
+    }
+
     /// Sends bytes as they are. The broker may have hung up already.
     pub async fn send(&mut self, bytes: &[u8]) {
         let _ = self.stream.write_all(bytes).await;

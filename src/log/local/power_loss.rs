@@ -11,7 +11,7 @@ use super::{LocalLog, LocalReader, LocalWriter, Options};
 use crate::log::conformance::{position, put, read_all};
 use crate::log::record_batch::Codec;
 use crate::log::topics::{TopicInfo, TopicList};
-use crate::log::{LogReader, LogWriter, PartitionId, Retention};
+use crate::log::{LogReader, LogWriter, Offset, PartitionId, Retention};
 
 macro_rules! ensure {
     ($holds:expr, $($said:tt)+) => {
@@ -23,6 +23,32 @@ macro_rules! ensure {
 
 type Group = Vec<(PartitionId, Vec<u8>)>;
 
+/// A topic as the writer knows it.
+type Named = (String, Vec<PartitionId>);
+
+/// What has become of a topic, which readers may or may not have been shown.
+#[derive(Clone, Debug)]
+enum Change {
+    Made(Named),
+    Grown(Named),
+    Deleted(String),
+}
+
+impl Change {
+    fn apply(self, topics: &mut Vec<Named>) {
+        match self {
+            Change::Made(topic) => topics.push(topic),
+            Change::Grown((name, partitions)) => {
+                topics
+                    .iter_mut()
+                    .filter(|topic| topic.0 == name)
+                    .for_each(|topic| topic.1 = partitions.clone());
+            }
+            Change::Deleted(name) => topics.retain(|topic| topic.0 != name),
+        }
+    }
+}
+
 /// What the log must hold.
 #[derive(Default)]
 struct Model {
@@ -31,17 +57,26 @@ struct Model {
     position: u64,
     records: BTreeMap<PartitionId, Vec<Vec<u8>>>,
     topics: TopicList,
-    /// Topics made since, in order: they may be durable or not, without holes.
-    made: Vec<(String, Vec<PartitionId>)>,
+    /// What has become of them since, in order: the first of it may be durable or not, without holes.
+    changes: Vec<Change>,
     /// The group that was being committed: as a whole it may be there or not.
     in_flight: Option<(u64, Group)>,
     /// Transactions since the last commit, up to the boundary; and after it.
     group: Group,
     open: Group,
+    /// What is known of the starts; and up to where somebody has asked for records to be deleted.
     starts: BTreeMap<PartitionId, i64>,
+    asked_below: BTreeMap<PartitionId, i64>,
 }
 
 impl Model {
+    /// The topics as the writer knows them.
+    fn writers_topics(&self) -> Vec<Named> {
+        let mut topics = named(&self.topics);
+        self.changes.iter().for_each(|change| change.clone().apply(&mut topics));
+        topics
+    }
+
     fn apply(&mut self, position: u64, group: Group) {
         self.commit += 1;
         self.position = position;
@@ -55,6 +90,10 @@ impl Model {
         self.open.clear();
         self.in_flight = None;
     }
+}
+
+fn named(topics: &[Arc<TopicInfo>]) -> Vec<Named> {
+    topics.iter().map(|topic| (topic.name.clone(), topic.partitions.clone())).collect()
 }
 
 struct History {
@@ -152,26 +191,46 @@ impl History {
         ensure!(resume == expected, "resumes at {resume:?} instead of {expected:?}");
         self.see_topics(&topics)?;
         // What no commit or flush has made durable is gone for good.
-        self.model.made.clear();
+        self.model.changes.clear();
         self.check_contents(reader).await
     }
 
-    /// The topics of before must be there, and behind them none but the first of those that have been made since.
+    /// The topics must be those of before with the first of what has become of them since.
     fn see_topics(&mut self, found: &[Arc<TopicInfo>]) -> Result<(), String> {
-        let known = self.model.topics.len();
-        ensure!(found.starts_with(&self.model.topics), "topics are missing or different: {found:?}");
-        let new = found[known..].iter().map(|topic| (topic.name.clone(), topic.partitions.clone()));
-        let new: Vec<_> = new.collect();
-        ensure!(self.model.made.starts_with(&new), "{new:?} was made, not {:?}", self.model.made);
-        self.model.made.drain(..new.len());
+        let (mut expected, mut seen) = (named(&self.model.topics), None);
+        for shown in 0..=self.model.changes.len() {
+            if expected == named(found) {
+                seen = Some(shown);
+            }
+            let next = self.model.changes.get(shown).cloned();
+            next.into_iter().for_each(|change| change.apply(&mut expected));
+        }
+        let Some(seen) = seen else {
+            return Err(format!(
+                "{found:?} is neither {:?} nor on the way to {expected:?}",
+                self.model.topics
+            ));
+        };
+        for before in &self.model.topics {
+            let now = found.iter().find(|topic| topic.partitions.first() == before.partitions.first());
+            ensure!(now.is_none_or(|now| now.id == before.id), "{before:?} has got another id");
+        }
+        self.model.changes.drain(..seen);
         self.model.topics = found.to_vec();
         Ok(())
     }
 
     async fn check_contents(&mut self, reader: &LocalReader) -> Result<(), String> {
+        // What a failed commit has shown of them stays.
+        self.see_topics(&reader.topics().borrow())?;
         let snapshot = reader.snapshot();
+        let known: Vec<_> = self.model.topics.iter().flat_map(|topic| &topic.partitions).collect();
         for partition in self.model.records.keys() {
-            ensure!(snapshot.range(*partition).is_some(), "{partition:?} has lost its topic");
+            let is_there = snapshot.range(*partition).is_some();
+            ensure!(
+                is_there == known.contains(&partition),
+                "{partition:?} has lost its topic, or is left of one"
+            );
         }
         for topic in &self.model.topics {
             for partition in &topic.partitions {
@@ -181,6 +240,9 @@ impl History {
                 ensure!(end == expected.len() as i64, "{partition:?} ends at {end}, not {}", expected.len());
                 let start = self.model.starts.entry(*partition).or_default();
                 ensure!(range.start.0 >= *start, "{partition:?} starts at {} after {start}", range.start);
+                let asked = self.model.asked_below.get(partition).copied().unwrap_or_default();
+                let is_bounded = self.options.retention.bytes.is_none();
+                ensure!(!is_bounded || range.start.0 <= asked, "{partition:?} starts behind {asked}");
                 *start = range.start.0;
                 let max_bytes = 1 + self.random.below(5_000);
                 let read = read_all(reader, *partition, range.start, max_bytes).await;
@@ -194,12 +256,15 @@ impl History {
 
     /// One random act; `false` when the log has stopped.
     async fn step(&mut self, writer: &mut LocalWriter, reader: &LocalReader) -> Result<bool, String> {
-        let known = self.model.topics.iter().map(|topic| &topic.partitions);
-        let made = self.model.made.iter().map(|(_, partitions)| partitions);
-        let partitions: Vec<PartitionId> = known.chain(made).flatten().copied().collect();
-        let act = if partitions.is_empty() { 0 } else { self.random.below(60) };
+        let topics = self.model.writers_topics();
+        let partitions: Vec<PartitionId> =
+            topics.into_iter().flat_map(|(_, partitions)| partitions).collect();
+        let act = if partitions.is_empty() { 0 } else { self.random.below(66) };
         match act {
             0..=2 => self.create_topic(writer)?,
+            60 => self.delete_topic(writer)?,
+            61 => self.add_partition(writer)?,
+            62..=65 => return self.delete_records(writer, reader).await,
             3..=25 => {
                 for _ in 0..1 + self.random.below(8) {
                     self.append(writer, &partitions);
@@ -220,7 +285,7 @@ impl History {
                     return self.failed(writer, error.is_retryable()).await;
                 }
                 self.see_topics(&reader.topics().borrow())?;
-                ensure!(self.model.made.is_empty(), "a flush has not shown {:?}", self.model.made);
+                ensure!(self.model.changes.is_empty(), "a flush has not shown {:?}", self.model.changes);
                 return Ok(settle(writer).await);
             }
             46 => self.files.set_space(Some(self.random.below(6_000) as u64)),
@@ -243,16 +308,72 @@ impl History {
 
     fn create_topic(&mut self, writer: &mut LocalWriter) -> Result<(), String> {
         self.counter += 1;
-        if self.model.topics.len() + self.model.made.len() > 6 {
+        let topics = self.model.writers_topics();
+        if topics.len() > 6 {
             return Ok(());
         }
-        let name = format!("topic-{}", self.counter);
+        // A name that may have been free before.
+        let free =
+            (0..).map(|n| format!("topic-{n}")).find(|name| topics.iter().all(|topic| topic.0 != *name));
+        let name = free.unwrap_or_default();
         let count = 1 + self.random.below(3);
         let codec = [Codec::None, Codec::Lz4, Codec::Zstd][self.random.below(3)];
         let made = writer.create_topic(&name, count as u32, codec).map_err(|error| error.to_string())?;
         ensure!(made.len() == count, "{} partitions instead of {count}", made.len());
-        self.model.made.push((name, made));
+        self.model.changes.push(Change::Made((name, made)));
         Ok(())
+    }
+
+    fn add_partition(&mut self, writer: &mut LocalWriter) -> Result<(), String> {
+        let mut topics = self.model.writers_topics();
+        let (name, partitions) = topics.swap_remove(self.random.below(topics.len()));
+        if partitions.len() > 4 {
+            return Ok(());
+        }
+        let grown = writer.add_partitions(&name, partitions.len() as u32 + 1);
+        let grown = grown.map_err(|error| error.to_string())?;
+        ensure!(grown.starts_with(&partitions) && grown.len() == partitions.len() + 1, "{grown:?}");
+        self.model.changes.push(Change::Grown((name, grown)));
+        Ok(())
+    }
+
+    fn delete_topic(&mut self, writer: &mut LocalWriter) -> Result<(), String> {
+        let mut topics = self.model.writers_topics();
+        let (name, _) = topics.swap_remove(self.random.below(topics.len()));
+        writer.delete_topic(&name).map_err(|error| error.to_string())?;
+        self.model.changes.push(Change::Deleted(name));
+        Ok(())
+    }
+
+    async fn delete_records(
+        &mut self,
+        writer: &mut LocalWriter,
+        reader: &LocalReader,
+    ) -> Result<bool, String> {
+        let snapshot = reader.snapshot();
+        let known = self.model.topics.iter().flat_map(|topic| &topic.partitions).copied();
+        let known: Vec<_> = known.collect();
+        let mut below = Vec::new();
+        for partition in known {
+            let Some(range) = snapshot.range(partition).filter(|_| self.random.one_in(2)) else { continue };
+            let offset = range.start.0 + self.random.below((range.end.0 - range.start.0) as usize + 1) as i64;
+            let asked = self.model.asked_below.entry(partition).or_default();
+            *asked = offset.max(*asked);
+            below.push((partition, Offset(offset)));
+        }
+        drop(snapshot);
+        match reader.delete_records(below.clone()).await {
+            Ok(starts) => {
+                for ((partition, offset), start) in below.iter().zip(starts) {
+                    let known = self.model.starts.entry(*partition).or_default();
+                    ensure!(start >= *offset, "{partition:?} starts at {start}, not {offset}");
+                    *known = start.0.max(*known);
+                }
+                Ok(settle(writer).await)
+            }
+            Err(error) if error.is_retryable() => Ok(settle(writer).await),
+            Err(_) => Ok(false),
+        }
     }
 
     async fn commit(
@@ -265,7 +386,7 @@ impl History {
         let number = self.counter;
         let group = std::mem::take(&mut self.model.group);
         ensure!(writer.has_group() || group.is_empty(), "the writer knows of no group");
-        let made = self.model.made.len();
+        let expected = self.model.writers_topics();
         let ticket = writer.commit(position(number));
         self.model.in_flight = Some((number, group));
         if self.random.one_in(2) {
@@ -286,10 +407,9 @@ impl History {
                 ensure!(committed.number == commit, "commit {} instead of {commit}", committed.number);
                 let visible = reader.snapshot().commit();
                 ensure!(visible == commit, "commit {visible} is visible when {commit} is answered");
-                let topics = self.model.topics.len() + made;
                 self.see_topics(&reader.topics().borrow())?;
-                let seen = self.model.topics.len();
-                ensure!(seen == topics, "{seen} topics are visible when there should be {topics}");
+                let seen = named(&self.model.topics);
+                ensure!(seen == expected, "{seen:?} is visible when it should be {expected:?}");
                 Ok(settle(writer).await)
             }
             Err(error) => self.failed(writer, error.is_retryable()).await,

@@ -8,7 +8,7 @@ use super::sim::{Random, SimFiles};
 use super::{LocalLog, LocalReader, LocalWriter, Options};
 use crate::log::conformance::{self, Log, position, put, read_all};
 use crate::log::record_batch::{BatchHeader, Codec};
-use crate::log::{LogError, LogReader, LogWriter, Offset, PartitionId};
+use crate::log::{LogError, LogReader, LogWriter, Offset, PartitionId, Retention};
 
 /// Options that make every mechanism work hard: tiny segments, tiny batches. What is written stays as it is.
 fn small(directory: &Path) -> Options {
@@ -278,6 +278,106 @@ async fn files_of_a_newer_version_are_refused() {
         assert!(is_refused, "{refused:?}");
         std::fs::write(&path, whole).unwrap();
     }
+}
+
+#[tokio::test]
+async fn files_of_older_versions_are_read() {
+    const HEAD: usize = 8 + 4 + 8 + 8 + 4;
+    const ROW: usize = 4 + 4 + 8 + 8 + 4;
+    let log = InDirectory::new(small);
+    let (mut writer, reader) = log.open();
+    fill(&mut writer, 1..25).await;
+    let a = reader.topics().borrow()[0].partitions[0];
+    let bytes = reader.partition_bytes(a);
+    writer.close().await;
+    let expected = contents(&log.options).await.unwrap();
+    let crc = |bytes: &[u8]| crc32c::crc32c(bytes).to_le_bytes();
+    change(&log.options.directory.join("checkpoint"), |bytes| {
+        let end = bytes.len() - 4;
+        bytes[8..12].copy_from_slice(&2u32.to_le_bytes());
+        let sum = crc(&bytes[..end]);
+        bytes[end..].copy_from_slice(&sum);
+    });
+    let indexes = files_in(&log.options.directory, ".index");
+    assert!(indexes.len() >= 2);
+    for index in indexes {
+        // Rows without the size of the batches.
+        change(&index, |bytes| {
+            let rows = u32::from_le_bytes(*bytes[..HEAD].last_chunk().unwrap()) as usize;
+            let mut old = bytes[..HEAD].to_vec();
+            old[8..12].copy_from_slice(&1u32.to_le_bytes());
+            let (table, rest) = bytes[HEAD..].split_at(rows * (ROW + 8));
+            table.chunks_exact(ROW + 8).for_each(|row| old.extend_from_slice(&row[..ROW]));
+            let sum = crc(&old);
+            old.extend_from_slice(&sum);
+            old.extend_from_slice(&rest[4..]);
+            *bytes = old;
+        });
+    }
+    let (_writer, reader) = log.open();
+    assert_eq!(reader.partition_bytes(a), bytes);
+    drop((_writer, reader));
+    assert_eq!(contents(&log.options).await.unwrap(), expected);
+}
+
+#[tokio::test]
+async fn segments_of_which_all_records_were_deleted_are_removed_whatever_the_retention() {
+    let log = InDirectory::new(small);
+    let (mut writer, reader) = log.open();
+    fill(&mut writer, 1..40).await;
+    let [a, b] = reader.topics().borrow()[0].partitions[..] else { panic!() };
+    let segments = || files_in(&log.options.directory, ".segment").len();
+    let before = segments();
+    assert!(before > 4);
+    // Something of the first segment can still be read.
+    reader.delete_records(vec![(a, Offset(i64::MAX))]).await.unwrap();
+    writer.settle().await.unwrap();
+    assert_eq!(segments(), before);
+    reader.delete_records(vec![(b, Offset(40))]).await.unwrap();
+    writer.settle().await.unwrap();
+    let left = segments();
+    assert!(1 < left && left < before, "{left} of {before}");
+    assert_eq!(read_all(&*reader, b, Offset(40), 1_000).await.unwrap().len(), 38);
+    // The records of the active segment too, once it is sealed.
+    reader.delete_records(vec![(b, Offset(i64::MAX))]).await.unwrap();
+    writer.delete_topic("t").unwrap();
+    let kept = writer.create_topic("kept", 1, Codec::None).unwrap()[0];
+    for n in 40..44 {
+        put(&mut writer, kept, 1, &[7; 5_000]);
+        writer.boundary();
+        writer.commit(position(n)).await.unwrap();
+    }
+    writer.settle().await.unwrap();
+    let oldest = &files_in(&log.options.directory, ".segment")[0];
+    assert!(std::fs::read(oldest).unwrap().windows(8).any(|bytes| bytes == [7; 8]), "only 'kept' is left");
+    drop((writer, reader));
+    let (_writer, reader) = log.open();
+    assert_eq!(read_all(&*reader, kept, Offset(0), 1 << 20).await.unwrap().len(), 4);
+}
+
+#[tokio::test]
+async fn deleted_records_stay_deleted_when_retention_or_a_merge_comes_by() {
+    let mut log = InDirectory::new(small);
+    log.options.merge_batch_bytes = 1 << 20;
+    let (mut writer, reader) = log.open();
+    fill(&mut writer, 1..40).await;
+    let [a, b] = reader.topics().borrow()[0].partitions[..] else { panic!() };
+    reader.delete_records(vec![(a, Offset(61))]).await.unwrap();
+    while writer.settle().await.is_ok() && writer.unmerged() > 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let expected: Vec<i64> = (61..78).collect();
+    let offsets = async || {
+        let read = read_all(&*reader, a, Offset(61), 1_000).await.unwrap();
+        read.into_iter().map(|(offset, _)| offset).collect::<Vec<_>>()
+    };
+    assert_eq!(offsets().await, expected);
+    reader.set_retention(Retention { bytes: Some(1), age: None });
+    writer.commit(position(40)).await.unwrap();
+    writer.settle().await.unwrap();
+    let snapshot = reader.snapshot();
+    assert!(snapshot.range(b).unwrap().start.0 > 0, "retention has come by");
+    assert!(snapshot.range(a).unwrap().start >= Offset(61));
 }
 
 #[tokio::test]

@@ -121,7 +121,7 @@ impl LogThread {
         });
         let appender = Appender::new(&options, checkpoint.log_id, checkpoint.leader_epoch, end);
         let metrics = Metrics::new(&options.name);
-        LogThread {
+        let thread = LogThread {
             options,
             shared,
             checkpoint,
@@ -131,7 +131,9 @@ impl LogThread {
             unshown: Vec::new(),
             lost_to: None,
             metrics,
-        }
+        };
+        thread.note_size();
+        thread
     }
 
     pub fn shared(&self) -> Arc<Shared> {
@@ -402,6 +404,10 @@ impl LogThread {
                 }
             }
         }
+        self.note_size();
+    }
+
+    fn note_size(&self) {
         let size = self.size();
         self.shared.size.store(size, Ordering::Relaxed);
         self.metrics.size.set(size as f64);
