@@ -26,7 +26,10 @@ use millrace::log::record_batch::Codec;
 use millrace::log::topics::{Announcer, Topics};
 use millrace::change::Lsn;
 use millrace::log::{LogWriter, Record, SourcePosition};
-use millrace::state::{DataDir, OffsetStore};
+use millrace::kafka::topic_settings::{Defaults, TopicSettings};
+use millrace::log::Retention;
+use millrace::produce::ClientTopics;
+use millrace::state::{DataDir, OffsetStore, Store};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
@@ -38,7 +41,7 @@ const REQUESTS: usize = 32;
 /// Longer than any group waits for a member that does not come.
 const PATIENCE: Duration = Duration::from_secs(3600);
 
-/// A broker with a topic of three partitions.
+/// A broker with a topic of three partitions that a task writes. Clients may make others, and write them.
 pub struct Stage {
     runtime: Runtime,
     broker: Arc<Broker>,
@@ -78,6 +81,17 @@ impl Stage {
             };
             writer.commit(position).await.unwrap();
             Announcer::new(topics.clone(), reader);
+            let options = local::Options::new(data.join("produced"), "client-topics");
+            let (client_topics, writing) =
+                ClientTopics::open(options, Codec::Lz4, topics.clone()).await.unwrap();
+            tokio::spawn(writing);
+            let store = Arc::new(Store::open(&data).unwrap());
+            let defaults = Defaults {
+                retention: Retention::default(),
+                segment_bytes: 256 << 20,
+                max_record_bytes: 32 << 20,
+            };
+            let topic_settings = TopicSettings::open(store, defaults).unwrap();
             let offsets = OffsetStore::open(&data).unwrap();
             Broker {
                 cluster_id: "fuzz".into(),
@@ -86,6 +100,10 @@ impl Stage {
                 topics: topics.clone(),
                 groups: Coordinator::open(Options::default(), offsets, topics),
                 fetch_memory: Default::default(),
+                fetch_sessions: Default::default(),
+                topic_settings,
+                client_topics: Some(client_topics),
+                data_dir: directory.path().into(),
             }
         });
         Stage { runtime, broker: Arc::new(broker), _writer: writer, _directory: directory }
@@ -150,6 +168,10 @@ fn check((api, version, reply): Answered, stock: &mut Stock) {
         Err(RequestError::Encode(error)) => panic!("{:?} {version}: {error}", api.key),
         Err(_) => return,
     };
+    // Produce with acks=0.
+    if reply.0.is_empty() {
+        return;
+    }
     let mut body = Bytes::from(reply.0.iter().flat_map(|piece| piece.iter().copied()).collect::<Vec<u8>>());
     let answer = ResponseKind::decode(api.key, &mut body, version)
         .unwrap_or_else(|error| panic!("{:?} {version}: the answer cannot be read: {error}", api.key));
