@@ -108,8 +108,10 @@ impl Resources<'_> {
             };
             // What a client has sent is told again only so far.
             results.push(altered.map_err(|(error, message)| {
-                let end = message.floor_char_boundary(MAX_MESSAGE);
-                (error, text(message.get(..end).unwrap_or_default()))
+                let within = |(start, char): (usize, char)| start + char.len_utf8() <= MAX_MESSAGE;
+                let start: String =
+                    message.char_indices().take_while(|at| within(*at)).map(|(_, c)| c).collect();
+                (error, text(&start))
             }));
         }
         results
