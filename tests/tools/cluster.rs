@@ -23,6 +23,13 @@ fn the_broker_tells_what_it_is() {
     versions.assert_has("Fetch(1): 4 to 18 [usable: 18]");
     versions.assert_has("AddPartitionsToTxn(24): UNSUPPORTED");
 
+    let features =
+        run("org.apache.kafka.tools.FeatureCommand", &["--bootstrap-server", &bootstrap, "describe"]);
+    let levels =
+        |feature: &str| features.rows().iter().find(|row| row[1] == feature).map(|row| row[7].to_owned());
+    assert_eq!(levels("group.version").as_deref(), Some("1"), "{features:#?}");
+    assert_eq!(levels("metadata.version").as_deref(), Some("4.3-IV0"), "{features:#?}");
+
     let quorum = ["--bootstrap-server", &bootstrap, "describe", "--status"];
     let quorum = run("org.apache.kafka.tools.MetadataQuorumCommand", &quorum);
     assert_eq!(quorum.rows()[0], ["ClusterId:", &id]);

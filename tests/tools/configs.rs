@@ -54,3 +54,23 @@ fn settings_are_described() {
     let loggers = describe(&["--entity-type", "broker-loggers", "--entity-name", "0"]);
     assert_eq!(loggers.text, "Dynamic configs for broker-logger 0 are:\n");
 }
+
+#[test]
+fn retention_can_be_changed_and_what_is_fixed_is_refused_by_name() {
+    let stage = Stage::start();
+    let bootstrap = stage.bootstrap();
+    let of_topic = ["--bootstrap-server", &bootstrap, "--entity-type", "topics", "--entity-name", TOPIC];
+    let alter = |change: &[&str]| run(CONFIGS, &[&of_topic[..], &["--alter"], change].concat());
+    let changed = || run(CONFIGS, &[&of_topic[..], &["--describe"]].concat());
+
+    alter(&["--add-config", "retention.ms=86400000"])
+        .assert_has_line("Completed updating config for topic shop.");
+    changed().assert_has_line(
+        "retention.ms=86400000 sensitive=false synonyms={DYNAMIC_TOPIC_CONFIG:retention.ms=86400000, \
+         DEFAULT_CONFIG:log.retention.ms=604800000}",
+    );
+    alter(&["--delete-config", "retention.ms"]);
+    assert_eq!(changed().text, "Dynamic configs for topic shop are:\n");
+    let compact = ["--alter", "--add-config", "cleanup.policy=compact"];
+    refused(CONFIGS, &[&of_topic[..], &compact].concat()).assert_has("cleanup.policy");
+}

@@ -1,10 +1,10 @@
-//! What consoles in the browser ask for.
+//! What consoles in the browser ask for. What Redpanda Console asks for is among the tests of clients.
 
 use crate::stage::{PARTITIONS, ROWS, Stage, TOPIC};
 use crate::tool::{CONSOLE_CONSUMER, run};
 
 #[test]
-fn consoles_fill_their_pages() {
+fn kafka_ui_and_akhq_fill_their_pages() {
     let stage = Stage::start();
     let (bootstrap, all) = (stage.bootstrap(), ROWS.to_string());
     let read_all = ["--from-beginning", "--max-messages", &all, "--group", "readers"];

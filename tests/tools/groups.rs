@@ -130,3 +130,34 @@ fn a_group_with_a_member_shows_it_and_cannot_be_reset_or_deleted() {
     groups.run(&reset).assert_has("if the group 'readers' is inactive, but the current state is Stable");
     groups.run(&["--delete", "--group", GROUP]).assert_has("GroupNotEmptyException");
 }
+
+#[test]
+fn a_group_of_the_consumer_protocol_shows_its_member_with_its_epochs() {
+    let stage = Stage::start();
+    let bootstrap = stage.bootstrap();
+    let mut member = Running::start(
+        CONSOLE_CONSUMER,
+        &[
+            "--bootstrap-server",
+            &bootstrap,
+            "--topic",
+            TOPIC,
+            "--group",
+            GROUP,
+            "--from-beginning",
+            "--command-property",
+            "group.protocol=consumer",
+        ],
+    );
+    member.wait_for_lines(ROWS);
+    let groups = Groups { stage, bootstrap };
+    assert_eq!(groups.run(&["--list", "--type"]).column(GROUP, "TYPE"), ["Consumer"]);
+    let printed = groups.run(&["--describe", "--group", GROUP, "--members", "--verbose"]);
+    assert_eq!(printed.column(GROUP, "#PARTITIONS"), [PARTITIONS.to_string()]);
+    assert_eq!(printed.column(GROUP, "CURRENT-ASSIGNMENT"), [format!("{TOPIC}:0,1,2")]);
+    assert_eq!(printed.column(GROUP, "TARGET-ASSIGNMENT"), printed.column(GROUP, "CURRENT-ASSIGNMENT"));
+    assert_eq!(printed.column(GROUP, "CURRENT-EPOCH"), printed.column(GROUP, "TARGET-EPOCH"));
+    let printed = groups.run(&["--describe", "--group", GROUP, "--state"]);
+    assert_eq!(printed.column(GROUP, "STATE"), ["Stable"]);
+    assert_eq!(printed.column(GROUP, "ASSIGNMENT-STRATEGY"), ["uniform"]);
+}
