@@ -446,9 +446,8 @@ async fn open_client_topics(
         "kafka.unsafe_produce is on: every Kafka client may make, write and delete topics; this is for tests of clients \
          and tools alone"
     );
-    // No task can have this name.
     let directory = data_dir.join("produced").join("log");
-    let options = log_options(settings, topic_settings, "client-topics", directory);
+    let options = log_options(settings, topic_settings, produce::LOG_NAME, directory);
     ClientTopics::open(options, settings.codec, topics.clone()).await.map_err(BrokerError::ProducedLog)
 }
 

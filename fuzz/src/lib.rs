@@ -28,7 +28,7 @@ use millrace::change::Lsn;
 use millrace::log::{LogWriter, Record, SourcePosition};
 use millrace::kafka::topic_settings::{Defaults, TopicSettings};
 use millrace::log::Retention;
-use millrace::produce::ClientTopics;
+use millrace::produce::{ClientTopics, LOG_NAME};
 use millrace::state::{DataDir, OffsetStore, Store};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -81,7 +81,7 @@ impl Stage {
             };
             writer.commit(position).await.unwrap();
             Announcer::new(topics.clone(), reader);
-            let options = local::Options::new(data.join("produced"), "client-topics");
+            let options = local::Options::new(data.join("produced"), LOG_NAME);
             let (client_topics, writing) =
                 ClientTopics::open(options, Codec::Lz4, topics.clone()).await.unwrap();
             tokio::spawn(writing);

@@ -13,6 +13,7 @@ use kafka_protocol::ResponseError;
 
 use crate::log::Retention;
 use crate::log::topics::Topic;
+use crate::produce::{LOG_NAME, MAX_BATCH_BYTES};
 use crate::state::{StateError, Store};
 
 /// How long records are kept, in milliseconds; -1 for ever.
@@ -123,7 +124,7 @@ pub static ALL: &[Definition] = {
         setting("max.compaction.lag.ms", Long, FOREVER, Some("log.cleaner.max.compaction.lag.ms"), Default,
             NOT_COMPACTED),
         setting("max.message.bytes", Int, "1048588", Some("message.max.bytes"), MaxRecordBytes,
-            "The largest record; log.max_record_mb of the broker."),
+            "The largest record; log.max_record_mb of the broker. For what clients write in test mode, the largest batch."),
         setting("message.timestamp.after.max.ms", Long, "3600000", Some("log.message.timestamp.after.max.ms"),
             Default, "For what clients write in test mode; records of a task have the time of their commit."),
         setting("message.timestamp.before.max.ms", Long, FOREVER, Some("log.message.timestamp.before.max.ms"),
@@ -207,6 +208,48 @@ pub struct Defaults {
     pub max_record_bytes: usize,
 }
 
+impl Defaults {
+    /// Those of one log: what clients write has Kafka's own limit.
+    fn of(self, log: &str) -> Defaults {
+        match log {
+            LOG_NAME => Defaults { max_record_bytes: MAX_BATCH_BYTES, ..self },
+            _ => self,
+        }
+    }
+
+    fn setting(self, definition: &'static Definition, overrides: Overrides) -> Setting {
+        let number = |limit: Option<u64>| limit.map_or("-1".to_owned(), |limit| limit.to_string());
+        let Defaults { retention, segment_bytes, max_record_bytes } = self;
+        let broker_ms = retention.age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+        let (broker_value, set) = match definition.value {
+            Value::Default => (definition.default.to_owned(), None),
+            Value::Fixed(value) => (value.to_owned(), None),
+            Value::MaxRecordBytes => (max_record_bytes.to_string(), None),
+            Value::SegmentBytes => (segment_bytes.to_string(), None),
+            Value::RetentionMs => (number(broker_ms), overrides.retention_ms),
+            Value::RetentionBytes => (number(retention.bytes), overrides.retention_bytes),
+        };
+        let broker_origin =
+            if broker_value == definition.default { Origin::Default } else { Origin::StaticBroker };
+        match set {
+            Some(set) => Setting {
+                definition,
+                value: set.to_string(),
+                origin: Origin::DynamicTopic,
+                broker_value,
+                broker_origin,
+            },
+            None => Setting {
+                definition,
+                value: broker_value.clone(),
+                origin: broker_origin,
+                broker_value,
+                broker_origin,
+            },
+        }
+    }
+}
+
 /// What operators have set for a log; -1 for no limit, `None` for as the broker has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Overrides {
@@ -268,45 +311,13 @@ impl TopicSettings {
 
     /// All settings of a topic, by name.
     pub fn of(&self, topic: &Topic) -> Vec<Setting> {
-        let overrides = self.overrides(topic.log.name());
-        ALL.iter().map(|definition| self.setting(definition, overrides)).collect()
+        let (log, overrides) = (topic.log.name(), self.overrides(topic.log.name()));
+        ALL.iter().map(|definition| self.defaults.of(log).setting(definition, overrides)).collect()
     }
 
     /// The settings that topics have without any of their own, by name.
     pub fn of_broker(&self) -> Vec<Setting> {
-        ALL.iter().map(|definition| self.setting(definition, Overrides::default())).collect()
-    }
-
-    fn setting(&self, definition: &'static Definition, overrides: Overrides) -> Setting {
-        let number = |limit: Option<u64>| limit.map_or("-1".to_owned(), |limit| limit.to_string());
-        let Defaults { retention, segment_bytes, max_record_bytes } = self.defaults;
-        let broker_ms = retention.age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
-        let (broker_value, set) = match definition.value {
-            Value::Default => (definition.default.to_owned(), None),
-            Value::Fixed(value) => (value.to_owned(), None),
-            Value::MaxRecordBytes => (max_record_bytes.to_string(), None),
-            Value::SegmentBytes => (segment_bytes.to_string(), None),
-            Value::RetentionMs => (number(broker_ms), overrides.retention_ms),
-            Value::RetentionBytes => (number(retention.bytes), overrides.retention_bytes),
-        };
-        let broker_origin =
-            if broker_value == definition.default { Origin::Default } else { Origin::StaticBroker };
-        match set {
-            Some(set) => Setting {
-                definition,
-                value: set.to_string(),
-                origin: Origin::DynamicTopic,
-                broker_value,
-                broker_origin,
-            },
-            None => Setting {
-                definition,
-                value: broker_value.clone(),
-                origin: broker_origin,
-                broker_value,
-                broker_origin,
-            },
-        }
+        ALL.iter().map(|definition| self.defaults.setting(definition, Overrides::default())).collect()
     }
 
     /// What changes of a topic's settings come to: the settings that get another value, or none of their own.
@@ -323,7 +334,7 @@ impl TopicSettings {
                 }
                 return Err(Refusal::Unknown(name.clone()));
             };
-            let has = self.setting(definition, overrides).value;
+            let has = self.defaults.of(topic.log.name()).setting(definition, overrides).value;
             let given = value.as_deref().unwrap_or_default().trim();
             let listed = |list: &str| -> Vec<String> {
                 list.split(',').map(|item| item.trim().to_owned()).filter(|item| !item.is_empty()).collect()
@@ -476,10 +487,8 @@ mod tests {
 
     #[test]
     fn where_a_value_comes_from_is_told() {
-        let directory = tempfile::tempdir().unwrap();
-        let settings = open(directory.path());
         let told = |name, overrides| {
-            let setting = settings.setting(find(name).unwrap(), overrides);
+            let setting = DEFAULTS.setting(find(name).unwrap(), overrides);
             (setting.value, setting.origin, setting.broker_value, setting.broker_origin)
         };
         let none = Overrides::default();

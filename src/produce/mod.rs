@@ -32,6 +32,8 @@ use crate::log::{LogError, LogReader, PartitionId};
 use self::sequences::SequenceError;
 use self::writer::{Job, Writer};
 
+/// The name of the log behind these topics. No task can have it.
+pub const LOG_NAME: &str = "client-topics";
 /// Partitions of a topic that is made on demand, or without saying how many.
 pub const DEFAULT_PARTITIONS: u32 = 4;
 /// The largest batch that is taken, as producers send it: Kafka's `message.max.bytes`.

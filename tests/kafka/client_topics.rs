@@ -138,7 +138,8 @@ async fn a_topic_is_made_as_it_is_asked_for_or_refused_as_kafka_refuses_it() {
     let there: Vec<_> = there.iter().map(|topic| (topic.name.as_str(), topic.partitions.len())).collect();
     assert_eq!(there, [("by-hand", 2), ("default", 4), ("with-config", 1)]);
     let configs = made[2].configs.as_ref().unwrap();
-    assert!(configs.iter().any(|config| config.name.as_str() == "cleanup.policy"));
+    let limit = configs.iter().find(|config| config.name.as_str() == "max.message.bytes").unwrap();
+    assert_eq!(limit.value.as_deref(), Some("1048588"));
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ use millrace::log::topics::{Topic, Topics};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::types::RDKafkaErrorCode;
 
 use crate::memory_log::MemoryLog;
 use crate::support::{Client, PATIENCE, Server};
@@ -112,6 +113,10 @@ async fn a_topic_is_made_only_where_the_request_allows_it() {
     assert_eq!(errors(client.call(13, &forbidden).await), [(3, 0), (17, 0)]);
     assert_eq!(errors(client.call(13, &request).await), [(0, 4), (17, 0)]);
     assert_eq!(errors(client.call(13, &forbidden).await), [(0, 4), (17, 0)]);
+    let operations = forbidden.with_include_topic_authorized_operations(true);
+    // Read, write, create, delete, alter, describe, and describe its configuration.
+    let all = [3, 4, 5, 6, 7, 8, 10].into_iter().fold(0, |bits, operation| bits | 1 << operation);
+    assert_eq!(client.call(13, &operations).await.topics[0].topic_authorized_operations, all);
 }
 
 fn name(text: &'static str) -> TopicName {
@@ -251,7 +256,7 @@ async fn what_cannot_be_written_is_refused_as_kafka_refuses_it() {
     assert_eq!(send(&mut client, 11, &write(11, &topic, 0, right())).await.base_offset, 0);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn topics_of_tasks_stay_read_only() {
     let broker = Writable::start().await;
     let (_log, captured) = MemoryLog::with_topic("captured", 1);
@@ -262,6 +267,14 @@ async fn topics_of_tasks_stay_read_only() {
         assert_eq!(answer.error_code, ResponseError::TopicAuthorizationFailed.code());
         let message = answer.error_message.map(|message| message.to_string());
         assert_eq!(message.is_some_and(|message| message.contains("read-only")), version >= 8);
+    }
+    // Whether it would be idempotent or not.
+    for idempotent in ["true", "false"] {
+        let producer: FutureProducer =
+            broker.config().set("enable.idempotence", idempotent).create().unwrap();
+        let record = FutureRecord::<(), str>::to("captured").payload("x");
+        let (error, _) = producer.send(record, PATIENCE).await.unwrap_err();
+        assert_eq!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::TopicAuthorizationFailed));
     }
 }
 

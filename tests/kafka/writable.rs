@@ -6,7 +6,7 @@ use millrace::kafka::connection::Limits;
 use millrace::log::local::Options;
 use millrace::log::record_batch::Codec;
 use millrace::log::topics::Topics;
-use millrace::produce::ClientTopics;
+use millrace::produce::{ClientTopics, LOG_NAME};
 use rdkafka::config::ClientConfig;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -28,7 +28,7 @@ impl Writable {
 
     async fn open(directory: Arc<TempDir>) -> Writable {
         let topics = Topics::default();
-        let options = Options::new(directory.path(), "produced");
+        let options = Options::new(directory.path(), LOG_NAME);
         let (ours, writer) = ClientTopics::open(options, Codec::Lz4, topics.clone()).await.unwrap();
         let writer = tokio::spawn(writer);
         let limits = Limits { request_bytes: millrace::produce::MAX_REQUEST_BYTES, ..Limits::default() };

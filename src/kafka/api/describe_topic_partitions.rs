@@ -15,7 +15,7 @@ use kafka_protocol::messages::{
     ApiKey, DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponse, TopicName,
 };
 
-use super::metadata::TOPIC_OPERATIONS;
+use super::metadata::{TOPIC_OPERATIONS, operations};
 use super::{text, to_uuid};
 use crate::kafka::shape::{Field, I32, Kind, STRING};
 use crate::kafka::{Api, NODE_ID, Reply, Request, RequestError};
@@ -120,5 +120,5 @@ fn describe(topic: &Topic, partitions: std::ops::Range<usize>) -> DescribeTopicP
         .with_name(Some(TopicName(text(&topic.name))))
         .with_topic_id(to_uuid(topic.id))
         .with_partitions(partitions.collect())
-        .with_topic_authorized_operations(TOPIC_OPERATIONS)
+        .with_topic_authorized_operations(operations(topic))
 }

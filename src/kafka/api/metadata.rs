@@ -28,7 +28,7 @@ use super::{from_uuid, text, to_uuid};
 use crate::kafka::shape::{BOOL, Field, Kind, STRING, UUID};
 use crate::kafka::{Api, Broker, NODE_ID, Reply, Request, RequestError};
 use crate::log::topics::{Topic, is_topic_name};
-use crate::produce::{ClientTopics, DEFAULT_PARTITIONS};
+use crate::produce::{ClientTopics, DEFAULT_PARTITIONS, LOG_NAME};
 
 /// Metadata.
 pub static API: Api =
@@ -42,8 +42,10 @@ const SHAPE: &[Field] = &[
     Field::new(BOOL, 8),
 ];
 
-/// Bits of READ, DESCRIBE and DESCRIBE_CONFIGS: all that a client may do with a topic.
+/// Bits of READ, DESCRIBE and DESCRIBE_CONFIGS: all that a client may do with a task's topic.
 pub(super) const TOPIC_OPERATIONS: i32 = 1 << 3 | 1 << 8 | 1 << 10;
+/// Bits of WRITE, CREATE, DELETE and ALTER, which are for topics that clients make.
+const WRITE_OPERATIONS: i32 = 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7;
 /// Bits of DESCRIBE and DESCRIBE_CONFIGS: all that a client may do with the cluster.
 pub(super) const CLUSTER_OPERATIONS: i32 = 1 << 8 | 1 << 10;
 
@@ -94,7 +96,8 @@ async fn answer(request: &Request) -> Result<Reply, RequestError> {
     }
     if asked.include_topic_authorized_operations {
         for topic in &mut response.topics {
-            topic.topic_authorized_operations = TOPIC_OPERATIONS;
+            let known = topic.name.as_ref().and_then(|name| broker.topics.by_name(name));
+            topic.topic_authorized_operations = known.map_or(TOPIC_OPERATIONS, |topic| operations(&topic));
         }
     }
     Reply::encode(&response, request.version)
@@ -135,6 +138,14 @@ async fn make_missing(broker: &Broker, ours: &ClientTopics, asked: &[MetadataReq
         {
             tracing::warn!(topic = name.as_str(), %error, "a topic could not be made on demand");
         }
+    }
+}
+
+/// What a client may do with a topic, as bits.
+pub(super) fn operations(topic: &Topic) -> i32 {
+    match topic.log.name() {
+        LOG_NAME => TOPIC_OPERATIONS | WRITE_OPERATIONS,
+        _ => TOPIC_OPERATIONS,
     }
 }
 
