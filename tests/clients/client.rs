@@ -117,8 +117,11 @@ pub fn go() -> Command {
 }
 
 /// Node with the libraries of `tests/clients/node`, all of which `make node` installs.
-fn node() -> Command {
-    Command::new(format!("{NODE}/node_modules/.bin/node"))
+pub fn node() -> Command {
+    let mut command = Command::new(format!("{NODE}/node_modules/.bin/node"));
+    // Where a program without a file finds them.
+    command.current_dir(NODE);
+    command
 }
 
 impl Client {

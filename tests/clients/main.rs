@@ -25,9 +25,10 @@ mod static_members;
 mod written;
 
 use std::collections::BTreeMap;
+use std::process::Command;
 use std::time::Duration;
 
-use client::{Client, Commit, Protocol, Start, Troupe, java, java_with, kcat, python};
+use client::{Client, Commit, Protocol, Start, Troupe, java, java_with, kcat, node, python};
 use compatibility::Verdict;
 use group::Group;
 use ledger::Ledger;
@@ -46,8 +47,9 @@ const SARAMA: Client = Client::Sarama(Protocol::Classic);
 const SARAMA_COOPERATIVE: Client = Client::Sarama(Protocol::Cooperative);
 
 const README: &str = include_str!("../../README.md");
-/// Where its programs look for the broker.
-const README_ADDRESS: &str = "127.0.0.1:9092";
+const GUIDE: &str = include_str!("../../docs/guide-consumers.md");
+/// Where their programs look for the broker.
+const DOCUMENTED_ADDRESS: &str = "127.0.0.1:9092";
 
 #[test]
 fn kcat_lists_and_reads_from_the_beginning_the_end_and_a_time() {
@@ -366,11 +368,7 @@ fn the_programs_of_the_readme_show_changes() {
         .unwrap();
     assert_eq!(String::from_utf8_lossy(&console.stdout).lines().count(), 5, "{console:?}");
 
-    let mut troupe = Troupe::default();
-    troupe.add_program(java().args(["FirstMinute", &stage.bootstrap(), TOPIC]));
-    troupe.until("the README's program has printed five changes", |troupe| {
-        troupe.member(0).last_words().iter().filter(|line| line.contains(r#""op":"#)).count() >= 5
-    });
+    shows_changes(&stage, java().args(["FirstMinute", &stage.bootstrap(), TOPIC]));
 
     let kcat = kcat()
         .args(["-C", "-b", &stage.bootstrap(), "-t", TOPIC, "-o", "beginning", "-f", "%k %s\n", "-c", "5"])
@@ -381,15 +379,29 @@ fn the_programs_of_the_readme_show_changes() {
 
 #[test]
 fn the_python_program_of_the_readme_shows_changes() {
-    let (_, rest) = README.split_once("```python\n").unwrap();
-    let (program, _) = rest.split_once("```").unwrap();
-    assert!(program.contains(README_ADDRESS), "{program}");
     let stage = Stage::start();
-    stage.write(3);
+    shows_changes(&stage, python().args(["-c", &program(README, "python", &stage)]));
+}
 
+#[test]
+fn the_kafkajs_program_of_the_guide_shows_changes() {
+    let stage = Stage::start();
+    shows_changes(&stage, node().args(["--input-type=module", "-e", &program(GUIDE, "js", &stage)]));
+}
+
+/// The program that a page of documentation has in a language, for the broker here.
+fn program(page: &str, language: &str, stage: &Stage) -> String {
+    let (_, rest) = page.split_once(&format!("```{language}\n")).unwrap();
+    let (program, _) = rest.split_once("```").unwrap();
+    assert!(program.contains(DOCUMENTED_ADDRESS), "{program}");
+    program.replace(DOCUMENTED_ADDRESS, &stage.bootstrap())
+}
+
+fn shows_changes(stage: &Stage, program: &mut Command) {
+    stage.write(3);
     let mut troupe = Troupe::default();
-    troupe.add_program(python().args(["-c", &program.replace(README_ADDRESS, &stage.bootstrap())]));
-    troupe.until("the README's program has printed five changes", |troupe| {
+    troupe.add_program(program);
+    troupe.until("the program has printed five changes", |troupe| {
         troupe.member(0).last_words().iter().filter(|line| line.contains(r#""op":"#)).count() >= 5
     });
 }
