@@ -13,10 +13,12 @@ GO_EXAMPLE := examples/go
 # For `make console-consumer`
 BOOTSTRAP ?= 127.0.0.1:9092
 TOPIC     ?= shop
+# For `make fuzz`
+SECONDS   ?= 60
 # For `make bench`
 BENCH     ?= ingest
 
-.PHONY: help setup setup-clients build run test test-postgres test-clients test-clients-all test-tools test-all lint lint-deploy compatibility fmt bench java python go node apache-kafka console-consumer clean
+.PHONY: help setup setup-clients build run test test-postgres test-clients test-clients-all test-tools test-all fuzz lint lint-deploy compatibility fmt bench java python go node apache-kafka console-consumer clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +56,9 @@ test-tools: setup-clients apache-kafka ## Apache Kafka's command-line tools
 test-all: test test-clients-all test-tools lint-deploy ## every test, with PostgreSQL 15 and 18
 	$(MAKE) test-postgres PG=18
 
+fuzz: ## feed what reads bytes from outside with any bytes: SECONDS=60
+	fuzz/run.sh $(SECONDS)
+
 lint: ## formatting and clippy
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --all-features --locked -- -D warnings
@@ -68,7 +73,7 @@ compatibility: ## write the table of APIs in docs/compatibility.md anew
 fmt: ## format the code
 	$(CARGO) fmt --all
 
-bench: setup ## compare with the least that could do the same: BENCH=ingest, latency or fetch
+bench: setup ## compare with the least that could do the same: BENCH=ingest, latency, fetch or groups
 	$(CARGO) run --release --locked --features bench -- bench $(BENCH) $(ARGS)
 
 java: $(JAVA_DIR)/target/built ## build the Java client's test programs

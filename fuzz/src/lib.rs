@@ -26,6 +26,7 @@ use millrace::log::record_batch::Codec;
 use millrace::log::topics::{Announcer, Topics};
 use millrace::change::Lsn;
 use millrace::log::{LogWriter, Record, SourcePosition};
+use millrace::kafka::connection::Limits;
 use millrace::kafka::topic_settings::{Defaults, TopicSettings};
 use millrace::log::Retention;
 use millrace::produce::{ClientTopics, LOG_NAME};
@@ -104,6 +105,7 @@ impl Stage {
                 topic_settings,
                 client_topics: Some(client_topics),
                 data_dir: directory.path().into(),
+                limits: Limits::default(),
             }
         });
         Stage { runtime, broker: Arc::new(broker), _writer: writer, _directory: directory }
