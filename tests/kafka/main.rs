@@ -10,6 +10,7 @@ mod consumer_groups;
 mod delete_records;
 mod fetch;
 mod fetch_sessions;
+mod full_disk;
 mod groups;
 mod groups_mixed;
 mod hostile;

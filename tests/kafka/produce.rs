@@ -124,11 +124,11 @@ fn name(text: &'static str) -> TopicName {
 }
 
 /// Who sends a batch: id, epoch and first sequence number.
-type Sequence = (i64, i16, i32);
+pub type Sequence = (i64, i16, i32);
 const NOBODY: Sequence = (-1, -1, -1);
 
 /// A batch of records with these timestamps.
-fn batch((producer_id, producer_epoch, sequence): Sequence, timestamps: &[i64]) -> BytesMut {
+pub fn batch((producer_id, producer_epoch, sequence): Sequence, timestamps: &[i64]) -> BytesMut {
     let records = timestamps.iter().zip(0..).map(|(timestamp, n)| Record {
         transactional: false,
         control: false,
@@ -159,7 +159,7 @@ fn seal(mut batch: BytesMut) -> BytesMut {
 }
 
 /// A request for one partition.
-fn write(version: i16, topic: &Topic, partition: i32, batch: impl Into<Bytes>) -> ProduceRequest {
+pub fn write(version: i16, topic: &Topic, partition: i32, batch: impl Into<Bytes>) -> ProduceRequest {
     let data = PartitionProduceData::default().with_index(partition).with_records(Some(batch.into()));
     let topic_data = TopicProduceData::default().with_partition_data(vec![data]);
     let topic_data = match version {
@@ -169,12 +169,12 @@ fn write(version: i16, topic: &Topic, partition: i32, batch: impl Into<Bytes>) -
     ProduceRequest::default().with_transactional_id(None).with_acks(-1).with_topic_data(vec![topic_data])
 }
 
-async fn send(client: &mut Client, version: i16, request: &ProduceRequest) -> PartitionProduceResponse {
+pub async fn send(client: &mut Client, version: i16, request: &ProduceRequest) -> PartitionProduceResponse {
     let response = client.call(version, request).await;
     response.responses[0].partition_responses[0].clone()
 }
 
-async fn made(broker: &Writable, client: &mut Client, text: &'static str) -> Arc<Topic> {
+pub async fn made(broker: &Writable, client: &mut Client, text: &'static str) -> Arc<Topic> {
     let asked = metadata_request::MetadataRequestTopic::default().with_name(Some(name(text)));
     client.call(12, &MetadataRequest::default().with_topics(Some(vec![asked]))).await;
     broker.topics.by_name(text).unwrap()

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use millrace::kafka::connection::Limits;
-use millrace::log::local::Options;
+use millrace::log::local::{Files, Options, RealFiles};
 use millrace::log::record_batch::Codec;
 use millrace::log::topics::Topics;
 use millrace::produce::{ClientTopics, LOG_NAME};
@@ -23,12 +23,16 @@ pub struct Writable {
 
 impl Writable {
     pub async fn start() -> Writable {
-        Writable::open(Arc::new(TempDir::new().unwrap())).await
+        Writable::start_on(Arc::new(RealFiles)).await
     }
 
-    async fn open(directory: Arc<TempDir>) -> Writable {
+    pub async fn start_on(files: Arc<dyn Files>) -> Writable {
+        Writable::open(Arc::new(TempDir::new().unwrap()), files).await
+    }
+
+    async fn open(directory: Arc<TempDir>, files: Arc<dyn Files>) -> Writable {
         let topics = Topics::default();
-        let options = Options::new(directory.path(), LOG_NAME);
+        let options = Options { files, ..Options::new(directory.path(), LOG_NAME) };
         let (ours, writer) = ClientTopics::open(options, Codec::Lz4, topics.clone()).await.unwrap();
         let writer = tokio::spawn(writer);
         let limits = Limits { request_bytes: millrace::produce::MAX_REQUEST_BYTES, ..Limits::default() };
@@ -42,7 +46,7 @@ impl Writable {
         server.shutdown.cancel();
         (&mut server.served).await.unwrap();
         writer.await.unwrap();
-        Writable::open(directory).await
+        Writable::open(directory, Arc::new(RealFiles)).await
     }
 
     pub fn config(&self) -> ClientConfig {
