@@ -25,6 +25,9 @@ use crate::log::{
 const GROUP_BYTES: usize = 32 << 20;
 /// The most that a batch may have when decompressed. Kafka has no such limit.
 const MAX_RECORDS_BYTES: usize = 64 << 20;
+/// The most that the batches of one request may have together when decompressed: so much is buffered at once, with a
+/// group before it.
+const MAX_REQUEST_RECORDS_BYTES: usize = 128 << 20;
 /// How far ahead of our clock a timestamp may be: the default of Kafka's `message.timestamp.after.max.ms`.
 const MAX_AHEAD_MS: i64 = 3_600_000;
 /// Pairs of a producer and a partition that are remembered, at about 200 bytes.
@@ -90,21 +93,19 @@ impl Writer {
 
     pub(super) async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
         while let Some(job) = jobs.recv().await {
-            self.take(job);
+            self.take(job).await;
             while self.log.buffered() < GROUP_BYTES
                 && !self.group.changes_topics
                 && let Ok(job) = jobs.try_recv()
             {
-                self.take(job);
-                // Batches are checked here, which may take milliseconds each.
-                tokio::task::yield_now().await;
+                self.take(job).await;
             }
             self.commit().await;
         }
         self.log.close().await;
     }
 
-    fn take(&mut self, job: Job) {
+    async fn take(&mut self, job: Job) {
         match job {
             Job::Append { batches, answer } => {
                 let limits = ProducerLimits {
@@ -112,7 +113,13 @@ impl Writer {
                     records_bytes: MAX_RECORDS_BYTES,
                     latest: unix_ms().saturating_add(MAX_AHEAD_MS),
                 };
-                let answers = batches.iter().map(|append| self.append(append, &limits)).collect();
+                let room = self.log.buffered() + MAX_REQUEST_RECORDS_BYTES;
+                let mut answers = Vec::with_capacity(batches.len());
+                for append in &batches {
+                    answers.push(self.append(append, &limits, room));
+                    // A batch may take milliseconds.
+                    tokio::task::yield_now().await;
+                }
                 self.group.waiting.push(Waiting::Append(answers, answer));
             }
             Job::Create { name, partitions, answer } => {
@@ -148,9 +155,19 @@ impl Writer {
         }
     }
 
-    fn append(&mut self, append: &Append, limits: &ProducerLimits) -> Result<Appended, AppendError> {
+    /// Appends a batch, if not more than `room` is buffered then.
+    fn append(
+        &mut self,
+        append: &Append,
+        limits: &ProducerLimits,
+        room: usize,
+    ) -> Result<Appended, AppendError> {
         let partition = append.partition;
         let batch = ProducedBatch::check(&append.batch, limits)?;
+        if self.log.buffered() + batch.len() > room {
+            let what = "records, together with those before it in the request,";
+            return Err(ProducedError::TooLarge { what, limit: MAX_REQUEST_RECORDS_BYTES }.into());
+        }
         let mut range = match self.group.ranges.get(&partition) {
             Some(range) => *range,
             None => {

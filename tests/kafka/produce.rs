@@ -312,6 +312,48 @@ async fn a_request_may_be_as_large_as_kafka_allows_and_no_larger() {
     client.closed().await;
 }
 
+// I8. A request of a few kilobytes may stand for gigabytes.
+#[tokio::test]
+async fn what_a_request_is_decompressed_to_is_bounded() {
+    let broker = Writable::start().await;
+    let mut client = broker.server.client().await;
+    let topic = made(&broker, &mut client, "orders").await;
+    let record = |n| Record {
+        value: Some(Bytes::from(vec![0; 20 << 20])),
+        offset: n,
+        // Sequence numbers that do not rise would make two batches.
+        sequence: n as i32 - 1,
+        transactional: false,
+        control: false,
+        delete_horizon: false,
+        partition_leader_epoch: -1,
+        producer_id: -1,
+        producer_epoch: -1,
+        timestamp_type: TimestampType::Creation,
+        timestamp: 1,
+        key: None,
+        headers: Default::default(),
+    };
+    let records = [record(0), record(1)];
+    let mut bomb = BytesMut::new();
+    let zstd = |plain: &mut BytesMut, out: &mut BytesMut, _| {
+        out.extend_from_slice(&zstd::encode_all(&plain[..], 1)?);
+        Ok(())
+    };
+    let options = RecordEncodeOptions { version: 2, compression: Compression::Zstd };
+    RecordBatchEncoder::encode_with_custom_compression(&mut bomb, &records, &options, Some(zstd)).unwrap();
+    assert!(bomb.len() < 10_000);
+    let bomb = bomb.freeze();
+    let mut request = write(9, &topic, 0, bomb.clone());
+    request.topic_data[0].partition_data = (0..4)
+        .map(|n| PartitionProduceData::default().with_index(n).with_records(Some(bomb.clone())))
+        .collect();
+    let response = client.call(9, &request).await;
+    let answers = response.responses[0].partition_responses.iter();
+    let too_large = ResponseError::MessageTooLarge.code();
+    assert_eq!(answers.map(|answer| answer.error_code).collect::<Vec<_>>(), [0, 0, 0, too_large]);
+}
+
 #[tokio::test]
 async fn an_idempotent_producer_writes_each_batch_once_and_in_order() {
     let broker = Writable::start().await;

@@ -130,6 +130,16 @@ impl ProducedBatch {
         bytes.first_chunk::<HEADER_LEN>().is_some_and(|header| i16_at(header, 21) & CODEC_MASK == 4)
     }
 
+    /// Size of its records when decompressed, in bytes.
+    pub fn len(&self) -> usize {
+        self.plain.len()
+    }
+
+    /// Whether there are none. There always are.
+    pub fn is_empty(&self) -> bool {
+        self.plain.is_empty()
+    }
+
     /// Its records, with offsets from 0.
     pub fn records(&self) -> Records {
         Records::new(Offset(0), self.base_timestamp, self.count, self.plain.clone())
