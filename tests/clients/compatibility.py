@@ -28,7 +28,7 @@ def table(findings):
 def summary(features):
     """Features are "kind" or "kind: which one"; one line for each kind."""
     kinds = {}
-    for feature in sorted(features):
+    for feature in sorted(set(features)):
         kind, *which = feature.split(": ")
         kinds.setdefault(kind, []).extend(which)
     return "<br>".join(": ".join([kind, ", ".join(which)] if which else [kind]) for kind, which in kinds.items())

@@ -57,7 +57,10 @@ impl Drop for Verdict {
         let passed = !std::thread::panicking();
         let line = json!({"client": client, "language": language, "version": version, "feature": feature, "passed": passed});
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/compatibility");
-        let name = format!("{client} {version} {feature}").replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+        // Also after the test, so that what failed in one is not hidden by another that did the same and passed.
+        let test = std::thread::current().name().unwrap_or_default().to_owned();
+        let name = format!("{client} {language} {version} {feature} {test}");
+        let name = name.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
         fs::create_dir_all(&directory).unwrap();
         fs::write(directory.join(format!("{name}.json")), line.to_string()).unwrap();
     }
