@@ -134,17 +134,21 @@ fn note(api: &Api) -> String {
 }
 
 fn table() -> String {
-    let mut rows = BTreeMap::new();
-    for (key, first, last) in APACHE_KAFKA {
-        rows.insert(*key, ("–".to_owned(), versions((*first, *last)), missing(*key).to_owned()));
-    }
-    for api in ALL {
-        let row = rows.get_mut(&(api.key as i16)).expect("Apache Kafka does not have it");
-        (row.0, row.2) = (versions(api.versions), note(api));
-    }
+    let mut served: BTreeMap<i16, &Api> = ALL.iter().map(|api| (api.key as i16, *api)).collect();
+    let rows: Vec<_> = APACHE_KAFKA
+        .iter()
+        .map(|(key, first, last)| {
+            let (ours, note) = match served.remove(key) {
+                Some(api) => (versions(api.versions), note(api)),
+                None => ("–".to_owned(), missing(*key).to_owned()),
+            };
+            (key, ours, versions((*first, *last)), note)
+        })
+        .collect();
+    assert!(served.is_empty(), "Apache Kafka does not have {served:?}");
     let mut table = "| key | API | versions | in Apache Kafka 4.3 | |\n|---|---|---|---|---|\n".to_owned();
-    for (key, (ours, theirs, note)) in rows {
-        table += &format!("| {key} | {} | {ours} | {theirs} | {note} |\n", name(key));
+    for (key, ours, theirs, note) in rows {
+        table += &format!("| {key} | {} | {ours} | {theirs} | {note} |\n", name(*key));
     }
     table
 }
