@@ -29,6 +29,8 @@
 //! Where this differs from Apache Kafka: targets are made at once, so that no group is ever seen `Assigning` (Kafka 4.3
 //! waits for up to a second between two). Members live in memory, so one of a group that there is not is told
 //! `UNKNOWN_MEMBER_ID`, upon which it joins again, and not `GROUP_ID_NOT_FOUND`, which ends it.
+//! So is one of the classic protocol that joins again with partitions after it was removed; Kafka takes it in, and it reads
+//! what may be another's until it is told its part.
 
 mod assignor;
 mod classic_member;

@@ -44,6 +44,11 @@ impl Group {
         if fresh && join.instance_id.is_none() && join.requires_known_id {
             return Err(JoinRefused { error: ResponseError::MemberIdRequired, member_id: id.clone() });
         }
+        // The ids that members are told to come back with are not kept. One that has partitions has been in, was removed,
+        // and does not know it: they may be others' by now.
+        if !fresh && !self.members.contains_key(id) && !subscription.owned.is_empty() {
+            return Err(refuse(ResponseError::UnknownMemberId));
+        }
         let comes = self.admit_classic(join, id, fresh).map_err(refuse)?;
         let beat = Heartbeat {
             instance_id: join.instance_id.clone(),

@@ -80,6 +80,8 @@ struct Client {
     /// By the classic protocol: what it waits for, and what it asks for next.
     waits: Option<Token>,
     asks: bool,
+    /// By the cooperative way: it joins again when it has given up what it has lost.
+    has_given_up: bool,
     leads: Option<Joined>,
     unheard: bool,
 }
@@ -233,9 +235,12 @@ impl World {
     /// It stops reading what it was not given again.
     fn give_up(&mut self, client: usize) {
         let client = &mut self.clients[client];
+        let count = |reads: &Parts| reads.values().map(BTreeSet::len).sum::<usize>();
+        let before = count(&client.reads);
         for (topic, reads) in &mut client.reads {
             reads.retain(|partition| client.given.get(topic).is_some_and(|given| given.contains(partition)));
         }
+        client.has_given_up |= count(&client.reads) < before;
     }
 
     fn names(&self, client: usize) -> BTreeSet<Arc<str>> {
@@ -317,15 +322,11 @@ impl World {
         if known.asks {
             return self.sync(client);
         }
-        let unread = |reads: &Parts, given: &Parts| {
-            reads.iter().any(|(topic, own)| {
-                own.iter().any(|partition| !given.get(topic).is_some_and(|given| given.contains(partition)))
-            })
-        };
-        if self.sharing == Sharing::CooperativeSticky && unread(&known.reads, &known.given) {
-            // It joins again when it has given up what it has lost.
+        if self.sharing == Sharing::CooperativeSticky {
             self.give_up(client);
-            return self.join(client);
+            if self.clients[client].has_given_up {
+                return self.join(client);
+            }
         }
         let who = Identity { member_id: &known.id, instance_id: None };
         match self.group.classic_heartbeat(self.now, who, known.epoch) {
@@ -371,6 +372,7 @@ impl World {
             can_skip_assignment: false,
         };
         self.clients[client].waits = Some(token);
+        self.clients[client].has_given_up = false;
         self.group.join(self.now, &self.settings, &self.catalog, &join, token);
     }
 
@@ -562,7 +564,8 @@ impl World {
                 assert!(consumers, "still a consumer group");
                 assert_eq!(group.state(), State::Stable);
                 assert_eq!(group.members.len(), alive.len());
-                let same = alive.iter().all(|client| self.clients[*client].subscription == 0);
+                let same = group.assignor == Assignor::Uniform
+                    && alive.iter().all(|client| self.clients[*client].subscription == 0);
                 if same {
                     let loads = alive
                         .iter()

@@ -331,6 +331,10 @@ fn a_classic_member_that_does_not_come_back_in_time_is_removed() {
     }
     assert_eq!(house.classic_beat("old", 2), Err(ResponseError::UnknownMemberId));
     assert_eq!(house.stay("new", 2), Ok((3, Some(a(&[0, 1, 2, 3])))));
+    // It may not know that it was removed, and still have what is another's.
+    let back = house.classic_join("old", "range", &[2, 3]).unwrap_err();
+    assert_eq!(back.error, ResponseError::UnknownMemberId);
+    assert_eq!(house.classic_join("old", "range", &[]).unwrap().generation, 4);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Random subscribers and clients like Kafka's that come, go, crash, stall and dawdle in one group, with a clock of their
+//! Random subscribers and clients like Kafka's, of both protocols, that come, go, crash, stall and dawdle in one group, with a clock of their
 //! own, against what must hold at every moment: no partition is read by two who are alive, and when all have calmed down,
 //! each is read by one.
 
@@ -16,11 +16,13 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::lead::share_out;
-use super::{Change, Membership, Subscription, TopicPartition, assigned};
-use crate::group::Coordinator;
+use super::{Change, Membership, Subscription, TopicPartition, assigned, new_member_id};
+use crate::group::consumer::{self, Heartbeat};
 use crate::group::consumer_protocol::{self, Parts};
 use crate::group::coordinator::tests::{House, house, quick};
 use crate::group::member::{Identity, Join, Kind, Protocol, Sync};
+use crate::group::{Coordinator, Options};
+use crate::log::topics::Topics;
 
 const SESSION: Duration = Duration::from_secs(6);
 const REBALANCE: Duration = Duration::from_secs(20);
@@ -36,12 +38,14 @@ enum Who {
     Eager,
     /// As Java's consumer by default: `range`, or `cooperative-sticky` in the way of an eager client.
     Both,
+    /// By the protocol of KIP-848, which makes a consumer group of a classic one.
+    Modern,
 }
 
 impl Who {
     fn strategies(self) -> &'static [&'static str] {
         match self {
-            Who::Subscriber => &[],
+            Who::Subscriber | Who::Modern => &[],
             Who::Cooperative => &["cooperative-sticky"],
             Who::Eager => &["range"],
             Who::Both => &["range", "cooperative-sticky"],
@@ -68,6 +72,7 @@ fn event() -> impl Strategy<Value = Event> {
         2 => Just(Who::Cooperative),
         1 => Just(Who::Eager),
         1 => Just(Who::Both),
+        2 => Just(Who::Modern),
     ];
     prop_oneof![
         6 => (member.clone(), who, 1..4usize).prop_map(|(member, who, topics)| Event::Come(member, who, topics)),
@@ -212,7 +217,7 @@ struct Client {
     who: Who,
     number: usize,
     books: Books,
-    house: crate::log::topics::Topics,
+    house: Topics,
     id: Arc<str>,
     generation: i32,
     held: BTreeSet<TopicPartition>,
@@ -349,6 +354,93 @@ impl Client {
     }
 }
 
+/// A client as Kafka's consumers of the new protocol are.
+struct Modern {
+    groups: Arc<Coordinator>,
+    own: Subscription,
+    number: usize,
+    books: Books,
+    topics: Topics,
+    id: Arc<str>,
+    epoch: i32,
+    held: BTreeSet<TopicPartition>,
+    /// What it is told to give up, and when it will have done that.
+    releasing: Option<(Instant, BTreeSet<TopicPartition>)>,
+    dawdled: u64,
+}
+
+impl Modern {
+    /// Says what it has, and takes up the answer. When it has to do so again.
+    fn beat(&mut self) -> Instant {
+        let mut owned = consumer::Parts::new();
+        for TopicPartition { topic, partition } in &self.held {
+            let topic = self.topics.by_name(topic).unwrap().id;
+            owned.entry(topic).or_default().insert(*partition);
+        }
+        let beat = Heartbeat {
+            member_id: self.id.clone(),
+            epoch: self.epoch,
+            rebalance_timeout: Some(REBALANCE),
+            names: Some(self.own.topics.clone()),
+            owned: Some(owned),
+            ..Heartbeat::default()
+        };
+        let later = Instant::now() + SESSION / 3;
+        let answer = match self.groups.consumer_heartbeat(&self.own.group, &beat) {
+            Ok(answer) => answer,
+            Err(_) => {
+                self.books.is_gone(self.number);
+                self.held.clear();
+                self.releasing = None;
+                let joins = self.epoch == consumer::JOIN;
+                self.epoch = consumer::JOIN;
+                return if joins { later } else { Instant::now() };
+            }
+        };
+        self.epoch = answer.epoch;
+        let mut given = BTreeSet::new();
+        for (topic, partitions) in answer.assignment.unwrap() {
+            let topic: Arc<str> = self.topics.by_id(topic).unwrap().name.as_str().into();
+            given.extend(
+                partitions.into_iter().map(|partition| TopicPartition { topic: topic.clone(), partition }),
+            );
+        }
+        let lost: BTreeSet<_> = self.held.difference(&given).cloned().collect();
+        self.books.take(self.number, &given);
+        self.held.extend(given);
+        if lost.is_empty() {
+            self.releasing = None;
+            return later;
+        }
+        // It takes its time to release, now more and now less.
+        self.dawdled = (self.dawdled + 1) % 4;
+        let at = Instant::now() + Duration::from_secs(self.dawdled * 3);
+        let (at, _) = self.releasing.take().unwrap_or((at, BTreeSet::new()));
+        self.releasing = Some((at, lost));
+        later.min(at)
+    }
+
+    async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>) {
+        loop {
+            if let Some((_, lost)) = self.releasing.take_if(|(at, _)| *at <= Instant::now()) {
+                self.books.give_up(self.number, &lost);
+                self.held.retain(|partition| !lost.contains(partition));
+            }
+            let next = self.beat();
+            tokio::select! {
+                () = sleep_until(next) => {}
+                order = orders.recv() => match order {
+                    Some(Order::Stall(time)) => self.books.stall(self.number, time).await,
+                    Some(Order::Leave) | None => break,
+                }
+            }
+        }
+        self.books.is_gone(self.number);
+        let leaves = Heartbeat { member_id: self.id, epoch: consumer::LEAVE, ..Heartbeat::default() };
+        let _ = self.groups.consumer_heartbeat(&self.own.group, &leaves);
+    }
+}
+
 struct World<'a> {
     house: &'a House,
     group: String,
@@ -369,6 +461,24 @@ impl World<'_> {
                     Who::Subscriber => {
                         own.client_host = "/subscriber".into();
                         tokio::spawn(subscribe(groups, own, number, books, received))
+                    }
+                    Who::Modern => {
+                        let id = new_member_id("modern").unwrap();
+                        let (topics, held) = (self.house.topics.clone(), BTreeSet::new());
+                        let (epoch, releasing, dawdled) = (consumer::JOIN, None, 0);
+                        let modern = Modern {
+                            groups,
+                            own,
+                            number,
+                            books,
+                            topics,
+                            id,
+                            epoch,
+                            held,
+                            releasing,
+                            dawdled,
+                        };
+                        tokio::spawn(modern.run(received))
                     }
                     who => {
                         let house = self.house.topics.clone();
@@ -435,7 +545,8 @@ fn subscribers_and_clients_of_one_group_never_read_a_partition_at_once_and_alway
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     let house = runtime.block_on(async {
-        let mut house = house(quick()).await;
+        let options = Options { consumer_session_timeout: SESSION, ..quick() };
+        let mut house = house(options).await;
         house.add_topic("items", 5).await;
         house.add_topic("people", 1).await;
         house
