@@ -47,8 +47,8 @@ test-clients: setup-clients java python go node ## clients in groups: librdkafka
 
 test-clients-all: setup-clients java python go node apache-kafka ## every client, and what they do into docs/compatibility.md
 	rm -rf target/compatibility
-	$(CARGO) test --locked --test clients -- --include-ignored
-	python3 tests/clients/compatibility.py target/compatibility docs/compatibility.md
+	$(CARGO) test --locked --test clients -- --include-ignored; passed=$$?; \
+	  python3 tests/clients/compatibility.py target/compatibility docs/compatibility.md && exit $$passed
 
 test-tools: setup-clients apache-kafka ## Apache Kafka's command-line tools
 	$(CARGO) test --locked --test tools

@@ -41,8 +41,7 @@ def main(results, page):
     page = pathlib.Path(page)
     before, rest = page.read_text().split(BEGIN)
     _, after = rest.split(END)
-    today = datetime.datetime.now(datetime.UTC).date()
-    lines = [BEGIN, f"From the run of {today}:", "", *table(findings), END]
+    lines = [BEGIN, f"From the run of {datetime.date.today()}:", "", *table(findings), END]
     page.write_text(before + "\n".join(lines) + after)
 
 
