@@ -140,7 +140,7 @@ pub struct MemberDescription {
     pub names: BTreeSet<Arc<str>>,
     /// The pattern of the names of others that it wants.
     pub pattern: Option<Arc<str>>,
-    /// The partitions that it has.
+    /// The partitions that it has, those among them that it is to give up.
     pub assignment: Parts,
     /// The partitions that it is meant to have.
     pub target: Parts,
@@ -254,7 +254,7 @@ impl Group {
             client_host: member.client_host.clone(),
             names: member.names.clone(),
             pattern: member.pattern.clone(),
-            assignment: member::parts(&member.assigned),
+            assignment: collected(member.held()),
             target: member.target.clone(),
             is_classic: member.classic.is_some(),
         };
@@ -402,4 +402,13 @@ impl Member {
             None => ResponseError::StaleMemberEpoch,
         }
     }
+}
+
+/// Partitions by their topics.
+fn collected(partitions: impl Iterator<Item = (TopicId, i32)>) -> Parts {
+    let mut parts = Parts::new();
+    for (topic, partition) in partitions {
+        parts.entry(topic).or_default().insert(partition);
+    }
+    parts
 }

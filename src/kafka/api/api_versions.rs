@@ -47,6 +47,10 @@ fn answer(request: &Request) -> Result<Reply, RequestError> {
     Reply::encode(&response, request.version)
 }
 
+/// Older versions of librdkafka conclude from Produce 0 to 2 what a broker can do, so Apache Kafka names them too, and
+/// serves none of them.
+const PRODUCE_SAID_FROM: i16 = 0;
+
 /// A feature: its name, the levels that the broker can do, the last of which is in force.
 const FEATURES: [(&str, i16, i16); 2] = [("group.version", 0, 1), ("metadata.version", 7, METADATA_VERSION)];
 /// Apache Kafka 4.3.
@@ -83,9 +87,13 @@ pub fn client_software(request: &Request) -> Option<String> {
 }
 
 fn range(api: &Api) -> ApiVersion {
+    let first = match api.key {
+        ApiKey::Produce => PRODUCE_SAID_FROM,
+        _ => api.versions.0,
+    };
     ApiVersion::default()
         .with_api_key(api.key as i16)
-        .with_min_version(api.versions.0)
+        .with_min_version(first)
         .with_max_version(api.versions.1)
 }
 

@@ -41,27 +41,31 @@ fn handle(request: &Request) -> Result<Reply, RequestError> {
     // Each group once: a short request must not ask for a big one a thousand times.
     let mut seen = HashSet::new();
     let groups = asked.group_ids.into_iter().filter(|group| seen.insert(group.clone()));
-    let groups = groups.map(|group| describe(request, group).with_authorized_operations(operations));
+    let groups = groups.map(|group| match describe(request, &group) {
+        Ok(found) => found.with_group_id(group).with_authorized_operations(operations),
+        Err((error, message)) => DescribedGroup::default()
+            .with_group_id(group)
+            .with_error_code(error.code())
+            .with_error_message(Some(text(message))),
+    });
     let answer = ConsumerGroupDescribeResponse::default().with_groups(groups.collect());
     Reply::encode(&answer, request.version)
 }
 
-fn describe(request: &Request, group: GroupId) -> DescribedGroup {
-    let Some(found) = request.broker.groups.describe_consumers(&group.0) else {
-        return DescribedGroup::default()
-            .with_group_id(group)
-            .with_error_code(ResponseError::GroupIdNotFound.code())
-            .with_error_message(Some(text("there is no consumer group of that name")));
-    };
+fn describe(request: &Request, group: &GroupId) -> Result<DescribedGroup, (ResponseError, &'static str)> {
+    if group.0.is_empty() {
+        return Err((ResponseError::InvalidGroupId, "a group has a name"));
+    }
+    let found = request.broker.groups.describe_consumers(&group.0);
+    let found = found.ok_or((ResponseError::GroupIdNotFound, "there is no consumer group of that name"))?;
     let names = found.names.into_iter().collect();
     let members = found.group.members.into_iter().map(|found| member(found, &names, request.version));
-    DescribedGroup::default()
-        .with_group_id(group)
+    Ok(DescribedGroup::default()
         .with_group_state(text(found.group.state.name()))
         .with_group_epoch(found.group.epoch)
         .with_assignment_epoch(found.group.epoch)
         .with_assignor_name(text(found.group.assignor.name()))
-        .with_members(members.collect())
+        .with_members(members.collect()))
 }
 
 fn member(found: MemberDescription, names: &HashMap<TopicId, Arc<str>>, version: i16) -> Member {
@@ -74,7 +78,7 @@ fn member(found: MemberDescription, names: &HashMap<TopicId, Arc<str>>, version:
         .with_client_id(text(&found.client_id))
         .with_client_host(text(&found.client_host))
         .with_subscribed_topic_names(found.names.iter().map(|name| TopicName(text(name))).collect())
-        .with_subscribed_topic_regex(found.pattern.as_deref().map(text))
+        .with_subscribed_topic_regex(Some(text(found.pattern.as_deref().unwrap_or_default())))
         .with_assignment(assignment(found.assignment, names))
         .with_target_assignment(assignment(found.target, names));
     if version >= 1 { member.with_member_type(kind) } else { member }

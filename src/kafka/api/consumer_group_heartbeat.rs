@@ -62,7 +62,8 @@ fn answer(request: &Request) -> Result<Reply, RequestError> {
             ConsumerGroupHeartbeatResponse::default()
                 .with_member_id(Some(text(&member_id)))
                 .with_member_epoch(beat.epoch)
-                .with_heartbeat_interval_ms(interval)
+                // Who has left owes no heartbeat.
+                .with_heartbeat_interval_ms(if beat.epoch < 0 { 0 } else { interval })
                 .with_assignment(beat.assignment.map(assignment))
         }
         Err(Refused { error, message }) => ConsumerGroupHeartbeatResponse::default()

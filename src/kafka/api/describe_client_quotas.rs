@@ -2,7 +2,7 @@
 //!
 //! * 1 is flexible.
 //!
-//! A kind of entity that Kafka does not have is UNSUPPORTED_VERSION, as there.
+//! A kind of entity that Kafka does not have is UNSUPPORTED_VERSION, and an unknown way to match INVALID_REQUEST, as there.
 
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::{ApiKey, DescribeClientQuotasRequest, DescribeClientQuotasResponse};
@@ -23,15 +23,24 @@ pub static API: Api = Api {
 
 const COMPONENT: &[Field] = &[Field::new(STRING, 0), Field::new(I8, 0), Field::new(STRING, 0)];
 
+/// How an entity's name is matched: exactly, as the default, or any.
+const MATCH_TYPES: std::ops::RangeInclusive<i8> = 0..=2;
+
 fn answer(_: &Request, asked: DescribeClientQuotasRequest) -> DescribeClientQuotasResponse {
+    let refused = |error: ResponseError, message| {
+        DescribeClientQuotasResponse::default()
+            .with_error_code(error.code())
+            .with_error_message(Some(StrBytes::from_static_str(message)))
+            .with_entries(None)
+    };
     let known = |kind: &str| matches!(kind, "user" | "client-id" | "ip");
-    match asked.components.iter().all(|component| known(&component.entity_type)) {
-        true => DescribeClientQuotasResponse::default()
-            .with_error_message(Some(StrBytes::default()))
-            .with_entries(Some(Vec::new())),
-        false => DescribeClientQuotasResponse::default()
-            .with_error_code(ResponseError::UnsupportedVersion.code())
-            .with_error_message(Some(StrBytes::from_static_str("quotas are of user, client-id or ip")))
-            .with_entries(None),
+    if !asked.components.iter().all(|component| known(&component.entity_type)) {
+        return refused(ResponseError::UnsupportedVersion, "quotas are of user, client-id or ip");
     }
+    if !asked.components.iter().all(|component| MATCH_TYPES.contains(&component.match_type)) {
+        return refused(ResponseError::InvalidRequest, "MatchType must be 0, 1 or 2");
+    }
+    DescribeClientQuotasResponse::default()
+        .with_error_message(Some(StrBytes::default()))
+        .with_entries(Some(Vec::new()))
 }

@@ -36,7 +36,13 @@ fn handle(request: &Request) -> Result<Reply, RequestError> {
     // Each group once: a short request must not ask for a big one a thousand times.
     let mut seen = HashSet::new();
     let groups: Vec<GroupId> = asked.groups.into_iter().filter(|group| seen.insert(group.clone())).collect();
-    let each = |group: GroupId| describe(request, group).with_authorized_operations(operations);
+    let each = |group: GroupId| {
+        let described = describe(request, group);
+        match described.error_code {
+            0 => described.with_authorized_operations(operations),
+            _ => described,
+        }
+    };
     let answer = DescribeGroupsResponse::default().with_groups(groups.into_iter().map(each).collect());
     Reply::encode(&answer, request.version)
 }

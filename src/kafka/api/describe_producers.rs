@@ -8,6 +8,7 @@ use kafka_protocol::messages::{ApiKey, DescribeProducersRequest, DescribeProduce
 use super::{at_once, has_partition};
 use crate::kafka::shape::{Field, I32, Kind, STRING};
 use crate::kafka::{Api, Request};
+use crate::log::topics::is_topic_name;
 
 /// DescribeProducers.
 pub static API: Api = Api {
@@ -23,8 +24,11 @@ const TOPIC: &[Field] = &[Field::new(STRING, 0), Field::new(Kind::Array(&I32), 0
 fn answer(request: &Request, asked: DescribeProducersRequest) -> DescribeProducersResponse {
     let topic = |topic: TopicRequest| {
         let partition = |index: &i32| {
-            let known = has_partition(&request.broker, &topic.name, *index);
-            let error = if known { 0 } else { ResponseError::UnknownTopicOrPartition.code() };
+            let error = match has_partition(&request.broker, &topic.name, *index) {
+                true => 0,
+                false if !is_topic_name(&topic.name) => ResponseError::InvalidTopicException.code(),
+                false => ResponseError::UnknownTopicOrPartition.code(),
+            };
             PartitionResponse::default().with_partition_index(*index).with_error_code(error)
         };
         TopicResponse::default()
