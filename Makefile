@@ -18,7 +18,7 @@ SECONDS   ?= 60
 # For `make bench`
 BENCH     ?= ingest
 
-.PHONY: help setup setup-clients build run test test-postgres test-clients test-clients-all test-tools test-all fuzz lint lint-deploy compatibility fmt bench java python go node apache-kafka console-consumer clean
+.PHONY: help setup setup-clients build run test test-postgres test-clients test-clients-all test-tools test-judge test-all fuzz lint lint-deploy compatibility fmt bench java python go node apache-kafka console-consumer clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,7 +53,10 @@ test-clients-all: setup-clients java python go node apache-kafka ## every client
 test-tools: setup-clients apache-kafka ## Apache Kafka's command-line tools
 	$(CARGO) test --locked --test tools
 
-test-all: test test-clients-all test-tools lint-deploy ## every test, with PostgreSQL 15 and 18
+test-judge: setup-clients apache-kafka ## every answer beside that of Apache Kafka's own broker
+	$(CARGO) test --locked --test judge
+
+test-all: test test-clients-all test-tools test-judge lint-deploy ## every test, with PostgreSQL 15 and 18
 	$(MAKE) test-postgres PG=18
 
 fuzz: ## feed what reads bytes from outside with any bytes: SECONDS=60
@@ -62,7 +65,7 @@ fuzz: ## feed what reads bytes from outside with any bytes: SECONDS=60
 lint: ## formatting and clippy
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --all-features --locked -- -D warnings
-	$(CARGO) clippy --all-features --test clients --test tools --locked -- -D warnings
+	$(CARGO) clippy --all-features --test clients --test tools --test judge --locked -- -D warnings
 
 lint-deploy: ## check what deploy/ has for containers, systemd, Kubernetes and Prometheus
 	deploy/lint.sh
