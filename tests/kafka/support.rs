@@ -111,7 +111,6 @@ pub fn coordinator(data: &DataDir, topics: &Topics) -> Arc<Coordinator> {
         initial_rebalance_delay: Duration::ZERO,
         min_session_timeout: Duration::from_millis(100),
         consumer_heartbeat_interval: Duration::from_millis(200),
-        consumer_session_timeout: Duration::from_secs(2),
         topics_settle: Duration::from_millis(10),
         ..Options::default()
     };
