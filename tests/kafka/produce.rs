@@ -222,11 +222,11 @@ async fn what_cannot_be_written_is_refused_as_kafka_refuses_it() {
         (seal(changed(22, 1)), ResponseError::InvalidRecord),
         (seal(changed(22, 1 << 5)), ResponseError::InvalidRecord),
         (seal(changed(22, 1 << 4)), ResponseError::TransactionalIdAuthorizationFailed),
-        (seal(changed(22, 1 << 3)), ResponseError::InvalidTimestamp),
         (batch(NOBODY, &[soon + 7_200_000]), ResponseError::InvalidTimestamp),
         (batch((1, 0, -5), &[1]), ResponseError::InvalidRecord),
         (two, ResponseError::InvalidRecord),
         (BytesMut::new(), ResponseError::InvalidRecord),
+        (right().split_to(40), ResponseError::InvalidRecord),
         (batch(NOBODY, &vec![1; 80_000]), ResponseError::MessageTooLarge),
     ];
     for (n, (batch, error)) in cases.into_iter().enumerate() {

@@ -11,8 +11,10 @@
 //!
 //! For those it is as in Apache Kafka, but for these: an answer always waits for the disk, whatever `acks` says; there are
 //! no transactions; a topic has Kafka's defaults (batches of 1 MiB, the time of the producer, at most an hour ahead); a
-//! batch that is sent again is answered with no time, not with its own. With `acks=0` nothing is answered, and an error
-//! closes the connection.
+//! batch that is sent again is answered with no time, not with its own; an error comes without the log's start. Refused
+//! are what Kafka fails at with no error of its own (an unknown codec, records that cannot be decompressed), offsets in a
+//! batch that do not count from 0 however it is compressed, and bytes behind it. With `acks=0` nothing is answered, and an
+//! error closes the connection.
 
 use futures_util::future::BoxFuture;
 use kafka_protocol::ResponseError;

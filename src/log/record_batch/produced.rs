@@ -16,7 +16,6 @@ use super::{
 use crate::log::Offset;
 
 /// Attribute bits beside the codec.
-const LOG_APPEND_TIME: i16 = 1 << 3;
 const TRANSACTIONAL: i16 = 1 << 4;
 const CONTROL: i16 = 1 << 5;
 
@@ -121,7 +120,7 @@ impl ProducedBatch {
             base_timestamp: header.base_timestamp,
             plain: decompress(header.attributes & CODEC_MASK, payload, limits.records_bytes)?.into(),
         };
-        batch.check_records(header.attributes & LOG_APPEND_TIME != 0, limits.latest)?;
+        batch.check_records(limits.latest)?;
         Ok(batch)
     }
 
@@ -145,7 +144,7 @@ impl ProducedBatch {
         Records::new(Offset(0), self.base_timestamp, self.count, self.plain.clone())
     }
 
-    fn check_records(&self, log_append_time: bool, latest: i64) -> Result<(), ProducedError> {
+    fn check_records(&self, latest: i64) -> Result<(), ProducedError> {
         let invalid = |error: BatchError| ProducedError::Invalid(error.to_string());
         let (mut wrong, mut untimely) = (Vec::new(), Vec::new());
         let mut records = self.records();
@@ -161,16 +160,9 @@ impl ProducedBatch {
             if record.offset != Offset(index.into()) && wrong.len() < MAX_NAMED {
                 wrong.push((index, format!("its offset is {} in the batch, not {index}", record.offset)));
             }
-            let problem = match record.timestamp {
-                _ if log_append_time => {
-                    "it asks for the time of the log, which is the broker's to give".into()
-                }
-                time if time < -1 => format!("its timestamp {time} is before 1970"),
-                time if time > latest => format!("its timestamp {time} is more than an hour from now"),
-                _ => String::new(),
-            };
-            if !problem.is_empty() && untimely.len() < MAX_NAMED {
-                untimely.push((index, problem));
+            if record.timestamp > latest && untimely.len() < MAX_NAMED {
+                untimely
+                    .push((index, format!("its timestamp {} is more than an hour ahead", record.timestamp)));
             }
             index += 1;
         }
@@ -214,14 +206,14 @@ impl Header {
             0 | 1 => return invalid(format!("it has magic {magic}; only 2 is taken")),
             _ => return corrupt(format!("it has magic {magic}")),
         }
-        let Some(header) = bytes.first_chunk::<HEADER_LEN>() else {
-            return corrupt(format!("it has {} bytes, and the header alone has {HEADER_LEN}", bytes.len()));
-        };
         match (bytes.len() - LENGTH_FROM).cmp(&(length as usize)) {
             std::cmp::Ordering::Less => return invalid("it is cut short".into()),
             std::cmp::Ordering::Greater => return invalid("there must be one for each partition".into()),
             std::cmp::Ordering::Equal => {}
         }
+        let Some(header) = bytes.first_chunk::<HEADER_LEN>() else {
+            return corrupt(format!("it has {} bytes, and the header alone has {HEADER_LEN}", bytes.len()));
+        };
         let base_offset = i64_at(header, 0);
         if base_offset != 0 {
             return invalid(format!("its base offset is {base_offset}, not 0"));
