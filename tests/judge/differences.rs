@@ -285,12 +285,6 @@ pub const DIFFERENCES: &[Difference] = &[
     },
     Difference {
         api: Some(Produce),
-        situation: "half a header",
-        field: "*error_code",
-        _why: "it is corrupt",
-    },
-    Difference {
-        api: Some(Produce),
         situation: "",
         field: "responses[].partition_responses[].log_start_offset",
         _why: "an answer that refuses tells no start",
