@@ -324,10 +324,6 @@ impl Group {
                     self.refuse_waiting(&id, ResponseError::RebalanceInProgress);
                     self.heard(&id, now);
                 }
-                // What it had before was of a generation that is over.
-                if let Some(member) = self.members.get_mut(&id) {
-                    member.assignment = Bytes::new();
-                }
             }
         }
         let delayed =

@@ -151,6 +151,18 @@ pub const DIFFERENCES: &[Difference] = &[
     },
     Difference {
         api: Some(DescribeGroups),
+        situation: "when the leader has left",
+        field: "groups[].members[].member_assignment",
+        _why: "what a member had is kept until a leader says otherwise: its group may move to the other protocol",
+    },
+    Difference {
+        api: Some(DescribeGroups),
+        situation: "with one left",
+        field: "groups[].members[].member_assignment",
+        _why: "the same",
+    },
+    Difference {
+        api: Some(DescribeGroups),
         situation: "after mistakes",
         field: "groups[].group_state",
         _why: "a join that was refused leaves no group behind",
