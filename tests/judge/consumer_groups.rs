@@ -222,7 +222,6 @@ async fn alone(story: &mut Story) {
                 Said { subscribed: Some(vec![]), regex: Some("se.d|tim.*"), ..Said::at(3) },
             )
             .await;
-        story.says("a malformed expression", A, Said { regex: Some("("), ..Said::at(4) }).await;
     }
     story.deleted("with a member it is deleted").await;
     story.says("leaves", A, Said::at(-1)).await;

@@ -177,6 +177,9 @@ pub struct Pair {
     ours: Side,
 }
 
+/// What an answer calls something.
+type Called<A> = fn(&A) -> String;
+
 /// A request that both have.
 #[derive(Debug)]
 pub struct Pending<R> {
@@ -279,7 +282,7 @@ impl Pair {
         pending: Pending<R>,
         tidy: impl Fn(&mut R::Response),
         name: &str,
-        what: fn(&R::Response) -> String,
+        what: Called<R::Response>,
     ) -> Option<Both<R::Response>>
     where
         R: Request + Debug,
@@ -292,7 +295,7 @@ impl Pair {
         &mut self,
         pending: Pending<R>,
         tidy: impl Fn(&mut R::Response, &Names),
-        learn: Option<(&str, fn(&R::Response) -> String)>,
+        learn: Option<(&str, Called<R::Response>)>,
     ) -> Option<Both<R::Response>>
     where
         R: Request + Debug,

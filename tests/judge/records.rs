@@ -46,7 +46,7 @@ fn record(n: usize, timestamp: i64, size: usize) -> Record {
         // The encoder makes one batch of what is numbered in order, if only from no number.
         sequence: NO_SEQUENCE + n as i32,
         timestamp,
-        key: (n % 2 == 0).then(|| Bytes::from(format!("key-{n}"))),
+        key: n.is_multiple_of(2).then(|| Bytes::from(format!("key-{n}"))),
         value: Some(incompressible(size)),
         headers,
     }

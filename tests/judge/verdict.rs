@@ -69,7 +69,7 @@ impl Verdict {
             for path in paths {
                 let inside =
                     |element: &&str| path.strip_prefix(*element).is_some_and(|rest| !rest.is_empty());
-                if missing.iter().any(|element| inside(&element)) {
+                if missing.iter().any(inside) {
                     continue;
                 }
                 if kafka.contains_key(path) != ours.contains_key(path) && path.ends_with(']') {
