@@ -51,7 +51,7 @@ impl Group {
             match self.static_members.get(instance).cloned() {
                 None if !joins => return Err(unknown_member()),
                 None => self.name(instance, id),
-                Some(known) if joins => {
+                Some(known) if joins && known != *id => {
                     self.replace(&known, id)?;
                     return Ok(false);
                 }
@@ -88,6 +88,12 @@ impl Group {
             return Err(Refused::new(
                 ResponseError::UnreleasedInstanceId,
                 "another member has this group.instance.id, and has neither left nor run out of time",
+            ));
+        }
+        if self.members.contains_key(id) {
+            return Err(Refused::new(
+                ResponseError::InvalidRequest,
+                "MemberId is that of another member: a process that takes a static member's place draws a new one",
             ));
         }
         self.rename(known, id);

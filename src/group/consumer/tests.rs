@@ -220,6 +220,34 @@ fn a_static_member_keeps_its_part_while_it_is_away_and_only_then_another_takes_i
 }
 
 #[test]
+fn a_static_member_whose_answer_got_lost_joins_once_more() {
+    let mut house = House::new();
+    let join = of_instance(joining("one", &["a"]));
+    assert_eq!(house.send(&join), Ok((1, Some(a(&[0, 1, 2, 3])))));
+    assert_eq!(house.send(&join), Ok((1, Some(a(&[0, 1, 2, 3])))));
+    let away = Heartbeat { epoch: AWAY, ..of_instance(joining("one", &["a"])) };
+    assert_eq!(house.send(&away), Ok((AWAY, None)));
+    assert_eq!(house.send(&join), Ok((1, Some(a(&[0, 1, 2, 3])))), "it comes back under its former id");
+}
+
+#[test]
+fn nobody_takes_a_static_members_place_under_the_id_of_another_member() {
+    let mut house = House::new();
+    house.send(&of_instance(joining("one", &["a"]))).unwrap();
+    house.join("two", &["a"]).unwrap();
+    house.own("one", 1, a(&[0, 1])).unwrap();
+    assert_eq!(house.own("one", 1, a(&[0, 1])), Ok((2, None)));
+    assert_eq!(house.stay("two", 2), Ok((2, Some(a(&[2, 3])))));
+    let away = Heartbeat { epoch: AWAY, ..of_instance(joining("one", &["a"])) };
+    house.send(&away).unwrap();
+    assert_eq!(house.send(&of_instance(joining("two", &["a"]))), Err(ResponseError::InvalidRequest));
+    house.pass(seconds(44));
+    house.stay("two", 2).unwrap();
+    house.pass(seconds(1));
+    assert_eq!(house.stay("two", 2), Ok((3, Some(a(&[0, 1, 2, 3])))), "nothing is lost");
+}
+
+#[test]
 fn one_member_has_one_instance_id() {
     let mut house = House::new();
     for instance in ["i", "j", "k"] {
