@@ -246,7 +246,7 @@ impl Member {
 }
 
 /// Memory that a topic's name takes in a subscription.
-fn name_size(name: &str) -> usize {
+pub(super) fn name_size(name: &str) -> usize {
     name.len() + 48
 }
 

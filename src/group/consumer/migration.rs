@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::member::{Classic, Held, Member, Progress, parts};
+use bytes::Bytes;
+
+use super::member::{Classic, Held, Member, Progress, name_size, parts};
 use super::{Group, Settings};
 use crate::group::catalog::Catalog;
 use crate::group::classic::{self, Migrant};
@@ -16,6 +18,16 @@ use crate::group::consumer_protocol::{self, PROTOCOL_TYPE, Subscription};
 use crate::group::member::Join;
 
 impl Group {
+    /// Memory that the members of a classic group would take besides if it became a consumer group, about: what they say
+    /// in few bytes takes many.
+    pub fn upgrade_size(from: &classic::Group) -> usize {
+        let topics = |metadata: &Bytes| -> usize {
+            let names = consumer_protocol::topics(metadata).unwrap_or_default();
+            names.into_iter().map(name_size).sum()
+        };
+        from.subscriptions().map(topics).sum()
+    }
+
     /// Makes a consumer group of a classic one. `None` where its members do not say in Kafka's form what they want; the
     /// group is as before then.
     pub fn upgrade(
@@ -30,7 +42,6 @@ impl Group {
         let migrants = from.migrants(now);
         let mut group = Group::new(settings, now);
         group.epoch = from.generation();
-        let mut owned = Vec::new();
         for Migrant { join, session_deadline, assignment } in &migrants {
             let subscription = Subscription::decode(&join.protocols.first()?.metadata)?;
             let member = Member {
@@ -58,11 +69,12 @@ impl Group {
                 member.target = parts(&assigned);
             }
             group.hold(&join.member_id, assigned, Held::new());
-            owned.push((&join.member_id, subscription.owned));
         }
         // What a member had when it joined and was not given again goes to nobody before it has joined once more.
-        for (id, owned) in owned {
-            let revoking = group.unowned(&owned, catalog);
+        for Migrant { join, .. } in &migrants {
+            let id = &join.member_id;
+            let subscription = Subscription::decode(&join.protocols.first()?.metadata)?;
+            let revoking = group.unowned(&subscription.owned, catalog);
             if let Some(member) = group.members.get_mut(id).filter(|_| !revoking.is_empty()) {
                 member.progress = Progress::Unrevoked;
                 let assigned = member.assigned.clone();

@@ -51,7 +51,8 @@ impl Coordinator {
             if groups.news.has_changed().unwrap_or(false) {
                 groups.take_picture(&self.topics);
             }
-            if groups.bytes.saturating_add(beat.size()) > self.options.max_bytes {
+            let bytes = beat.size().saturating_add(groups.upgrade_size(group, beat));
+            if groups.bytes.saturating_add(bytes) > self.options.max_bytes {
                 tracing::warn!(
                     group,
                     "the members of all groups together have reached their limit on memory"
@@ -179,6 +180,14 @@ impl Groups {
     fn take_picture(&mut self, topics: &Topics) {
         self.news.mark_unchanged();
         self.catalog.renew(topics);
+    }
+
+    /// Memory that a heartbeat makes the group's members take besides where it makes a consumer group of it.
+    fn upgrade_size(&self, group: &str, beat: &Heartbeat) -> usize {
+        match self.by_id.get(group).map(|entry| &entry.group) {
+            Some(Group::Classic(group)) if beat.epoch == JOIN => consumer::Group::upgrade_size(group),
+            _ => 0,
+        }
     }
 
     /// The patterns that members have subscribed to.

@@ -8,6 +8,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::group::consumer::{Heartbeat, Parts};
+use crate::group::consumer_protocol::Subscription;
 use crate::group::member::{Kind, Protocol};
 use crate::log::local::{LocalLog, LocalWriter};
 use crate::log::record_batch::Codec;
@@ -339,5 +340,22 @@ async fn what_members_of_the_consumer_protocol_make_us_keep_is_bounded() {
     let leave = Heartbeat { member_id: "two".into(), epoch: consumer::LEAVE, ..Heartbeat::default() };
     house.groups.consumer_heartbeat("h", &leave).unwrap();
     house.groups.consumer_heartbeat("h", &large("three")).unwrap();
+    house.groups.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_group_does_not_become_a_consumer_group_that_would_take_too_much_memory() {
+    let house = house(Options { max_bytes: 32 << 10, ..quick() }).await;
+    let names = vec!["abc"; 1_000];
+    let subscription = Subscription { topics: names, ..Subscription::default() };
+    let metadata = subscription.encode().unwrap();
+    let small = join("c");
+    let large = Join { protocols: vec![Protocol { name: "range".into(), metadata }], ..join("c") };
+    house.groups.join("g", large).await.unwrap();
+    house.groups.join("h", small).await.unwrap();
+    let upgrade = |group| house.groups.consumer_heartbeat(group, &subscribing("one", "a"));
+    assert_eq!(upgrade("g").unwrap_err().error, ResponseError::GroupMaxSizeReached);
+    assert_eq!(house.groups.describe("g").unwrap().members.len(), 1, "it goes on as before");
+    upgrade("h").unwrap();
     house.groups.shutdown().await;
 }
