@@ -7,12 +7,12 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use regex::{Regex, RegexBuilder};
+use regex::bytes::{Regex, RegexBuilder};
 
 use crate::log::topics::{TopicId, Topics};
 
 /// Memory that the program of a regular expression may take.
-const MAX_PROGRAM: usize = 256 << 10;
+const MAX_PROGRAM: usize = 16 << 10;
 
 /// Topics and what is known of them.
 #[derive(Debug, Default)]
@@ -20,7 +20,16 @@ pub struct Catalog {
     ids: HashMap<Arc<str>, TopicId>,
     topics: HashMap<TopicId, Known>,
     /// What matches a regular expression.
-    matches: HashMap<Arc<str>, Vec<TopicId>>,
+    matches: HashMap<Arc<str>, Matches>,
+    /// How often it has been renewed.
+    version: u64,
+}
+
+#[derive(Debug)]
+struct Matches {
+    topics: Vec<TopicId>,
+    /// The version of the catalog whose topics they are among, or perhaps later ones.
+    version: u64,
 }
 
 #[derive(Debug)]
@@ -65,22 +74,27 @@ impl Catalog {
 
     /// The topics whose names match a pattern, as far as it has been [added](Self::add).
     pub fn matching(&self, pattern: &str) -> &[TopicId] {
-        self.matches.get(pattern).map(Vec::as_slice).unwrap_or_default()
+        self.matches.get(pattern).map(|matches| &*matches.topics).unwrap_or_default()
     }
 
-    /// Whether it is known what matches the pattern.
+    /// Changes whenever it is [renewed](Self::renew).
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Whether it is known which of its topics match the pattern.
     pub fn knows(&self, pattern: &str) -> bool {
-        self.matches.contains_key(pattern)
+        self.matches.get(pattern).is_some_and(|matches| matches.version == self.version)
     }
 
-    /// Takes note of what matches a pattern.
+    /// Takes note of what matches a pattern among the topics that there are now.
     pub fn add(&mut self, pattern: Arc<str>, topics: Vec<TopicId>) {
-        self.matches.insert(pattern, topics);
+        self.matches.insert(pattern, Matches { topics, version: self.version });
     }
 
     /// How many patterns it knows, and how many topics match them together.
     pub fn pattern_counts(&self) -> (usize, usize) {
-        (self.matches.len(), self.matches.values().map(Vec::len).sum())
+        (self.matches.len(), self.matches.values().map(|matches| matches.topics.len()).sum())
     }
 
     /// Forgets the other patterns.
@@ -88,19 +102,19 @@ impl Catalog {
         self.matches.retain(|pattern, _| patterns.contains(pattern));
     }
 
-    /// Looks at the topics that there are now; what matches a pattern stays as it is.
+    /// Looks at the topics that there are now; what matches a pattern stays as it is, but is not [known](Self::knows).
     pub fn renew(&mut self, topics: &Topics) {
         let matches = std::mem::take(&mut self.matches);
-        *self = Catalog { matches, ..Catalog::new(topics) };
+        *self = Catalog { matches, version: self.version + 1, ..Catalog::new(topics) };
     }
 }
 
 /// Reads a pattern that the whole of a name has to match; `None` where it is none, or too large a one.
 ///
-/// The syntax is that of RE2, which Apache Kafka's broker uses, except for `\C` (a single byte) and `\Q…\E` (quoting).
+/// The syntax is that of RE2, which Apache Kafka's broker uses, except for `\C` (a single byte), `\Q…\E` (quoting) and
+/// `\p{…}` (classes of Unicode: names are of ASCII).
 pub fn pattern(text: &str) -> Option<Regex> {
-    let build =
-        |text: &str| RegexBuilder::new(text).size_limit(MAX_PROGRAM).dfa_size_limit(MAX_PROGRAM).build();
+    let build = |text: &str| RegexBuilder::new(text).unicode(false).size_limit(MAX_PROGRAM).build();
     // Alone first, so that it cannot close the parenthesis that goes around it.
     build(text).ok()?;
     build(&format!(r"\A(?:{text})\z")).ok()
@@ -108,7 +122,12 @@ pub fn pattern(text: &str) -> Option<Regex> {
 
 /// The topics there are whose names match a pattern.
 pub fn find(pattern: &Regex, topics: &Topics) -> Vec<TopicId> {
-    topics.all().iter().filter(|topic| pattern.is_match(&topic.name)).map(|topic| topic.id).collect()
+    topics
+        .all()
+        .iter()
+        .filter(|topic| pattern.is_match(topic.name.as_bytes()))
+        .map(|topic| topic.id)
+        .collect()
 }
 
 #[cfg(test)]
@@ -120,11 +139,12 @@ mod tests {
         let names = ["a.b", "a.bc", "xa.b", "a"];
         let find = |text: &str| -> Vec<&str> {
             let pattern = pattern(text).unwrap();
-            names.into_iter().filter(|name| pattern.is_match(name)).collect()
+            names.into_iter().filter(|name| pattern.is_match(name.as_bytes())).collect()
         };
         assert_eq!(find(r"a\.b"), ["a.b"]);
         assert_eq!(find(r"a\.b|a"), ["a.b", "a"]);
         assert_eq!(find("a.*"), ["a.b", "a.bc", "a"]);
+        assert_eq!(find(r"\w"), ["a"]);
         assert!(find("").is_empty());
     }
 

@@ -236,6 +236,11 @@ impl Group {
         self.members.values().filter_map(|member| member.pattern.as_ref())
     }
 
+    /// Whether it has a member with that id, which has subscribed to another pattern or to none.
+    pub fn changes_pattern(&self, member_id: &str, pattern: &str) -> bool {
+        self.members.get(member_id).is_some_and(|member| member.pattern.as_deref() != Some(pattern))
+    }
+
     /// Whether a member has subscribed to the topic.
     pub fn is_subscribed_to(&self, topic: &str, catalog: &Catalog) -> bool {
         let by_name = self.members.values().any(|member| member.names.contains(topic));

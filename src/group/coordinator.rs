@@ -22,8 +22,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use kafka_protocol::ResponseError;
-use tokio::sync::{Notify, oneshot, watch};
-use tokio::task::JoinHandle;
+use tokio::sync::{Notify, Semaphore, oneshot, watch};
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 use super::Options;
@@ -45,6 +45,8 @@ const MAX_ID: usize = 255;
 const MAX_CLIENT_ID_IN_MEMBER_ID: usize = 128;
 /// Ways of sharing out partitions that a member may offer.
 const MAX_PROTOCOLS: usize = 64;
+/// Patterns that are held against the topics at once.
+const MAX_FINDING: usize = 2;
 /// A group that has been empty for so long is dropped from memory; its offsets stay.
 const FORGET_EMPTY_AFTER: Duration = Duration::from_secs(600);
 
@@ -59,6 +61,10 @@ pub struct Coordinator {
     /// Rung when the timer task has to look again.
     wake: Arc<Notify>,
     timer: Mutex<Option<JoinHandle<()>>>,
+    /// The task that looks at the topics. Aborted when it is dropped: it may take long.
+    watcher: Mutex<JoinSet<()>>,
+    /// How many patterns may be held against the topics at once.
+    finding: Arc<Semaphore>,
 }
 
 impl fmt::Debug for Coordinator {
@@ -136,14 +142,17 @@ impl Coordinator {
             groups: Mutex::new(groups),
             wake: Arc::new(Notify::new()),
             timer: Mutex::default(),
+            watcher: Mutex::default(),
+            finding: Arc::new(Semaphore::new(MAX_FINDING)),
         });
         // A number that has not changed yet is 0, not absent.
         metrics::gauge!("millrace_groups").set(0.0);
         metrics::gauge!("millrace_group_members").set(0.0);
         metrics::counter!("millrace_group_commits_total").increment(0);
-        let timer =
-            tokio::spawn(timer::keep_time(Arc::downgrade(&coordinator), coordinator.wake.clone(), news));
+        let timer = tokio::spawn(timer::keep_time(Arc::downgrade(&coordinator), coordinator.wake.clone()));
         *coordinator.timer.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(timer);
+        let watcher = consumers::watch_topics(Arc::downgrade(&coordinator), news);
+        coordinator.watcher.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).spawn(watcher);
         coordinator
     }
 
@@ -170,6 +179,9 @@ impl Coordinator {
         {
             tracing::error!(%error, "the timer of consumer groups has failed");
         }
+        let mut watcher =
+            std::mem::take(&mut *self.watcher.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
+        watcher.shutdown().await;
         self.offsets.close().await;
     }
 

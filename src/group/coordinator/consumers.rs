@@ -1,10 +1,11 @@
 //! The coordinator's side of the consumer protocol: heartbeats, what the broker knows of topics, and views.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, MutexGuard};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use kafka_protocol::ResponseError;
+use tokio::sync::watch;
 
 use super::{Coordinator, Groups, MAX_ID, check_group_id, check_member, identity};
 use crate::group::catalog::{self, Catalog};
@@ -29,18 +30,51 @@ pub struct Described {
     pub names: Vec<(TopicId, Arc<str>)>,
 }
 
+/// What matches a pattern among the topics of a version of the catalog, or perhaps later ones.
+struct Found {
+    pattern: Arc<str>,
+    version: u64,
+    topics: Vec<TopicId>,
+}
+
+/// How far a heartbeat has come.
+enum Tried {
+    Done(Beat),
+    /// It has to be found what matches a pattern.
+    Needs {
+        pattern: Arc<str>,
+        version: u64,
+    },
+}
+
 impl Coordinator {
     /// ConsumerGroupHeartbeat.
     ///
     /// # Errors
     /// What Kafka answers.
-    pub fn consumer_heartbeat(&self, group: &str, beat: &Heartbeat) -> Result<Beat, Refused> {
+    pub async fn consumer_heartbeat(&self, group: &str, beat: &Heartbeat) -> Result<Beat, Refused> {
         let refused = |message| move |error| Refused::new(error, message);
         check_group_id(group).map_err(refused("GroupId must have 1 to 255 bytes"))?;
         let who = identity(&beat.member_id, beat.instance_id.as_deref());
         check_member(who).map_err(refused("MemberId and InstanceId must have at most 255 bytes"))?;
         self.check_heartbeat(beat)?;
-        let mut groups = self.learn(beat.pattern.as_ref())?;
+        let mut found = None;
+        loop {
+            let (pattern, version) = match self.try_heartbeat(group, beat, found.take())? {
+                Tried::Done(answer) => return Ok(answer),
+                Tried::Needs { pattern, version } => (pattern, version),
+            };
+            let topics = self.find(pattern.clone()).await.ok_or(Refused::new(
+                ResponseError::InvalidRegularExpression,
+                "SubscribedTopicRegex is not a regular expression of the syntax of RE2, or too large a one",
+            ))?;
+            found = Some(Found { pattern, version, topics });
+        }
+    }
+
+    /// Gives the group a heartbeat, unless it first has to be found what matches the member's pattern.
+    fn try_heartbeat(&self, group: &str, beat: &Heartbeat, found: Option<Found>) -> Result<Tried, Refused> {
+        let mut groups = self.lock();
         if groups.closed {
             return Err(Refused::new(ResponseError::CoordinatorNotAvailable, "the broker is stopping"));
         }
@@ -60,19 +94,28 @@ impl Coordinator {
                 let message = "the members of all groups together have reached the broker's limit on memory";
                 return Err(Refused::new(ResponseError::GroupMaxSizeReached, message));
             }
-            if beat.epoch == JOIN && !groups.by_id.contains_key(group) {
-                let full = "there are as many groups as there may be";
-                self.make_room_for(&mut groups, group).map_err(|error| Refused::new(error, full))?;
-                let new = consumer::Group::new(self.settings.consumer.clone(), now);
-                groups.add(group, Group::Consumer(new));
-            }
+        }
+        let is_new = beat.epoch == JOIN && !groups.by_id.contains_key(group);
+        if is_new {
+            let full = "there are as many groups as there may be";
+            self.make_room_for(&mut groups, group).map_err(|error| Refused::new(error, full))?;
+        }
+        if let Some(found) = found.filter(|found| found.version == groups.catalog.version()) {
+            groups.learn(found)?;
+        }
+        if let Some(pattern) = groups.unknown_pattern(group, beat) {
+            return Ok(Tried::Needs { pattern, version: groups.catalog.version() });
+        }
+        if is_new {
+            let new = consumer::Group::new(self.settings.consumer.clone(), now);
+            groups.add(group, Group::Consumer(new));
         }
         let input =
             |group: &mut Group, catalog: &Catalog| group.heartbeat(now, &self.settings, catalog, beat);
         let message =
             "there is no such group, perhaps as the broker has been restarted: the member must join again";
-        self.drive(&mut groups, group, input)
-            .unwrap_or(Err(Refused::new(ResponseError::UnknownMemberId, message)))
+        let answer = self.drive(&mut groups, group, input);
+        answer.unwrap_or(Err(Refused::new(ResponseError::UnknownMemberId, message))).map(Tried::Done)
     }
 
     /// How often members are to send heartbeats.
@@ -93,56 +136,42 @@ impl Coordinator {
         Ok(())
     }
 
-    /// Sees to it that it is known what matches a pattern, which is found out without the lock that it then gives.
-    fn learn(&self, pattern: Option<&Arc<str>>) -> Result<MutexGuard<'_, Groups>, Refused> {
-        let groups = self.lock();
-        let Some(pattern) = pattern.filter(|text| !text.is_empty() && !groups.catalog.knows(text)) else {
-            return Ok(groups);
+    /// The topics that match a pattern; `None` where it is none. Few at a time, and not where others wait: a pattern may
+    /// take long over many topics.
+    async fn find(&self, pattern: Arc<str>) -> Option<Vec<TopicId>> {
+        let turn = self.finding.clone().acquire_owned().await.ok()?;
+        let topics = self.topics.clone();
+        let find = move || {
+            let _turn = turn;
+            Some(catalog::find(&catalog::pattern(&pattern)?, &topics))
         };
-        drop(groups);
-        let compiled = catalog::pattern(pattern).ok_or(Refused::new(
-            ResponseError::InvalidRegularExpression,
-            "SubscribedTopicRegex is not a regular expression of the syntax of RE2, or too large a one",
-        ))?;
-        let found = catalog::find(&compiled, &self.topics);
-        let mut groups = self.lock();
-        let is_full = |catalog: &Catalog| {
-            let (patterns, matches) = catalog.pattern_counts();
-            patterns >= MAX_PATTERNS || matches + found.len() > MAX_MATCHES
-        };
-        if is_full(&groups.catalog) {
-            let used = groups.patterns();
-            groups.catalog.retain(&used);
-        }
-        if is_full(&groups.catalog) {
-            let message = "the groups have subscribed to as many different patterns as there may be";
-            return Err(Refused::new(ResponseError::InvalidRequest, message));
-        }
-        groups.catalog.add(pattern.clone(), found);
-        Ok(groups)
+        tokio::task::spawn_blocking(find).await.ok()?
     }
 
     /// Takes a new picture of the topics, and shows it to the groups that share them out.
-    pub(super) async fn look_at_topics(&self) {
-        let patterns = self.lock().patterns();
-        let topics = self.topics.clone();
-        let look = move || -> Vec<(Arc<str>, Vec<TopicId>)> {
-            let found =
-                |pattern: &str| catalog::pattern(pattern).map(|pattern| catalog::find(&pattern, &topics));
-            patterns.into_iter().filter_map(|pattern| Some((pattern.clone(), found(&pattern)?))).collect()
-        };
-        // Many patterns and topics take a while.
-        let Ok(found) = tokio::task::spawn_blocking(look).await else { return };
-        let ids: Vec<Arc<str>> = {
-            let mut groups = self.lock();
-            groups.take_picture(&self.topics);
-            let used = groups.patterns();
-            groups.catalog.retain(&used);
-            for (pattern, topics) in found {
+    async fn look_at_topics(&self) {
+        self.lock().take_picture(&self.topics);
+        loop {
+            let (stale, version) = {
+                let mut groups = self.lock();
+                let used = groups.patterns();
+                groups.catalog.retain(&used);
+                let stale = used.into_iter().filter(|pattern| !groups.catalog.knows(pattern));
+                (stale.collect::<Vec<_>>(), groups.catalog.version())
+            };
+            if stale.is_empty() {
+                break;
+            }
+            for pattern in stale {
+                let Some(topics) = self.find(pattern.clone()).await else { return };
+                let mut groups = self.lock();
+                if groups.catalog.version() != version {
+                    break;
+                }
                 groups.catalog.add(pattern, topics);
             }
-            groups.by_id.keys().cloned().collect()
-        };
+        }
+        let ids: Vec<Arc<str>> = self.lock().by_id.keys().cloned().collect();
         for id in ids {
             // Anew for each, so that nobody waits for all of them.
             self.drive(&mut self.lock(), &id, |group, catalog| group.topics_changed(catalog));
@@ -182,6 +211,35 @@ impl Groups {
         self.catalog.renew(topics);
     }
 
+    /// The pattern that a heartbeat subscribes a member to, where it is not known what matches it.
+    fn unknown_pattern(&self, group: &str, beat: &Heartbeat) -> Option<Arc<str>> {
+        let pattern = beat.pattern.as_ref().filter(|pattern| !pattern.is_empty())?;
+        let changes = match self.by_id.get(group).map(|entry| &entry.group) {
+            Some(Group::Consumer(group)) => group.changes_pattern(&beat.member_id, pattern),
+            _ => false,
+        };
+        let subscribes = beat.epoch == JOIN || beat.epoch > JOIN && changes;
+        (subscribes && !self.catalog.knows(pattern)).then(|| pattern.clone())
+    }
+
+    /// Takes note of what matches a pattern, as far as there is room for it.
+    fn learn(&mut self, found: Found) -> Result<(), Refused> {
+        let is_full = |catalog: &Catalog| {
+            let (patterns, matches) = catalog.pattern_counts();
+            patterns >= MAX_PATTERNS || matches + found.topics.len() > MAX_MATCHES
+        };
+        if is_full(&self.catalog) {
+            let used = self.patterns();
+            self.catalog.retain(&used);
+        }
+        if is_full(&self.catalog) {
+            let message = "the groups have subscribed to as many different patterns as there may be";
+            return Err(Refused::new(ResponseError::InvalidRequest, message));
+        }
+        self.catalog.add(found.pattern, found.topics);
+        Ok(())
+    }
+
     /// Memory that a heartbeat makes the group's members take besides where it makes a consumer group of it.
     fn upgrade_size(&self, group: &str, beat: &Heartbeat) -> usize {
         match self.by_id.get(group).map(|entry| &entry.group) {
@@ -197,5 +255,18 @@ impl Groups {
             Group::Classic(_) => None,
         });
         consumers.flat_map(|group| group.patterns().cloned()).collect()
+    }
+}
+
+/// The task that looks at the topics when there are others.
+pub(super) async fn watch_topics(coordinator: Weak<Coordinator>, mut news: watch::Receiver<()>) {
+    while news.changed().await.is_ok() {
+        let Some(settle) = coordinator.upgrade().map(|coordinator| coordinator.options.topics_settle) else {
+            return;
+        };
+        tokio::time::sleep(settle).await;
+        news.mark_unchanged();
+        let Some(coordinator) = coordinator.upgrade() else { return };
+        coordinator.look_at_topics().await;
     }
 }

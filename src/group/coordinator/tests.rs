@@ -293,16 +293,16 @@ async fn a_pattern_finds_topics_at_once_and_those_that_come_later() {
     let mut house = house(options).await;
     house.add_topic("items", 1).await;
     let counts = |parts: Parts| parts.into_values().map(|partitions| partitions.len()).collect::<Vec<_>>();
-    let joined = house.groups.consumer_heartbeat("g", &subscribing("one", "i.*|later")).unwrap();
+    let joined = house.groups.consumer_heartbeat("g", &subscribing("one", "i.*|later")).await.unwrap();
     assert_eq!(counts(joined.assignment.unwrap()), [1]);
     house.add_topic("later", 3).await;
     let stay = |epoch| Heartbeat { member_id: "one".into(), epoch, ..Heartbeat::default() };
     let came = async {
         loop {
-            let beat = house
-                .groups
-                .consumer_heartbeat("g", &stay(joined.epoch))
-                .or_else(|_| house.groups.consumer_heartbeat("g", &stay(joined.epoch + 1)));
+            let mut beat = house.groups.consumer_heartbeat("g", &stay(joined.epoch)).await;
+            if beat.is_err() {
+                beat = house.groups.consumer_heartbeat("g", &stay(joined.epoch + 1)).await;
+            }
             if let Some(parts) = beat.unwrap().assignment {
                 return parts;
             }
@@ -318,28 +318,32 @@ async fn a_pattern_finds_topics_at_once_and_those_that_come_later() {
 async fn what_members_of_the_consumer_protocol_make_us_keep_is_bounded() {
     let options = Options { max_groups: 2, max_bytes: 8 << 10, max_member_bytes: 4 << 10, ..quick() };
     let house = house(options).await;
-    let refused =
-        |group: &str, beat: &Heartbeat| house.groups.consumer_heartbeat(group, beat).unwrap_err().error;
+    let refused = async |group: &str, beat: &Heartbeat| {
+        house.groups.consumer_heartbeat(group, beat).await.unwrap_err().error
+    };
     let long: Arc<str> = "x".repeat(5_000).into();
     let invalid = ResponseError::InvalidRequest;
-    assert_eq!(refused("g", &subscribing(&long, "a")), invalid);
-    assert_eq!(refused("g", &subscribing("one", &long)), invalid);
-    assert_eq!(refused("g", &Heartbeat { rack_id: Some(long.clone()), ..subscribing("one", "a") }), invalid);
+    assert_eq!(refused("g", &subscribing(&long, "a")).await, invalid);
+    assert_eq!(refused("g", &subscribing("one", &long)).await, invalid);
+    assert_eq!(
+        refused("g", &Heartbeat { rack_id: Some(long.clone()), ..subscribing("one", "a") }).await,
+        invalid
+    );
     let many = (0..100).map(|number| Arc::from(format!("topic-{number}"))).collect();
-    assert_eq!(refused("g", &Heartbeat { names: Some(many), ..subscribing("one", "a") }), invalid);
-    assert_eq!(refused(&long, &subscribing("one", "a")), ResponseError::InvalidGroupId);
+    assert_eq!(refused("g", &Heartbeat { names: Some(many), ..subscribing("one", "a") }).await, invalid);
+    assert_eq!(refused(&long, &subscribing("one", "a")).await, ResponseError::InvalidGroupId);
     assert!(house.groups.list().is_empty(), "what was refused leaves nothing behind");
 
     let some: BTreeSet<Arc<str>> = (0..30).map(|number| Arc::from(format!("topic-{number}"))).collect();
     let large = |id| Heartbeat { names: Some(some.clone()), ..subscribing(id, "a") };
-    house.groups.consumer_heartbeat("g", &large("one")).unwrap();
-    house.groups.consumer_heartbeat("h", &large("one")).unwrap();
-    assert_eq!(refused("i", &subscribing("one", "a")), ResponseError::PolicyViolation);
-    house.groups.consumer_heartbeat("h", &large("two")).unwrap();
-    assert_eq!(refused("h", &large("three")), ResponseError::GroupMaxSizeReached);
+    house.groups.consumer_heartbeat("g", &large("one")).await.unwrap();
+    house.groups.consumer_heartbeat("h", &large("one")).await.unwrap();
+    assert_eq!(refused("i", &subscribing("one", "a")).await, ResponseError::PolicyViolation);
+    house.groups.consumer_heartbeat("h", &large("two")).await.unwrap();
+    assert_eq!(refused("h", &large("three")).await, ResponseError::GroupMaxSizeReached);
     let leave = Heartbeat { member_id: "two".into(), epoch: consumer::LEAVE, ..Heartbeat::default() };
-    house.groups.consumer_heartbeat("h", &leave).unwrap();
-    house.groups.consumer_heartbeat("h", &large("three")).unwrap();
+    house.groups.consumer_heartbeat("h", &leave).await.unwrap();
+    house.groups.consumer_heartbeat("h", &large("three")).await.unwrap();
     house.groups.shutdown().await;
 }
 
@@ -353,9 +357,50 @@ async fn a_group_does_not_become_a_consumer_group_that_would_take_too_much_memor
     let large = Join { protocols: vec![Protocol { name: "range".into(), metadata }], ..join("c") };
     house.groups.join("g", large).await.unwrap();
     house.groups.join("h", small).await.unwrap();
-    let upgrade = |group| house.groups.consumer_heartbeat(group, &subscribing("one", "a"));
-    assert_eq!(upgrade("g").unwrap_err().error, ResponseError::GroupMaxSizeReached);
+    let upgrade = async |group| house.groups.consumer_heartbeat(group, &subscribing("one", "a")).await;
+    assert_eq!(upgrade("g").await.unwrap_err().error, ResponseError::GroupMaxSizeReached);
     assert_eq!(house.groups.describe("g").unwrap().members.len(), 1, "it goes on as before");
-    upgrade("h").unwrap();
+    upgrade("h").await.unwrap();
     house.groups.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_matched_a_pattern_before_there_were_other_topics_is_not_taken_for_what_matches_it() {
+    let mut house = house(Options { topics_settle: Duration::from_secs(3600), ..quick() }).await;
+    house.add_topic("items", 1).await;
+    let joined = house.groups.consumer_heartbeat("g", &subscribing("one", "i.*")).await.unwrap();
+    assert_eq!(joined.assignment.unwrap().len(), 1);
+    house.add_topic("issues", 1).await;
+    let joined = house.groups.consumer_heartbeat("h", &subscribing("one", "i.*")).await.unwrap();
+    assert_eq!(joined.assignment.unwrap().len(), 2);
+    house.groups.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_pattern_is_not_tried_for_who_is_not_a_member() {
+    let house = house(quick()).await;
+    let error = async |beat: &Heartbeat| house.groups.consumer_heartbeat("g", beat).await.unwrap_err().error;
+    let unknown = Heartbeat { epoch: 3, ..subscribing("one", "(") };
+    assert_eq!(error(&unknown).await, ResponseError::UnknownMemberId);
+    assert_eq!(error(&subscribing("one", "(")).await, ResponseError::InvalidRegularExpression);
+    assert!(house.groups.list().is_empty());
+    house.groups.shutdown().await;
+}
+
+#[tokio::test]
+async fn the_clock_and_the_end_do_not_wait_for_patterns_that_take_long() {
+    let session = Duration::from_millis(300);
+    let options = Options { topics_settle: Duration::ZERO, consumer_session_timeout: session, ..quick() };
+    let mut house = house(options).await;
+    house.groups.consumer_heartbeat("g", &subscribing("one", "i.*")).await.unwrap();
+    let turns = house.groups.finding.clone().acquire_many_owned(MAX_FINDING as u32).await.unwrap();
+    house.add_topic("items", 1).await;
+    let is_over = async {
+        while house.groups.list().iter().any(|group| group.state != "Empty") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        house.groups.shutdown().await;
+    };
+    tokio::time::timeout(PATIENCE, is_over).await.unwrap();
+    drop(turns);
 }

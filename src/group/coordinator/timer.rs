@@ -1,10 +1,10 @@
-//! The timer task: ticks the groups whose time has come, tells them of topics, and keeps the offset store's retention.
+//! The timer task: ticks the groups whose time has come, and keeps the offset store's retention.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::{Coordinator, FORGET_EMPTY_AFTER, unix_ms};
@@ -35,20 +35,9 @@ impl Coordinator {
 }
 
 /// The timer task.
-pub(super) async fn keep_time(
-    coordinator: Weak<Coordinator>,
-    wake: Arc<Notify>,
-    mut news: watch::Receiver<()>,
-) {
+pub(super) async fn keep_time(coordinator: Weak<Coordinator>, wake: Arc<Notify>) {
     let mut books = Books::default();
-    // When to look at the topics, of which there is news.
-    let mut look: Option<Instant> = None;
     loop {
-        if look.take_if(|look| *look <= Instant::now()).is_some() {
-            news.mark_unchanged();
-            let Some(coordinator) = coordinator.upgrade() else { return };
-            coordinator.look_at_topics().await;
-        }
         let until = {
             let Some(coordinator) = coordinator.upgrade() else { return };
             let next = coordinator.tick();
@@ -56,16 +45,11 @@ pub(super) async fn keep_time(
                 return;
             }
             let next = books.keep(&coordinator).min(next.unwrap_or(Duration::MAX));
-            let next = coordinator.opened.checked_add(next).unwrap_or_else(|| Instant::now() + RETRY);
-            look.map_or(next, |look| look.min(next))
+            coordinator.opened.checked_add(next).unwrap_or_else(|| Instant::now() + RETRY)
         };
         tokio::select! {
             () = tokio::time::sleep_until(until) => {}
             () = wake.notified() => {}
-            Ok(()) = news.changed(), if look.is_none() => {
-                let Some(coordinator) = coordinator.upgrade() else { return };
-                look = Some(Instant::now() + coordinator.options.topics_settle);
-            }
             written = books.written() => {
                 let Some(coordinator) = coordinator.upgrade() else { return };
                 books.settle(&coordinator, written);

@@ -371,7 +371,7 @@ struct Modern {
 
 impl Modern {
     /// Says what it has, and takes up the answer. When it has to do so again.
-    fn beat(&mut self) -> Instant {
+    async fn beat(&mut self) -> Instant {
         let mut owned = consumer::Parts::new();
         for TopicPartition { topic, partition } in &self.held {
             let topic = self.topics.by_name(topic).unwrap().id;
@@ -386,7 +386,7 @@ impl Modern {
             ..Heartbeat::default()
         };
         let later = Instant::now() + SESSION / 3;
-        let answer = match self.groups.consumer_heartbeat(&self.own.group, &beat) {
+        let answer = match self.groups.consumer_heartbeat(&self.own.group, &beat).await {
             Ok(answer) => answer,
             Err(_) => {
                 self.books.is_gone(self.number);
@@ -426,7 +426,7 @@ impl Modern {
                 self.books.give_up(self.number, &lost);
                 self.held.retain(|partition| !lost.contains(partition));
             }
-            let next = self.beat();
+            let next = self.beat().await;
             tokio::select! {
                 () = sleep_until(next) => {}
                 order = orders.recv() => match order {
@@ -437,7 +437,7 @@ impl Modern {
         }
         self.books.is_gone(self.number);
         let leaves = Heartbeat { member_id: self.id, epoch: consumer::LEAVE, ..Heartbeat::default() };
-        let _ = self.groups.consumer_heartbeat(&self.own.group, &leaves);
+        let _ = self.groups.consumer_heartbeat(&self.own.group, &leaves).await;
     }
 }
 

@@ -159,21 +159,21 @@ async fn a_subscriber_goes_on_while_its_group_becomes_a_consumer_group_and_a_cla
         owned: (epoch == 0).then(consumer::Parts::new),
         ..Heartbeat::default()
     };
-    let joined = house.groups.consumer_heartbeat("g", &beat(0)).unwrap();
+    let joined = house.groups.consumer_heartbeat("g", &beat(0)).await.unwrap();
     assert_eq!(joined.assignment, Some(consumer::Parts::new()));
     // It is told at once, and gives up what goes to the other.
     assert_eq!(next(&mut one).await, assigned(&[]));
     assert_eq!(next(&mut one).await, revoked(&[1]));
     assert_eq!(one.commit(commit(1, 6)).await, Ok(vec![Ok(())]));
-    let held = house.groups.consumer_heartbeat("g", &beat(joined.epoch)).unwrap();
+    let held = house.groups.consumer_heartbeat("g", &beat(joined.epoch)).await.unwrap();
     assert_eq!(held.assignment, None, "it has not released it");
     one.release();
     assert_eq!(next(&mut one).await, assigned(&[]));
-    let given = house.groups.consumer_heartbeat("g", &beat(joined.epoch)).unwrap().assignment.unwrap();
+    let given = house.groups.consumer_heartbeat("g", &beat(joined.epoch)).await.unwrap().assignment.unwrap();
     assert_eq!(given.into_values().collect::<Vec<_>>(), [BTreeSet::from([1])]);
     assert_eq!(one.held(), &partitions(&[0]));
 
-    house.groups.consumer_heartbeat("g", &beat(consumer::LEAVE)).unwrap();
+    house.groups.consumer_heartbeat("g", &beat(consumer::LEAVE)).await.unwrap();
     assert_eq!(next(&mut one).await, assigned(&[1]));
     assert_eq!(house.groups.list()[0].kind, "classic");
     assert_eq!(one.commit(commit(0, 7)).await, Ok(vec![Ok(())]));

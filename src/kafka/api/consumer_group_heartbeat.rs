@@ -44,15 +44,19 @@ pub static API: Api = Api {
 };
 
 fn handle(request: &Request) -> BoxFuture<'_, Result<Reply, RequestError>> {
-    Box::pin(std::future::ready(answer(request)))
+    Box::pin(answer(request))
 }
 
-fn answer(request: &Request) -> Result<Reply, RequestError> {
+async fn answer(request: &Request) -> Result<Reply, RequestError> {
     let asked: ConsumerGroupHeartbeatRequest = request.decode()?;
     let groups = &request.broker.groups;
     let beat = check(&asked, request.version).and_then(|()| heartbeat(&asked, request));
-    let answer =
-        beat.and_then(|beat| Ok((groups.consumer_heartbeat(&asked.group_id.0, &beat)?, beat.member_id)));
+    let answer = match beat {
+        Ok(beat) => {
+            groups.consumer_heartbeat(&asked.group_id.0, &beat).await.map(|answer| (answer, beat.member_id))
+        }
+        Err(refused) => Err(refused),
+    };
     let answer = match answer {
         Ok((beat, member_id)) => {
             let interval = match beat.epoch {
