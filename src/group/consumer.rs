@@ -57,6 +57,9 @@ use crate::log::topics::TopicId;
 pub use assignor::Assignor;
 pub use member::{AWAY, Beat, Heartbeat, JOIN, LEAVE, Parts, Refused};
 
+/// Memory that it takes to know who has a partition, about.
+const OWNER_SIZE: usize = 96;
+
 /// Bounds and times that all groups share.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -201,7 +204,8 @@ impl Group {
 
     /// Memory that its members take.
     pub fn size(&self) -> usize {
-        self.members.values().map(Member::size).sum()
+        let members: usize = self.members.values().map(|member| member.size).sum();
+        members + self.owners.len() * OWNER_SIZE
     }
 
     /// The answers that have become due.
@@ -349,6 +353,7 @@ impl Group {
         for (id, share) in ids.into_iter().zip(shares) {
             if let Some(member) = self.members.get_mut(&id) {
                 member.target = share;
+                member.measure();
             }
         }
         self.shared_out = all;

@@ -67,6 +67,7 @@ impl Group {
                 session_timeout: join.session_timeout,
                 protocols: join.protocols.clone(),
             });
+            member.measure();
             member.session_deadline = now.saturating_add(join.session_timeout);
             // Until then it has to ask for its part.
             member.deadline = Some(now.saturating_add(join.rebalance_timeout));

@@ -27,7 +27,6 @@ impl Group {
         }
         let comes = self.admit(beat)?;
         let Some(member) = self.members.get_mut(id) else { return Err(unknown_member()) };
-        let before = member.assigned.clone();
         let was_classic = member.classic.is_some();
         let changes = member.update(beat);
         member.session_deadline = now.saturating_add(self.settings.session_timeout);
@@ -37,9 +36,9 @@ impl Group {
         if comes || changes {
             self.share_out(catalog);
         }
-        self.reconcile(now, id, beat.owned.as_ref());
+        let gets_others = self.reconcile(now, id, beat.owned.as_ref());
         let Some(member) = self.members.get(id) else { return Err(unknown_member()) };
-        let news = beat.is_full() || member.assigned != before;
+        let news = beat.is_full() || gets_others;
         Ok(Beat { epoch: member.epoch, assignment: news.then(|| member::parts(&member.assigned)) })
     }
 

@@ -19,6 +19,8 @@ pub(super) type Held = BTreeMap<TopicId, BTreeMap<i32, i32>>;
 
 /// Memory that a partition takes in a member, about.
 const PARTITION_SIZE: usize = 32;
+/// Memory that a topic with partitions takes in a member besides, about: most of it is room for more of them.
+const TOPIC_SIZE: usize = 160;
 
 /// Epoch of a heartbeat with which a member joins.
 pub const JOIN: i32 = 0;
@@ -143,6 +145,8 @@ pub(super) struct Member {
     pub deadline: Option<Duration>,
     /// Set where it speaks the classic protocol.
     pub classic: Option<Classic>,
+    /// Memory that it takes, as last [measured](Self::measure).
+    pub size: usize,
 }
 
 impl Member {
@@ -165,6 +169,7 @@ impl Member {
             session_deadline: Duration::MAX,
             deadline: None,
             classic: None,
+            size: MEMBER_SIZE,
         }
     }
 
@@ -200,9 +205,13 @@ impl Member {
         if let Some(timeout) = beat.rebalance_timeout {
             self.rebalance_timeout = timeout;
         }
+        let resizes = changed || self.classic.is_some() || self.client_id.len() != beat.client_id.len();
         self.client_id = beat.client_id.clone();
         self.client_host = beat.client_host.clone();
         self.classic = None;
+        if resizes {
+            self.measure();
+        }
         changed
     }
 
@@ -233,15 +242,21 @@ impl Member {
         each(&self.assigned).chain(each(&self.revoking))
     }
 
+    /// Takes note of the memory that it takes.
+    pub fn measure(&mut self) {
+        self.size = self.measured();
+    }
+
     /// Memory that it takes, about.
-    pub fn size(&self) -> usize {
+    pub fn measured(&self) -> usize {
         let names: usize = self.names.iter().map(|name| name_size(name)).sum();
         let protocols: usize =
             self.classic.iter().flat_map(|classic| &classic.protocols).map(Protocol::size).sum();
-        let partitions = self.assigned.values().chain(self.revoking.values()).map(BTreeMap::len);
-        let partitions: usize = partitions.chain(self.target.values().map(BTreeSet::len)).sum();
+        let topics = self.assigned.values().chain(self.revoking.values()).map(BTreeMap::len);
+        let topics = topics.chain(self.target.values().map(BTreeSet::len));
+        let parts: usize = topics.map(|partitions| TOPIC_SIZE + partitions * PARTITION_SIZE).sum();
         let pattern = self.pattern.as_ref().map_or(0, |pattern| pattern.len());
-        MEMBER_SIZE + self.client_id.len() + names + pattern + protocols + partitions * PARTITION_SIZE
+        MEMBER_SIZE + self.client_id.len() + names + pattern + protocols + parts
     }
 }
 

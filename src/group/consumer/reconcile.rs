@@ -9,11 +9,12 @@ use crate::log::topics::TopicId;
 
 impl Group {
     /// Brings a member nearer to its target. `owned` is what it says that it has, if it says so.
-    pub(super) fn reconcile(&mut self, now: Duration, id: &Arc<str>, owned: Option<&Parts>) {
-        let Some(member) = self.members.get(id) else { return };
+    /// Whether it is to have others now.
+    pub(super) fn reconcile(&mut self, now: Duration, id: &Arc<str>, owned: Option<&Parts>) -> bool {
+        let Some(member) = self.members.get(id) else { return false };
         let waits = member.progress == Progress::Unrevoked && still_owns(owned, &member.revoking);
         if member.is_reconciled(self.epoch) || waits {
-            return;
+            return false;
         }
         let (mut assigned, mut lost) = (Held::new(), Held::new());
         for (topic, partitions) in &member.assigned {
@@ -26,9 +27,9 @@ impl Group {
         if still_owns(owned, &lost) {
             let deadline = now.saturating_add(member.rebalance_timeout);
             let epoch = member.epoch;
-            self.hold(id, assigned, lost);
+            let changes = self.hold(id, assigned, lost);
             self.proceed(id, Progress::Unrevoked, epoch, Some(deadline));
-            return;
+            return changes;
         }
         let mut waits = false;
         for (topic, partitions) in &member.target {
@@ -42,9 +43,10 @@ impl Group {
                 }
             }
         }
-        self.hold(id, assigned, Held::new());
+        let changes = self.hold(id, assigned, Held::new());
         let progress = if waits { Progress::Unreleased } else { Progress::Stable };
         self.proceed(id, progress, self.epoch, None);
+        changes
     }
 
     fn proceed(&mut self, id: &Arc<str>, progress: Progress, epoch: i32, deadline: Option<Duration>) {
@@ -57,12 +59,14 @@ impl Group {
         }
     }
 
-    /// Sets what a member has, and keeps the books of who owns what.
-    pub(super) fn hold(&mut self, id: &Arc<str>, assigned: Held, revoking: Held) {
-        let Some(member) = self.members.get_mut(id) else { return };
+    /// Sets what a member has, and keeps the books of who owns what. Whether what it is to have has changed.
+    pub(super) fn hold(&mut self, id: &Arc<str>, assigned: Held, revoking: Held) -> bool {
+        let Some(member) = self.members.get_mut(id) else { return false };
+        let changes = member.assigned != assigned;
         let before: Vec<(TopicId, i32)> = member.held().collect();
         member.assigned = assigned;
         member.revoking = revoking;
+        member.measure();
         for partition in before {
             if member.held_since(partition.0, partition.1).is_none() {
                 self.owners.remove(&partition);
@@ -72,6 +76,7 @@ impl Group {
         for partition in member.held() {
             self.owners.insert(partition, id.clone());
         }
+        changes
     }
 
     /// Whether something of a member's target is still another's.

@@ -502,6 +502,7 @@ impl World {
         let mut targets = BTreeSet::new();
         for (id, member) in &group.members {
             assert!(member.epoch <= group.epoch, "a member is ahead of its group");
+            assert_eq!(member.size, member.measured());
             for partition in member.held() {
                 assert_eq!(owners.insert(partition, id.clone()), None, "{partition:?} has two owners");
             }
