@@ -6,8 +6,9 @@
 //!   timer task ──► lock: group.tick(now) for groups that are due ──► answers
 //! ```
 //!
-//! One lock guards all groups, and is never held over an await or any I/O: what happens under it is a few map
-//! operations. The timer task sleeps until the nearest deadline, is woken when a nearer one comes up, and ends with
+//! One lock guards all groups, and is never held over an await or any I/O. What happens under it is a few map operations,
+//! but for two things that go over a whole group: sharing out its partitions where the broker does that, and making a
+//! consumer group of a classic one. The timer task sleeps until the nearest deadline, is woken when a nearer one comes up, and ends with
 //! [`Coordinator::shutdown`] or when the coordinator is dropped.
 
 pub(super) mod consumers;

@@ -7,8 +7,10 @@
 //! * **Balanced**: no partition could go to a subscriber of its topic that has two partitions fewer than its owner. With
 //!   equal subscriptions this means that nobody has two more than another.
 //!
-//! Members with equal subscriptions are looked at as one class, so that the work grows with the partitions and not with
-//! topics times members. Equal input gives equal output.
+//! Members with equal subscriptions are looked at as one class, so that with few different subscriptions the work grows with
+//! the partitions and not with topics times members. Where every member has another long list of topics it does grow with
+//! their product: each partition that is given changes its member's place in the audience of every topic that it wants.
+//! Equal input gives equal output.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
