@@ -567,16 +567,6 @@ impl Group {
 
     /// The member that a request comes from.
     fn identify(&self, who: Identity<'_>) -> Result<Arc<str>, ResponseError> {
-        if let Some(instance) = who.instance_id {
-            match self.static_members.get(instance) {
-                None => return Err(ResponseError::UnknownMemberId),
-                Some(id) if **id != *who.member_id => return Err(ResponseError::FencedInstanceId),
-                Some(_) => {}
-            }
-        }
-        self.members
-            .get_key_value(who.member_id)
-            .map(|(id, _)| id.clone())
-            .ok_or(ResponseError::UnknownMemberId)
+        who.find(&self.static_members, &self.members)
     }
 }

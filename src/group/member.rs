@@ -1,5 +1,6 @@
 //! A member of a classic group, and what members and the coordinator say to each other.
 
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -101,6 +102,40 @@ pub struct Identity<'a> {
     pub member_id: &'a str,
     /// Set for a static member.
     pub instance_id: Option<&'a str>,
+}
+
+impl Identity<'_> {
+    /// The member among these that it names. `static_members` are instance ids with their members' ids.
+    pub(super) fn find<M>(
+        self,
+        static_members: &HashMap<Arc<str>, Arc<str>>,
+        members: &BTreeMap<Arc<str>, M>,
+    ) -> Result<Arc<str>, ResponseError> {
+        if let Some(instance) = self.instance_id {
+            match static_members.get(instance) {
+                None => return Err(ResponseError::UnknownMemberId),
+                Some(id) if **id != *self.member_id => return Err(ResponseError::FencedInstanceId),
+                Some(_) => {}
+            }
+        }
+        let found = members.get_key_value(self.member_id);
+        found.map(|(id, _)| id.clone()).ok_or(ResponseError::UnknownMemberId)
+    }
+
+    /// The member among these that is to go.
+    pub(super) fn find_leaving<M>(
+        self,
+        static_members: &HashMap<Arc<str>, Arc<str>>,
+        members: &BTreeMap<Arc<str>, M>,
+    ) -> Result<Arc<str>, ResponseError> {
+        match self.instance_id {
+            // An administrator names the instance alone.
+            Some(instance) if self.member_id.is_empty() => {
+                static_members.get(instance).cloned().ok_or(ResponseError::UnknownMemberId)
+            }
+            _ => self.find(static_members, members),
+        }
+    }
 }
 
 /// The answer to a waiting request.

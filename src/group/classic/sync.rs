@@ -147,13 +147,7 @@ impl Group {
         if who.instance_id.is_none() && self.pending.remove(who.member_id).is_some() {
             return Ok(());
         }
-        let id = match who.instance_id {
-            // An administrator names the instance alone.
-            Some(instance) if who.member_id.is_empty() => {
-                self.static_members.get(instance).cloned().ok_or(ResponseError::UnknownMemberId)?
-            }
-            _ => self.identify(who)?,
-        };
+        let id = who.find_leaving(&self.static_members, &self.members)?;
         self.remove_member(&id);
         Ok(())
     }

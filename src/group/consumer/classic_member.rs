@@ -187,13 +187,7 @@ impl Group {
         let mut gone = BTreeSet::new();
         let mut answers = Vec::with_capacity(members.len());
         for who in members {
-            let id = match who.instance_id {
-                // An administrator names the instance alone.
-                Some(instance) if who.member_id.is_empty() => {
-                    self.static_members.get(instance).cloned().ok_or(ResponseError::UnknownMemberId)
-                }
-                _ => self.identify(*who),
-            };
+            let id = who.find_leaving(&self.static_members, &self.members);
             let id = id.and_then(|id| gone.insert(id).then_some(()).ok_or(ResponseError::UnknownMemberId));
             answers.push(id);
         }

@@ -54,12 +54,7 @@ impl Group {
                     self.replace(&known, id)?;
                     return Ok(false);
                 }
-                Some(known) if known != *id => {
-                    return Err(Refused::new(
-                        ResponseError::FencedInstanceId,
-                        "another member has joined under the same group.instance.id",
-                    ));
-                }
+                Some(known) if known != *id => return Err(fenced_instance()),
                 Some(_) => {}
             }
         }
@@ -117,12 +112,7 @@ impl Group {
         if let Some(instance) = &beat.instance_id {
             match self.static_members.get(instance) {
                 None => return Err(unknown_member()),
-                Some(known) if known != id => {
-                    return Err(Refused::new(
-                        ResponseError::FencedInstanceId,
-                        "another member has joined under the same group.instance.id",
-                    ));
-                }
+                Some(known) if known != id => return Err(fenced_instance()),
                 Some(_) => {}
             }
         }
@@ -164,4 +154,11 @@ fn check_epoch(member: &Member, epoch: i32, owned: Option<&Parts>) -> Result<(),
 
 fn unknown_member() -> Refused {
     Refused::new(ResponseError::UnknownMemberId, "the group has no such member: it must join again")
+}
+
+fn fenced_instance() -> Refused {
+    Refused::new(
+        ResponseError::FencedInstanceId,
+        "another member has joined under the same group.instance.id",
+    )
 }
