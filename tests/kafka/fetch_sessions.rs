@@ -217,7 +217,7 @@ async fn partitions_take_turns_where_an_answer_has_room_for_one() {
 }
 
 #[tokio::test]
-async fn the_answer_to_a_request_that_another_of_its_session_overtook_is_an_error() {
+async fn a_request_that_another_of_its_session_overtakes_is_answered_at_once_with_an_error() {
     let Broker { server, log, .. } = &broker(1).await;
     let (mut client, mut other) = (server.client().await, server.client().await);
     let id = client.call(12, &asks(12, 0, 0, &[(0, 0)])).await.session_id;
@@ -226,10 +226,17 @@ async fn the_answer_to_a_request_that_another_of_its_session_overtook_is_an_erro
         tokio::task::yield_now().await;
     }
     other.call(12, &asks(12, id, 2, &[])).await;
-    log.commit(&[one(0)]);
     let late = client.answer::<FetchRequest>(12, parked).await;
     assert_eq!((late.error_code, late.session_id, late.responses.len()), (71, id, 0));
-    assert_eq!(told(&other.call(12, &asks(12, id, 3, &[])).await), [(0, 0, 1, 100)]);
+    // So does a full request that ends the session.
+    let parked = client.request(12, &asks(12, id, 3, &[]).with_max_wait_ms(FOREVER)).await;
+    while log.waiting() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let next = other.call(12, &asks(12, id, 0, &[(0, 0)])).await.session_id;
+    assert_eq!(client.answer::<FetchRequest>(12, parked).await.error_code, 71);
+    log.commit(&[one(0)]);
+    assert_eq!(told(&other.call(12, &asks(12, next, 1, &[])).await), [(0, 0, 1, 100)]);
 }
 
 #[tokio::test]

@@ -18,7 +18,8 @@
 //!
 //! As Apache Kafka, but for these: a topic that was made anew is UNKNOWN_TOPIC_ID to a request for the old one's id,
 //! never INCONSISTENT_TOPIC_ID. A partition that a request without a session names twice is answered twice. A session has
-//! at most 20,000 partitions, and those of all sessions take at most about 64 MiB. There are no transactional records, so
+//! at most 20,000 partitions, and those of all sessions take at most about 64 MiB. A parked request that the next one of
+//! its session overtakes, or whose session ends, is answered at once, not when it would have been. There are no transactional records, so
 //! the last stable offset is the high watermark and no transaction was aborted. There is no other replica to prefer.
 //! Followers are served like consumers.
 
@@ -31,6 +32,7 @@ mod table;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use kafka_protocol::ResponseError;
 use kafka_protocol::messages::{ApiKey, FetchRequest};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
@@ -39,7 +41,7 @@ pub use self::session::FetchSessions;
 
 use self::answer::{Answer, Endpoint};
 use self::read::{Fetch, Read};
-use self::session::Part;
+use self::session::{Part, Turn};
 use crate::kafka::shape::{Field, I8, I32, I64, Kind, STRING, UUID};
 use crate::kafka::{Api, Reply, Request, RequestError};
 
@@ -103,7 +105,14 @@ async fn answer(request: &Request) -> Result<Reply, RequestError> {
     drop(asked);
     let topics = broker.topics.watch();
     let mut fetch = Fetch::new(broker, version, max_bytes, matches!(part, Part::Next(_)), wanted);
-    let read = wait(&mut fetch, topics, limits).await;
+    let read = tokio::select! {
+        biased;
+        read = wait(&mut fetch, topics, limits) => read,
+        turn = overtaken(&part) => {
+            let error = ResponseError::InvalidFetchSessionEpoch;
+            return Ok(Answer::new(version, Some(error), turn.session_id(), 0).finish(None, None));
+        }
+    };
     let (session, error) = match part {
         Part::None => (0, None),
         Part::First { by_id, table } => {
@@ -115,6 +124,17 @@ async fn answer(request: &Request) -> Result<Reply, RequestError> {
         return Ok(Answer::new(version, error, session, 0).finish(None, None));
     }
     Ok(write(request, session, &fetch, read, read_committed))
+}
+
+/// Waits until another request of the same session begins, if there is a session.
+async fn overtaken(part: &Part) -> &Turn {
+    match part {
+        Part::Next(turn) => {
+            turn.overtaken().await;
+            turn
+        }
+        _ => std::future::pending().await,
+    }
 }
 
 /// How much is waited for, and until when.

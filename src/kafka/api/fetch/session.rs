@@ -7,7 +7,8 @@
 //! ```
 //!
 //! A session belongs to the broker, whichever connection speaks of it. Requests with the epoch that is due find it and
-//! move the epoch on, so a request that was sent twice, or an old one that comes late, changes nothing.
+//! move the epoch on, so a request that was sent twice, or an old one that comes late, changes nothing. At most one
+//! request of a session waits: the next one, and the session's end, end it.
 //!
 //! The cache is bounded. When it is full, a session that nobody has used for a while goes first; otherwise the smallest
 //! of those that are no longer young, if the new one is larger, as it saves more. A client for which there is no room is
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::FetchRequest;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::table::{TOPIC_IDS, Table, Told, Wanted, wanted};
@@ -31,6 +33,9 @@ const MAX_PARTITIONS: usize = 20_000;
 const MAX_BYTES: usize = 64 << 20;
 /// So long a session is young after it was made, and not abandoned after it was used.
 const MIN_EVICTION: Duration = Duration::from_secs(120);
+
+/// The epoch of a session that is no longer in the cache; no incremental request has it.
+const ENDED: i32 = 0;
 
 /// The fetch sessions of all clients.
 #[derive(Debug)]
@@ -67,11 +72,13 @@ struct Session {
     /// Whether its topics are named by id.
     by_id: bool,
     state: Mutex<State>,
+    /// Told when the epoch moves.
+    moved: Notify,
 }
 
 #[derive(Debug)]
 struct State {
-    /// The epoch of the next request.
+    /// The epoch of the next request, [`ENDED`] when there will be none.
     epoch: i32,
     table: Table,
 }
@@ -144,8 +151,8 @@ impl FetchSessions {
             self.lock().remove(session.id);
             return Ok((Part::None, wanted(version, &asked.topics)));
         }
-        state.epoch = following(state.epoch);
-        let next = state.epoch;
+        let next = following(state.epoch);
+        session.move_to(&mut state, next);
         let wanted = state.table.wanted();
         let bytes = state.table.bytes();
         drop(state);
@@ -174,10 +181,22 @@ impl Turn {
         self.session.id
     }
 
+    /// Waits until another request of the session begins, or the session ends. Each request has its own copy of what its
+    /// session fetches, so a client could otherwise fill the memory with waiting ones, at a few bytes each.
+    pub async fn overtaken(&self) {
+        loop {
+            let moved = self.session.moved.notified();
+            if self.session.lock().epoch != self.next {
+                return;
+            }
+            moved.await;
+        }
+    }
+
     /// Ends the request with what its client is told.
     ///
     /// # Errors
-    /// `INVALID_FETCH_SESSION_EPOCH` when another request of the session has begun meanwhile.
+    /// `INVALID_FETCH_SESSION_EPOCH` when it was [overtaken](Self::overtaken).
     pub fn end(&self, told: &[Told]) -> Result<(), ResponseError> {
         let mut state = self.session.lock();
         if state.epoch != self.next {
@@ -191,6 +210,11 @@ impl Turn {
 impl Session {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn move_to(&self, state: &mut State, epoch: i32) {
+        state.epoch = epoch;
+        self.moved.notify_waiters();
     }
 }
 
@@ -213,7 +237,12 @@ impl Cache {
                 break id;
             }
         };
-        let session = Arc::new(Session { id, by_id, state: Mutex::new(State { epoch: 1, table }) });
+        let session = Arc::new(Session {
+            id,
+            by_id,
+            state: Mutex::new(State { epoch: 1, table }),
+            moved: Notify::new(),
+        });
         self.bytes += bytes;
         self.sessions.insert(id, Cached { session, made: now, used: now, partitions, bytes });
         self.count();
@@ -255,6 +284,7 @@ impl Cache {
     fn remove(&mut self, id: i32) {
         if let Some(cached) = self.sessions.remove(&id) {
             self.bytes -= cached.bytes;
+            cached.session.move_to(&mut cached.session.lock(), ENDED);
             self.count();
         }
     }
