@@ -27,7 +27,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::api::{self, api_versions};
-use super::frame::Frames;
+use super::frame::{Frames, LARGE};
 use super::request::{Preamble, take_client_id};
 use super::{Api, Broker, Reply, Request, RequestError};
 
@@ -67,8 +67,6 @@ impl Default for Limits {
     }
 }
 
-/// Bytes that are read ahead while a request is in hand; a request over it is a large one.
-const READ_AHEAD: usize = 64 * 1024;
 /// Slices in one vectored write; the kernel's limit.
 const MAX_SLICES: usize = 1024;
 
@@ -231,7 +229,7 @@ impl Server {
             if let Some(frame) = frames.next(size)? {
                 return Ok(Some((frame, room)));
             }
-            if let (Some(large), None) = (frames.announced().filter(|size| *size > READ_AHEAD), &room) {
+            if let (Some(large), None) = (frames.announced().filter(|size| *size > LARGE), &room) {
                 let permits = u32::try_from(large.min(limits.large_requests_bytes)).unwrap_or(u32::MAX);
                 let granted =
                     timeout_at(deadline, self.large_requests.clone().acquire_many_owned(permits)).await;
@@ -302,7 +300,7 @@ impl Client {
 
 /// Reads on, up to a bound, until the client closes.
 async fn read_ahead(frames: &mut Frames, reader: &mut (impl AsyncRead + Unpin)) -> io::Result<()> {
-    while frames.len() < READ_AHEAD {
+    while frames.len() < LARGE {
         if frames.fill(reader).await? == 0 {
             return Ok(());
         }

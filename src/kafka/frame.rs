@@ -1,13 +1,16 @@
 //! Frames off a socket: a length, then that many bytes. Memory grows with the bytes that have come, never with the
 //! length that was announced.
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::RequestError;
 
 const LENGTH: usize = 4;
-const CHUNK: usize = 8 * 1024;
+/// Bytes that are read at once at most.
+pub const CHUNK: usize = 8 * 1024;
+/// Frames over it are large ones, whose memory is accounted for. Also what is read ahead.
+pub const LARGE: usize = 64 * 1024;
 /// Room for most requests other than Fetch. A connection with nothing to read holds no other buffer.
 const SMALL: usize = 256;
 
@@ -39,7 +42,12 @@ impl Frames {
             return Ok(None);
         }
         self.buffer.advance(LENGTH);
-        Ok(Some(self.buffer.split_to(length).freeze()))
+        let frame = self.buffer.split_to(length).freeze();
+        if length > LARGE {
+            // What comes behind it would keep its memory.
+            self.buffer = BytesMut::from(&self.buffer[..]);
+        }
+        Ok(Some(frame))
     }
 
     /// The size that the next frame announces, once that is there; nothing to go by before [`next`](Self::next) has
@@ -54,7 +62,7 @@ impl Frames {
         self.buffer.len()
     }
 
-    /// Reads once; 0 is the end of the stream. Nothing is lost when dropped.
+    /// Reads once, at most [`CHUNK`] bytes; 0 is the end of the stream. Nothing is lost when dropped.
     pub async fn fill(&mut self, stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<usize> {
         if self.buffer.is_empty() {
             self.buffer = BytesMut::new();
@@ -64,7 +72,7 @@ impl Frames {
             return Ok(read);
         }
         self.buffer.reserve(CHUNK);
-        stream.read_buf(&mut self.buffer).await
+        stream.read_buf(&mut (&mut self.buffer).limit(CHUNK)).await
     }
 }
 
@@ -84,6 +92,24 @@ mod tests {
         }
         assert_eq!(seen, ["abc", "", "d"]);
         assert_eq!(frames.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_large_frame_comes_in_chunks_and_takes_its_memory_along() {
+        const LENGTH: usize = 1024 * 1024;
+        let large = [&(LENGTH as i32).to_be_bytes()[..], &vec![7; LENGTH]].concat();
+        let mut stream = &[&large[..], &large, &large].concat()[..];
+        let mut frames = Frames::default();
+        for _ in 0..2 {
+            let frame = loop {
+                match frames.next(LENGTH).unwrap() {
+                    Some(frame) => break frame,
+                    None => assert!(frames.fill(&mut stream).await.unwrap() <= CHUNK),
+                }
+            };
+            assert!(frames.len() > 0 && frames.len() <= CHUNK);
+            assert!(frame.is_unique());
+        }
     }
 
     #[tokio::test]
