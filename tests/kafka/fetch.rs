@@ -482,3 +482,27 @@ async fn batches_that_are_over_every_limit_wait_for_memory_and_then_come() {
     let response = server.client().await.call(12, &request).await;
     assert_eq!(size(&partitions(&response)[0]), LARGE);
 }
+
+#[tokio::test]
+async fn who_waits_for_the_memory_of_one_batch_is_answered_with_that_batch_alone() {
+    const LARGE: i32 = 32 * MIB;
+    let (server, log) = orders(1).await;
+    log.commit(&[one(0), one(0)].map(|batch| Append { size: LARGE as usize, ..batch }));
+    let request = |max_bytes| {
+        let partition = from(0, 0).with_partition_max_bytes(max_bytes);
+        fetch(12, vec![partition])
+            .with_max_bytes(max_bytes)
+            .with_min_bytes(max_bytes)
+            .with_max_wait_ms(60_000)
+    };
+    let mut deaf = Vec::new();
+    // Of 256 MiB they leave 32.
+    for max_bytes in [2 * LARGE, 2 * LARGE, 2 * LARGE, LARGE] {
+        let mut client = server.client().await;
+        client.request(12, &request(max_bytes)).await;
+        timeout(PATIENCE, client.stream.readable()).await.unwrap().unwrap();
+        deaf.push(client);
+    }
+    let response = server.client().await.call(12, &request(2 * LARGE)).await;
+    assert_eq!(size(&partitions(&response)[0]), LARGE as usize);
+}

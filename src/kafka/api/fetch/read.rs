@@ -166,27 +166,29 @@ impl<'a> Fetch<'a> {
         let memory = &self.broker.fetch_memory;
         let mut reserved = memory.reserve(self.expected());
         let mut first = reserved.as_ref().map_or(0, |permit| permit.num_permits() * 1024).max(LARGE_BATCH);
+        let mut budget = self.max_bytes.min(if reserved.is_some() { usize::MAX } else { SMALL_ANSWER });
         loop {
-            match self.read_within(reserved, first).await {
+            match self.read_within(reserved, budget, first).await {
                 Ok(read) => return read,
                 Err(TooLarge(bytes)) => {
                     // What was reserved has been given back: who waits holds nothing that another waits for.
                     reserved = memory.wait_for(bytes).await;
-                    first = usize::MAX;
+                    (budget, first) = (self.max_bytes.min(bytes), usize::MAX);
                 }
             }
         }
     }
 
-    /// Reads into memory that has been reserved, unless the first batch is larger than `first`.
+    /// Reads into memory that has been reserved up to `budget`, unless the first batch is larger than `first`.
     async fn read_within(
         &self,
         permit: Option<OwnedSemaphorePermit>,
+        budget: usize,
         first: usize,
     ) -> Result<Read, TooLarge> {
-        let budget = if permit.is_some() { self.max_bytes } else { self.max_bytes.min(SMALL_ANSWER) };
         let mut spent = Spent { budget, first, bytes: 0, misses: 0 };
-        let at_once = permit.is_none() || self.lost;
+        // There may be more than there was memory for.
+        let at_once = budget < self.max_bytes || self.lost;
         let mut read = Read { partitions: Vec::new(), told: Vec::new(), bytes: 0, at_once, permit };
         // Those that there are not come last.
         let mut unknown = Vec::new();
