@@ -283,6 +283,7 @@ impl Broker {
         };
         let kafka_broker = Arc::new(kafka::Broker {
             cluster_id: store.cluster_id().to_owned(),
+            local_only: kafka_address.ip().is_loopback(),
             data_dir: data_dir.path().into(),
             limits,
             advertised_host,

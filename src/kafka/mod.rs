@@ -39,6 +39,9 @@ pub struct Broker {
     pub advertised_host: String,
     /// Port that clients are told to connect to.
     pub advertised_port: u16,
+    /// Whether only users of this machine reach the listener. There are no accounts yet, so who comes from elsewhere may
+    /// only read.
+    pub local_only: bool,
     /// Where everything is kept.
     pub data_dir: PathBuf,
     /// What a client may take of us.

@@ -10,6 +10,7 @@ use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListO
 use kafka_protocol::messages::*;
 use kafka_protocol::protocol::StrBytes;
 use millrace::kafka::connection::Limits;
+use millrace::log::LogReader;
 use millrace::log::topics::Topics;
 
 use crate::memory_log::{MemoryLog, one};
@@ -128,4 +129,44 @@ async fn of_a_topic_that_is_deleted_meanwhile_the_other_partitions_are_answered(
     let answers =
         delete(&mut server.client().await, 1, vec![topic("orders", &[(0, 1), (1, 1), (2, 0)])]).await;
     assert_eq!(answers.into_values().collect::<Vec<_>>(), [(1, 0), (-1, UNKNOWN), (0, 0)]);
+}
+
+#[tokio::test]
+async fn where_the_broker_listens_beyond_its_machine_nobody_deletes_or_changes_settings() {
+    use millrace::kafka::topic_settings::RETENTION_MS;
+    let (log, its_topic) = MemoryLog::with_topic("orders", 1);
+    let topics = Topics::default();
+    topics.insert(its_topic);
+    log.commit(&[one(0)]);
+    let server = Server::start_everywhere(topics).await;
+    let mut client = server.client().await;
+    let refused = ResponseError::TopicAuthorizationFailed.code();
+    let answers = delete(&mut client, 2, vec![topic("orders", &[(0, -1)])]).await;
+    assert_eq!(answers[&("orders".to_owned(), 0)], (-1, refused));
+
+    let config = incremental_alter_configs_request::AlterableConfig::default()
+        .with_name(StrBytes::from_static_str(RETENTION_MS))
+        .with_value(Some(StrBytes::from_static_str("0")));
+    let resource = incremental_alter_configs_request::AlterConfigsResource::default()
+        .with_resource_type(2)
+        .with_resource_name(StrBytes::from_static_str("orders"))
+        .with_configs(vec![config]);
+    let request = IncrementalAlterConfigsRequest::default().with_resources(vec![resource]);
+    assert_eq!(client.call(1, &request).await.responses[0].error_code, refused);
+    let resource = alter_configs_request::AlterConfigsResource::default()
+        .with_resource_type(2)
+        .with_resource_name(StrBytes::from_static_str("orders"));
+    let request = AlterConfigsRequest::default().with_resources(vec![resource]);
+    assert_eq!(client.call(2, &request).await.responses[0].error_code, refused);
+    assert_eq!(log.retention(), Default::default());
+
+    // What a client is told that it may do: DELETE and ALTER_CONFIGS are only for those on the machine.
+    let mut may = Vec::new();
+    for server in [server, orders().await.0] {
+        let request = MetadataRequest::default().with_include_topic_authorized_operations(true);
+        let topics = server.client().await.call(12, &request.with_topics(None)).await.topics;
+        may.push(topics[0].topic_authorized_operations);
+    }
+    let read = 1 << 3 | 1 << 8 | 1 << 10;
+    assert_eq!(may, [read, read | 1 << 6 | 1 << 11]);
 }

@@ -43,6 +43,13 @@ impl Server {
         Server::start_at("127.0.0.1:0", topics, limits, groups).await.keeping(data)
     }
 
+    /// Serves `topics` at a free port of all addresses, as a broker that is not for its own machine alone.
+    pub async fn start_everywhere(topics: Topics) -> Server {
+        let data = TempDir::new().unwrap();
+        let groups = coordinator(&DataDir::open(data.path()).unwrap(), &topics);
+        Server::start_at("0.0.0.0:0", topics, Limits::default(), groups).await.keeping(data)
+    }
+
     /// Serves `topics` at a free port, of which clients may write those of `client_topics`.
     pub async fn start_writable(topics: Topics, limits: Limits, client_topics: ClientTopics) -> Server {
         let data = TempDir::new().unwrap();
@@ -66,6 +73,7 @@ impl Server {
         let address = listener.local_addr().unwrap();
         let broker = Broker {
             cluster_id: "test-cluster".into(),
+            local_only: address.ip().is_loopback(),
             data_dir: std::env::temp_dir(),
             limits,
             advertised_host: address.ip().to_string(),

@@ -4,7 +4,8 @@
 //!
 //! A topic's `retention.ms` and `retention.bytes` can be changed, which changes them for all topics of its task: they share
 //! one log. Any other setting of Kafka's is refused with POLICY_VIOLATION and what decides it here, unless it is set to the
-//! value that it has; so tools that send all they have read may do so. The broker, its loggers, groups and client metrics
+//! value that it has; so tools that send all they have read may do so. There are no accounts yet: unless the broker listens
+//! on loopback, a topic's settings are for nobody to change, TOPIC_AUTHORIZATION_FAILED. The broker, its loggers, groups and client metrics
 //! have no settings that can be changed while it runs: each is refused by name. Otherwise errors are Apache Kafka's, also
 //! for a name that it does not have (INVALID_CONFIG); but where it leaves AlterConfigs with a resource named twice without
 //! an answer, that is refused as in IncrementalAlterConfigs.
@@ -178,6 +179,11 @@ async fn alter_topic(
             name => (ResponseError::UnknownTopicOrPartition, format!("The topic '{name}' does not exist.")),
         });
     };
+    if !broker.local_only {
+        let message = "the broker listens for more than its own machine and knows no accounts yet, so settings of topics \
+                       cannot be changed; use log.retention_hours and log.retention_mb, or let it listen on loopback";
+        return Err((ResponseError::TopicAuthorizationFailed, message.to_owned()));
+    }
     let settings = broker.topic_settings.clone();
     let wanted =
         settings.check(&topic, &changes).map_err(|refusal| (refusal.error(), refusal.to_string()))?;

@@ -3,7 +3,8 @@
 //!
 //! * 1: as 0. 2: flexible.
 //!
-//! Every topic's records may be deleted, also those that a task has captured; the source does not send them again. An
+//! Every topic's records may be deleted, also those that a task has captured; the source does not send them again. There
+//! are no accounts yet: unless the broker listens on loopback, nobody may, TOPIC_AUTHORIZATION_FAILED. An
 //! offset of -1 stands for the high watermark. Answered when the new starts are durable. A partition that is named twice
 //! is answered once, with the last offset, as Apache Kafka does. The space comes back when nobody can read anything of
 //! the oldest segments of the task's log any more.
@@ -80,6 +81,10 @@ async fn delete<'a>(
         let results = results.entry(name).or_default();
         for (index, below) in partitions {
             let found = topic.as_deref().ok_or(ResponseError::UnknownTopicOrPartition);
+            let found = match broker.local_only {
+                true => found,
+                false => found.and(Err(ResponseError::TopicAuthorizationFailed)),
+            };
             let found = found.and_then(|topic| place(&mut view, topic, *index, -1));
             let offset = found.and_then(|place| match view.range(place).end {
                 end if *below == END => Ok((place, end)),

@@ -18,7 +18,7 @@ use kafka_protocol::messages::{
 use super::metadata::{TOPIC_OPERATIONS, operations};
 use super::{text, to_uuid};
 use crate::kafka::shape::{Field, I32, Kind, STRING};
-use crate::kafka::{Api, NODE_ID, Reply, Request, RequestError};
+use crate::kafka::{Api, Broker, NODE_ID, Reply, Request, RequestError};
 use crate::log::topics::{Topic, is_topic_name};
 
 /// DescribeTopicPartitions.
@@ -74,7 +74,7 @@ fn answer(request: &Request) -> Result<Reply, RequestError> {
             continue;
         };
         let last = topic.partitions.len().min(first.saturating_add(left));
-        response.topics.push(describe(&topic, first..last));
+        response.topics.push(describe(&request.broker, &topic, first..last));
         if last < topic.partitions.len() {
             response.next_cursor = Some(cursor(name, last as i32));
             break;
@@ -104,7 +104,11 @@ fn unknown(name: &str) -> DescribeTopicPartitionsResponseTopic {
         .with_topic_authorized_operations(TOPIC_OPERATIONS)
 }
 
-fn describe(topic: &Topic, partitions: std::ops::Range<usize>) -> DescribeTopicPartitionsResponseTopic {
+fn describe(
+    broker: &Broker,
+    topic: &Topic,
+    partitions: std::ops::Range<usize>,
+) -> DescribeTopicPartitionsResponseTopic {
     let leader_epoch = topic.log.leader_epoch();
     let partitions = partitions.map(|index| {
         DescribeTopicPartitionsResponsePartition::default()
@@ -120,5 +124,5 @@ fn describe(topic: &Topic, partitions: std::ops::Range<usize>) -> DescribeTopicP
         .with_name(Some(TopicName(text(&topic.name))))
         .with_topic_id(to_uuid(topic.id))
         .with_partitions(partitions.collect())
-        .with_topic_authorized_operations(operations(topic))
+        .with_topic_authorized_operations(operations(broker, topic))
 }

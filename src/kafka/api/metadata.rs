@@ -42,10 +42,12 @@ const SHAPE: &[Field] = &[
     Field::new(BOOL, 8),
 ];
 
-/// Bits of READ, DESCRIBE and DESCRIBE_CONFIGS: all that a client may do with a task's topic.
+/// Bits of READ, DESCRIBE and DESCRIBE_CONFIGS: what every client may do with a topic.
 pub(super) const TOPIC_OPERATIONS: i32 = 1 << 3 | 1 << 8 | 1 << 10;
-/// Bits of WRITE, CREATE, DELETE and ALTER, which are for topics that clients make.
-const WRITE_OPERATIONS: i32 = 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7;
+/// Bits of DELETE and ALTER_CONFIGS, which take records away: for users of the broker's machine.
+const LOCAL_OPERATIONS: i32 = 1 << 6 | 1 << 11;
+/// Bits of WRITE, CREATE and ALTER, which are for topics that clients make.
+const WRITE_OPERATIONS: i32 = 1 << 4 | 1 << 5 | 1 << 7;
 /// Bits of DESCRIBE and DESCRIBE_CONFIGS: all that a client may do with the cluster.
 pub(super) const CLUSTER_OPERATIONS: i32 = 1 << 8 | 1 << 10;
 
@@ -97,7 +99,8 @@ async fn answer(request: &Request) -> Result<Reply, RequestError> {
     if asked.include_topic_authorized_operations {
         for topic in &mut response.topics {
             let known = topic.name.as_ref().and_then(|name| broker.topics.by_name(name));
-            topic.topic_authorized_operations = known.map_or(TOPIC_OPERATIONS, |topic| operations(&topic));
+            topic.topic_authorized_operations =
+                known.map_or(TOPIC_OPERATIONS, |topic| operations(broker, &topic));
         }
     }
     Reply::encode(&response, request.version)
@@ -142,11 +145,10 @@ async fn make_missing(broker: &Broker, ours: &ClientTopics, asked: &[MetadataReq
 }
 
 /// What a client may do with a topic, as bits.
-pub(super) fn operations(topic: &Topic) -> i32 {
-    match topic.log.name() {
-        LOG_NAME => TOPIC_OPERATIONS | WRITE_OPERATIONS,
-        _ => TOPIC_OPERATIONS,
-    }
+pub(super) fn operations(broker: &Broker, topic: &Topic) -> i32 {
+    let local = if broker.local_only { LOCAL_OPERATIONS } else { 0 };
+    let write = if topic.log.name() == LOG_NAME { WRITE_OPERATIONS } else { 0 };
+    TOPIC_OPERATIONS | local | write
 }
 
 fn refused(error: ResponseError) -> MetadataResponseTopic {

@@ -9,6 +9,7 @@
 
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::checkpoint::SealedSegment;
 use super::files::failed;
@@ -17,12 +18,15 @@ use super::segment::{Form, Segment};
 use super::thread::{LogThread, now_ms};
 use crate::log::{LogError, Offset, PartitionId, PartitionRange, Retention};
 
+/// A segment is not sealed for its age before it has this one, however short the retention: each costs some fsyncs.
+const MIN_SEAL_AGE: Duration = Duration::from_secs(1);
+
 impl LogThread {
     /// Seals the open segments where the active one is full or old, or a group has spanned several.
     pub(super) fn seal_if_due(&mut self) -> Result<(), LogError> {
         let appender = &self.appender;
         let Some(active) = appender.open.last() else { return Ok(()) };
-        let age = self.retention().age.map_or(i64::MAX, |age| age.as_millis() as i64);
+        let age = self.retention().age.map_or(i64::MAX, |age| age.max(MIN_SEAL_AGE).as_millis() as i64);
         let old = active.first_append > 0 && now_ms().saturating_sub(active.first_append) > age;
         let due = appender.open.len() > 1 || active.len >= appender.segment_bytes || old;
         let whole = appender.pending.is_empty() && !appender.last.loose && !appender.owes_discard;

@@ -381,6 +381,26 @@ async fn deleted_records_stay_deleted_when_retention_or_a_merge_comes_by() {
 }
 
 #[tokio::test]
+async fn the_shortest_age_does_not_seal_a_segment_with_every_commit() {
+    let mut log = InDirectory::new(|directory| Options::new(directory, "test"));
+    log.options.retention.age = Some(Duration::ZERO);
+    let (mut writer, _reader) = log.open();
+    let started = std::time::Instant::now();
+    let mut newest = String::new();
+    let mut sealed = 0;
+    for n in 1..50 {
+        fill(&mut writer, n..n + 1).await;
+        writer.settle().await.unwrap();
+        let path = files_in(&log.options.directory, ".segment").pop().unwrap();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        sealed += u64::from(name != newest);
+        newest = name;
+    }
+    let seconds = started.elapsed().as_secs();
+    assert!(sealed <= 2 + seconds, "{sealed} segments in {seconds} s");
+}
+
+#[tokio::test]
 async fn retention_by_size_removes_whole_old_segments_and_keeps_the_rest_readable() {
     let mut log = InDirectory::new(small);
     log.options.retention.bytes = Some(12_000);
