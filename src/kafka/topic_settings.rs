@@ -277,6 +277,9 @@ pub struct TopicSettings {
     defaults: Defaults,
     /// By the name of the log.
     overrides: Arc<Mutex<HashMap<String, Overrides>>>,
+    /// Held through a change, so that the store, this and the logs agree whoever else changes something. Readers do not
+    /// wait for the disk.
+    changing: Arc<Mutex<()>>,
 }
 
 impl TopicSettings {
@@ -289,7 +292,8 @@ impl TopicSettings {
         for (log, name, value) in store.log_settings()? {
             overrides.entry(log).or_default().set(&name, Some(value));
         }
-        Ok(TopicSettings { store, defaults, overrides: Arc::new(Mutex::new(overrides)) })
+        let overrides = Arc::new(Mutex::new(overrides));
+        Ok(TopicSettings { store, defaults, overrides, changing: Arc::default() })
     }
 
     /// How much is kept of the log of that name.
@@ -378,10 +382,10 @@ impl TopicSettings {
     /// Database errors; then all is as it was.
     pub fn change(&self, topic: &Topic, wanted: &Wanted) -> Result<(), StateError> {
         let log = topic.log.name();
-        // Held meanwhile, so that the store and this agree whoever else changes something.
-        let mut overrides = self.overrides.lock().unwrap_or_else(PoisonError::into_inner);
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let values: Vec<_> = wanted.iter().map(|(name, value)| (*name, *value)).collect();
         self.store.set_log_settings(log, &values)?;
+        let mut overrides = self.overrides.lock().unwrap_or_else(PoisonError::into_inner);
         let of_log = overrides.entry(log.to_owned()).or_default();
         values.into_iter().for_each(|(name, value)| of_log.set(name, value));
         drop(overrides);
