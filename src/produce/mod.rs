@@ -134,27 +134,54 @@ impl ClientTopics {
         self.ask(|answer| Job::Create { name, partitions, answer }).await?
     }
 
-    /// Takes a topic away. It is gone for clients then, and its name is free.
+    /// Takes a topic away, but none that has been made under its name since. It is gone for clients then, and its name is
+    /// free.
     ///
     /// # Errors
     /// [`TopicError::Log`].
-    pub async fn delete(&self, name: &str) -> Result<(), TopicError> {
-        let name = name.to_owned();
-        self.ask(|answer| Job::Delete { name, answer }).await?
+    pub async fn delete(&self, topic: Arc<Topic>) -> Result<(), TopicError> {
+        self.ask(|answer| Job::Delete { topic, answer }).await?
     }
 
     /// Gives a topic more partitions, `total` with those that it has.
     ///
     /// # Errors
     /// [`TopicError::Log`].
-    pub async fn add_partitions(&self, name: &str, total: u32) -> Result<(), TopicError> {
-        let name = name.to_owned();
-        self.ask(|answer| Job::AddPartitions { name, total, answer }).await?
+    pub async fn add_partitions(&self, topic: Arc<Topic>, total: u32) -> Result<(), TopicError> {
+        self.ask(|answer| Job::AddPartitions { topic, total, answer }).await?
     }
 
     async fn ask<T>(&self, job: impl FnOnce(oneshot::Sender<T>) -> Job) -> Result<T, LogError> {
         let (answer, answered) = oneshot::channel();
         self.jobs.send(job(answer)).await.map_err(|_| LogError::Stopped)?;
         answered.await.map_err(|_| LogError::Stopped)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_topic_that_has_been_made_anew_is_not_taken_for_the_old_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let topics = Topics::default();
+        let options = local::Options::new(directory.path(), LOG_NAME);
+        let (ours, writer) = ClientTopics::open(options, Codec::None, topics.clone()).await.unwrap();
+        let writer = tokio::spawn(writer);
+        ours.create("a", 1).await.unwrap();
+        let old = topics.by_name("a").unwrap();
+        ours.delete(old.clone()).await.unwrap();
+        ours.create("a", 1).await.unwrap();
+        let is_unknown = |done| matches!(done, Err(TopicError::Log(LogError::UnknownTopic(_))));
+        assert!(is_unknown(ours.delete(old.clone()).await));
+        assert!(is_unknown(ours.add_partitions(old, 2).await));
+        let new = topics.by_name("a").unwrap();
+        assert_eq!(new.partitions.len(), 1);
+        ours.add_partitions(new.clone(), 2).await.unwrap();
+        ours.delete(new).await.unwrap();
+        assert!(topics.by_name("a").is_none());
+        drop(ours);
+        writer.await.unwrap();
     }
 }

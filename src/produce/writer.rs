@@ -16,7 +16,7 @@ use super::{Append, AppendError, Appended, MAX_BATCH_BYTES, TopicError};
 use crate::change::Lsn;
 use crate::log::local::{LocalReader, LocalWriter};
 use crate::log::record_batch::{BatchError, Codec, ProducedBatch, ProducedError, ProducerLimits};
-use crate::log::topics::{Announcer, Topics};
+use crate::log::topics::{Announcer, Topic, Topics};
 use crate::log::{
     Header, LogError, LogReader, LogWriter, Offset, PartitionId, PartitionRange, Record, SourcePosition,
 };
@@ -48,8 +48,8 @@ const NO_SOURCE: SourcePosition = SourcePosition {
 pub(super) enum Job {
     Append { batches: Vec<Append>, answer: oneshot::Sender<Vec<Result<Appended, AppendError>>> },
     Create { name: String, partitions: u32, answer: oneshot::Sender<Result<(), TopicError>> },
-    Delete { name: String, answer: oneshot::Sender<Result<(), TopicError>> },
-    AddPartitions { name: String, total: u32, answer: oneshot::Sender<Result<(), TopicError>> },
+    Delete { topic: Arc<Topic>, answer: oneshot::Sender<Result<(), TopicError>> },
+    AddPartitions { topic: Arc<Topic>, total: u32, answer: oneshot::Sender<Result<(), TopicError>> },
 }
 
 /// An answer that waits for the commit.
@@ -126,15 +126,12 @@ impl Writer {
                 let created = self.create(&name, partitions);
                 self.topics_changed(created, answer);
             }
-            Job::Delete { name, answer } => {
-                if let Some(topic) = self.topics.by_name(&name) {
-                    self.sequences.forget(&topic.partitions);
-                }
-                let deleted = self.log.delete_topic(&name).map_err(TopicError::from);
+            Job::Delete { topic, answer } => {
+                let deleted = self.delete(&topic);
                 self.topics_changed(deleted, answer);
             }
-            Job::AddPartitions { name, total, answer } => {
-                let added = self.log.add_partitions(&name, total).map(drop).map_err(TopicError::from);
+            Job::AddPartitions { topic, total, answer } => {
+                let added = self.add_partitions(&topic, total);
                 self.topics_changed(added, answer);
             }
         }
@@ -217,6 +214,24 @@ impl Writer {
         }
         self.log.create_topic(name, partitions, self.codec)?;
         Ok(())
+    }
+
+    fn delete(&mut self, topic: &Topic) -> Result<(), TopicError> {
+        let topic = self.current(topic)?;
+        self.log.delete_topic(&topic.name)?;
+        self.sequences.forget(&topic.partitions);
+        Ok(())
+    }
+
+    fn add_partitions(&mut self, topic: &Topic, total: u32) -> Result<(), TopicError> {
+        let topic = self.current(topic)?;
+        self.log.add_partitions(&topic.name, total)?;
+        Ok(())
+    }
+
+    /// The topic as it is now, if it is still there: its name may be another's.
+    fn current(&self, topic: &Topic) -> Result<Arc<Topic>, LogError> {
+        self.topics.by_id(topic.id).ok_or_else(|| LogError::UnknownTopic(topic.name.clone()))
     }
 
     /// Makes the group durable and visible, and answers its jobs.

@@ -213,14 +213,17 @@ impl Coordinator {
         Ok(answers)
     }
 
-    /// Forgets what any group has committed for a topic, because it has been deleted.
+    /// Forgets what any group has committed for a topic, because it has been deleted; not for one that has been made under
+    /// its name since.
     ///
     /// # Errors
     /// Offsets cannot be written.
-    pub async fn forget_topic(&self, topic: &str) -> Result<(), ResponseError> {
+    pub async fn forget_topic(&self, topic: &Topic) -> Result<(), ResponseError> {
         for group in self.offsets.groups() {
             let mut committed = self.offsets.all_committed(&group);
-            committed.retain(|entry| *entry.topic == *topic);
+            committed.retain(|entry| {
+                *entry.topic == *topic.name && entry.committed.topic_id.is_none_or(|id| id == topic.id)
+            });
             if committed.is_empty() {
                 continue;
             }

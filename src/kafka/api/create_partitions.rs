@@ -92,7 +92,7 @@ async fn add(broker: &Broker, asked: &CreatePartitionsTopic, validate_only: bool
     if validate_only {
         return Ok(());
     }
-    ours.add_partitions(&asked.name, total as u32).await.map_err(|error| {
+    ours.add_partitions(topic, total as u32).await.map_err(|error| {
         let code = match &error {
             TopicError::Log(LogError::UnknownTopic(_)) => ResponseError::UnknownTopicOrPartition,
             TopicError::Log(LogError::FewerPartitions { .. } | LogError::InvalidTopic { .. }) => {

@@ -89,18 +89,18 @@ fn find(broker: &Broker, asked: &DeleteTopicState) -> Result<Arc<Topic>, Refusal
     topic.ok_or_else(|| (error, "there is no such topic".to_owned()))
 }
 
-async fn delete(broker: &Broker, topic: &Topic) -> Result<(), Refusal> {
+async fn delete(broker: &Broker, topic: &Arc<Topic>) -> Result<(), Refusal> {
     let Some(ours) = broker.client_topics.as_ref().filter(|ours| ours.has(topic)) else {
         return Err((ResponseError::PolicyViolation, BELONGS_TO_TASK.to_owned()));
     };
-    ours.delete(&topic.name).await.map_err(|error| {
+    ours.delete(topic.clone()).await.map_err(|error| {
         let code = match &error {
             TopicError::Log(LogError::UnknownTopic(_)) => ResponseError::UnknownTopicOrPartition,
             _ => ResponseError::KafkaStorageError,
         };
         (code, error.to_string())
     })?;
-    if let Err(error) = broker.groups.forget_topic(&topic.name).await {
+    if let Err(error) = broker.groups.forget_topic(topic).await {
         // They mean nothing for a new topic of the name, which has another id.
         tracing::warn!(topic = topic.name, ?error, "what groups had committed for a deleted topic stays");
     }
