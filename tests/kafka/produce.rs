@@ -114,8 +114,8 @@ async fn a_topic_is_made_only_where_the_request_allows_it() {
     assert_eq!(errors(client.call(13, &request).await), [(0, 4), (17, 0)]);
     assert_eq!(errors(client.call(13, &forbidden).await), [(0, 4), (17, 0)]);
     let operations = forbidden.with_include_topic_authorized_operations(true);
-    // Read, write, create, delete, alter, describe, and describe its configuration.
-    let all = [3, 4, 5, 6, 7, 8, 10].into_iter().fold(0, |bits, operation| bits | 1 << operation);
+    // Read, write, create, delete, alter, describe, and describe and alter its configuration.
+    let all = [3, 4, 5, 6, 7, 8, 10, 11].into_iter().fold(0, |bits, operation| bits | 1 << operation);
     assert_eq!(client.call(13, &operations).await.topics[0].topic_authorized_operations, all);
 }
 
