@@ -66,6 +66,8 @@ pub(super) struct Writer {
     codec: Codec,
     sequences: Sequences,
     group: Group,
+    /// Topics were changed in a group that failed, which the log has done: the next commit makes it durable and shown.
+    owes_topics: bool,
 }
 
 /// What the next commit brings.
@@ -84,6 +86,7 @@ impl Writer {
             announcer: Announcer::new(topics.clone(), reader.clone()),
             sequences: Sequences::new(MAX_SEQUENCES),
             group: Group::default(),
+            owes_topics: false,
             log,
             reader,
             topics,
@@ -100,7 +103,8 @@ impl Writer {
             {
                 self.take(job).await;
             }
-            self.commit().await;
+            // Who waits for it has been told.
+            let _ = self.commit().await;
         }
         self.log.close().await;
     }
@@ -123,15 +127,15 @@ impl Writer {
                 self.group.waiting.push(Waiting::Append(answers, answer));
             }
             Job::Create { name, partitions, answer } => {
-                let created = self.create(&name, partitions);
+                let created = self.settle_topics().await.and_then(|()| self.create(&name, partitions));
                 self.topics_changed(created, answer);
             }
             Job::Delete { topic, answer } => {
-                let deleted = self.delete(&topic);
+                let deleted = self.settle_topics().await.and_then(|()| self.delete(&topic));
                 self.topics_changed(deleted, answer);
             }
             Job::AddPartitions { topic, total, answer } => {
-                let added = self.add_partitions(&topic, total);
+                let added = self.settle_topics().await.and_then(|()| self.add_partitions(&topic, total));
                 self.topics_changed(added, answer);
             }
         }
@@ -208,6 +212,14 @@ impl Writer {
         Ok(())
     }
 
+    /// Shows topics as the log has them, so that what is asked next is judged by that.
+    async fn settle_topics(&mut self) -> Result<(), TopicError> {
+        match self.owes_topics {
+            true => Ok(self.commit().await?),
+            false => Ok(()),
+        }
+    }
+
     fn create(&mut self, name: &str, partitions: u32) -> Result<(), TopicError> {
         if self.topics.by_name(name).is_some() {
             return Err(TopicError::Exists(name.to_owned()));
@@ -235,13 +247,17 @@ impl Writer {
     }
 
     /// Makes the group durable and visible, and answers its jobs.
-    async fn commit(&mut self) {
+    async fn commit(&mut self) -> Result<(), LogError> {
         let group = std::mem::take(&mut self.group);
-        let changes = self.log.has_group() || group.changes_topics;
+        self.owes_topics |= group.changes_topics;
+        let changes = self.log.has_group() || self.owes_topics;
         let committed = if changes { self.log.commit(NO_SOURCE).await.map(drop) } else { Ok(()) };
         match &committed {
             // Whoever is answered finds the topic that he has made.
-            Ok(()) => self.announcer.announce(),
+            Ok(()) => {
+                self.announcer.announce();
+                self.owes_topics = false;
+            }
             Err(error) => {
                 error!(%error, "what clients wrote could not be kept");
                 self.log.resume();
@@ -260,6 +276,7 @@ impl Writer {
                 Waiting::Topic(to) => drop(to.send(committed.clone().map_err(TopicError::from))),
             }
         }
+        committed
     }
 }
 

@@ -26,7 +26,7 @@ fn name(text: &str) -> TopicName {
     TopicName(StrBytes::from_string(text.to_owned()))
 }
 
-fn topic(text: &str, partitions: i32, replication: i16) -> CreatableTopic {
+pub fn topic(text: &str, partitions: i32, replication: i16) -> CreatableTopic {
     let topic = CreatableTopic::default().with_name(name(text));
     topic.with_num_partitions(partitions).with_replication_factor(replication)
 }
@@ -46,7 +46,7 @@ fn config(text: &str, key: &'static str, value: Option<&'static str>) -> Creatab
     topic(text, 1, 1).with_configs(vec![config])
 }
 
-async fn create(
+pub async fn create(
     client: &mut Client,
     version: i16,
     topics: Vec<CreatableTopic>,
@@ -54,7 +54,7 @@ async fn create(
     client.call(version, &CreateTopicsRequest::default().with_topics(topics)).await.topics
 }
 
-async fn delete(client: &mut Client, version: i16, topics: &[&str]) -> Vec<(i16, Option<String>)> {
+pub async fn delete(client: &mut Client, version: i16, topics: &[&str]) -> Vec<(i16, Option<String>)> {
     let names = topics.iter().map(|topic| name(topic));
     let request = match version {
         6 => DeleteTopicsRequest::default()

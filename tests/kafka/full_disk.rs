@@ -9,6 +9,7 @@ use kafka_protocol::ResponseError;
 use millrace::log::local::files::{File, Open};
 use millrace::log::local::{Files, RealFiles};
 
+use crate::client_topics::{create, delete, topic};
 use crate::produce::{batch, made, send, write};
 use crate::writable::Writable;
 
@@ -103,4 +104,26 @@ async fn what_finds_no_room_is_refused_and_taken_when_it_is_sent_again() {
     let broker = broker.restart().await;
     let topic = broker.topics.by_name("orders").unwrap();
     assert_eq!(topic.log.snapshot().range(topic.partitions[0]).unwrap().end.0, 4);
+}
+
+#[tokio::test]
+async fn topics_that_were_changed_without_room_are_as_asked_once_there_is_some() {
+    let disk = Disk::default();
+    let full = disk.0.clone();
+    let broker = Writable::start_on(Arc::new(disk)).await;
+    let mut client = broker.server.client().await;
+    made(&broker, &mut client, "old").await;
+    full.store(true, Ordering::Relaxed);
+    let storage_error = ResponseError::KafkaStorageError.code();
+    for _ in 0..2 {
+        assert_eq!(delete(&mut client, 5, &["old"]).await[0].0, storage_error);
+        assert_eq!(create(&mut client, 5, vec![topic("new", 1, 1)]).await[0].error_code, storage_error);
+    }
+    full.store(false, Ordering::Relaxed);
+    // The first attempts have been made good.
+    let unknown = ResponseError::UnknownTopicOrPartition.code();
+    assert_eq!(delete(&mut client, 5, &["old"]).await[0].0, unknown);
+    assert!(broker.topics.by_name("old").is_none());
+    let answer = create(&mut client, 5, vec![topic("new", 1, 1)]).await.remove(0);
+    assert!(broker.topics.by_name("new").is_some(), "{answer:?}");
 }
