@@ -27,7 +27,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::api::{self, api_versions};
-use super::frame::{Frames, LARGE};
+use super::frame::{CHUNK, Frames, LARGE};
 use super::request::{Preamble, take_client_id};
 use super::{Api, Broker, Reply, Request, RequestError};
 
@@ -67,6 +67,8 @@ impl Default for Limits {
     }
 }
 
+/// A large request takes room in steps of so many bytes, as it comes.
+const ROOM_STEP: usize = 64 * 1024;
 /// Slices in one vectored write; the kernel's limit.
 const MAX_SLICES: usize = 1024;
 
@@ -229,11 +231,9 @@ impl Server {
             if let Some(frame) = frames.next(size)? {
                 return Ok(Some((frame, room)));
             }
-            if let (Some(large), None) = (frames.announced().filter(|size| *size > LARGE), &room) {
-                let permits = u32::try_from(large.min(limits.large_requests_bytes)).unwrap_or(u32::MAX);
-                let granted =
-                    timeout_at(deadline, self.large_requests.clone().acquire_many_owned(permits)).await;
-                room = granted.map_err(|_| Closed::Crowded)?.ok();
+            if frames.announced().is_some_and(|size| size > LARGE) {
+                let granted = timeout_at(deadline, self.make_room(&mut room, frames)).await;
+                granted.map_err(|_| Closed::Crowded)?;
             }
             let read = timeout_at(deadline, frames.fill(reader))
                 .await
@@ -241,6 +241,22 @@ impl Server {
             if read? == 0 {
                 return Ok(None);
             }
+        }
+    }
+
+    /// Takes room for what a large request has sent and is to send next, not for what it has announced: that costs a
+    /// client nothing.
+    async fn make_room(&self, room: &mut Option<OwnedSemaphorePermit>, frames: &Frames) {
+        let held = room.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        if frames.len() + CHUNK <= held.max(LARGE) {
+            return;
+        }
+        let wanted = (held + ROOM_STEP).max(frames.len() + CHUNK).min(self.limits.large_requests_bytes);
+        let more = u32::try_from(wanted.saturating_sub(held)).unwrap_or(u32::MAX);
+        let Ok(more) = self.large_requests.clone().acquire_many_owned(more).await else { return };
+        match room {
+            Some(room) => room.merge(more),
+            None => *room = Some(more),
         }
     }
 

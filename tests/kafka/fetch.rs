@@ -460,6 +460,16 @@ async fn clients_that_do_not_read_their_answers_do_not_keep_others_from_theirs()
     }
 }
 
+/// I8: while it waits, it occupies room that other clients' large requests wait for.
+#[tokio::test]
+async fn a_large_request_does_not_wait_for_long() {
+    let (server, _log) = orders(1).await;
+    let request = fetch(12, vec![from(0, 0); 3_000]).with_session_epoch(-1).with_max_wait_ms(i32::MAX);
+    let mut client = server.client().await;
+    client.call(0, &ApiVersionsRequest::default()).await;
+    assert_eq!(partitions(&client.call(12, &request).await).len(), 3_000);
+}
+
 /// I8: what clients leave unread is bounded, however large a single batch is.
 #[tokio::test]
 async fn batches_that_are_over_every_limit_wait_for_memory_and_then_come() {

@@ -16,6 +16,14 @@ async fn server(limits: Limits) -> Server {
     Server::start(Topics::default(), limits).await
 }
 
+/// A request of so many bytes: those after its fields are read over.
+fn padded(length: usize) -> Vec<u8> {
+    let mut padded = (length as i32).to_be_bytes().to_vec();
+    padded.extend_from_slice(&frame(1, 12, &MetadataRequest::default())[4..]);
+    padded.resize(4 + length, 0);
+    padded
+}
+
 async fn a_good_client_is_served(server: &Server) {
     let mut client = server.client().await;
     let hello = ApiVersionsRequest::default()
@@ -90,11 +98,7 @@ async fn a_first_request_is_small_and_no_request_is_larger_than_the_limit() {
 async fn large_requests_take_turns_for_their_memory() {
     const LARGE: usize = 100_000;
     let server = server(Limits { large_requests_bytes: LARGE * 3 / 2, ..Limits::default() }).await;
-    let large = frame(1, 12, &MetadataRequest::default());
-    let mut padded = (LARGE as i32).to_be_bytes().to_vec();
-    padded.extend_from_slice(&large[4..]);
-    // Bytes after a request's fields are read over.
-    padded.resize(4 + LARGE, 0);
+    let padded = padded(LARGE);
 
     let mut slow = server.client().await;
     slow.call(0, &ApiVersionsRequest::default()).await;
@@ -108,6 +112,23 @@ async fn large_requests_take_turns_for_their_memory() {
     a_good_client_is_served(&server).await;
     drop(slow);
     assert!(quick.frame().await.is_some());
+}
+
+#[tokio::test]
+async fn an_announced_request_takes_no_room_from_others_before_it_comes() {
+    const LARGE: usize = 100_000;
+    let server = server(Limits { large_requests_bytes: 2 * LARGE, ..Limits::default() }).await;
+    let mut announcing = Vec::new();
+    for _ in 0..3 {
+        let mut client = server.client().await;
+        client.call(0, &ApiVersionsRequest::default()).await;
+        client.send(&(LARGE as i32).to_be_bytes()).await;
+        announcing.push(client);
+    }
+    let mut client = server.client().await;
+    client.call(0, &ApiVersionsRequest::default()).await;
+    client.send(&padded(LARGE)).await;
+    assert!(client.frame().await.is_some());
 }
 
 #[tokio::test]

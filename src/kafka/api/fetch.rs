@@ -17,11 +17,11 @@
 //! An error is answered at once, but that of a partition which there is not only where no other is waited for.
 //!
 //! As Apache Kafka, but for these: a topic that was made anew is UNKNOWN_TOPIC_ID to a request for the old one's id,
-//! never INCONSISTENT_TOPIC_ID. A partition that a request without a session names twice is answered twice. A session has
-//! at most 20,000 partitions, and those of all sessions take at most about 64 MiB. A parked request that the next one of
-//! its session overtakes, or whose session ends, is answered at once, not when it would have been. There are no transactional records, so
-//! the last stable offset is the high watermark and no transaction was aborted. There is no other replica to prefer.
-//! Followers are served like consumers.
+//! never INCONSISTENT_TOPIC_ID. A partition that a request without a session names twice is answered twice. A session
+//! has at most 20,000 partitions, and those of all sessions take at most about 64 MiB. A parked request that the next
+//! one of its session overtakes, or whose session ends, is answered at once, not when it would have been. A request
+//! over 64 KiB waits a second at most. There are no transactional records, so the last stable offset is the high
+//! watermark and no transaction was aborted. There is no other replica to prefer. Followers are served like consumers.
 
 mod answer;
 mod memory;
@@ -42,6 +42,7 @@ pub use self::session::FetchSessions;
 use self::answer::{Answer, Endpoint};
 use self::read::{Fetch, Read};
 use self::session::{Part, Turn};
+use crate::kafka::frame::LARGE;
 use crate::kafka::shape::{Field, I8, I32, I64, Kind, STRING, UUID};
 use crate::kafka::{Api, Reply, Request, RequestError};
 
@@ -80,6 +81,8 @@ const SHAPE: &[Field] = &[
 
 /// Record bytes in one answer, whatever the client allows.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
+/// How long a large request waits at most: other clients' large requests may wait for its room.
+const LARGE_MAX_WAIT: Duration = Duration::from_secs(1);
 /// How long a request waits at least before it looks again, if it found less than `min_bytes` or is wide.
 const LINGER: Duration = Duration::from_millis(5);
 /// A request for more partitions is wide: looking at them at each commit would cost more than it is worth.
@@ -97,9 +100,13 @@ async fn answer(request: &Request) -> Result<Reply, RequestError> {
         Err(error) => return Ok(Answer::new(version, Some(error), 0, 0).finish(None, None)),
     };
     let max_bytes = usize::try_from(asked.max_bytes).unwrap_or(0).min(MAX_ANSWER);
+    let mut max_wait = Duration::from_millis(asked.max_wait_ms.max(0) as u64);
+    if request.body.len() > LARGE {
+        max_wait = max_wait.min(LARGE_MAX_WAIT);
+    }
     let limits = Limits {
         min_bytes: usize::try_from(asked.min_bytes).unwrap_or(0).min(max_bytes),
-        deadline: Instant::now() + Duration::from_millis(asked.max_wait_ms.max(0) as u64),
+        deadline: Instant::now() + max_wait,
     };
     let read_committed = asked.isolation_level == 1;
     drop(asked);
