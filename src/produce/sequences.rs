@@ -53,12 +53,14 @@ pub enum SequenceError {
 #[derive(Debug)]
 pub struct Sequences {
     known: HashMap<(PartitionId, i64), Known>,
+    /// What was known, before this group, of those that it has appended for.
+    before: HashMap<(PartitionId, i64), Option<Known>>,
     limit: usize,
     /// Counts what is appended.
     clock: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Known {
     epoch: i16,
     /// The newest last. Never empty.
@@ -76,7 +78,7 @@ struct Batch {
 impl Sequences {
     /// Remembers `limit` pairs of a producer and a partition.
     pub fn new(limit: usize) -> Self {
-        Sequences { known: HashMap::new(), limit, clock: 0 }
+        Sequences { known: HashMap::new(), before: HashMap::new(), limit, clock: 0 }
     }
 
     /// Whether a batch may be appended to a partition.
@@ -108,6 +110,7 @@ impl Sequences {
     pub fn appended(&mut self, partition: PartitionId, batch: &Producer, offset: i64) {
         self.clock += 1;
         let key = (partition, batch.id);
+        self.before.entry(key).or_insert_with(|| self.known.get(&key).cloned());
         if self.known.len() >= self.limit && !self.known.contains_key(&key) {
             self.forget_idle();
         }
@@ -124,9 +127,25 @@ impl Sequences {
         known.used = self.clock;
     }
 
-    /// Forgets what has been said of some partitions: they are gone, or what was appended to them is.
+    /// Says that what was appended since the last time is durable.
+    pub fn commit(&mut self) {
+        self.before.clear();
+    }
+
+    /// Says that what was appended since the last [`commit`](Self::commit) is gone: all is as it was then.
+    pub fn abort(&mut self) {
+        for (key, before) in self.before.drain() {
+            match before {
+                Some(known) => drop(self.known.insert(key, known)),
+                None => drop(self.known.remove(&key)),
+            }
+        }
+    }
+
+    /// Forgets what has been said of some partitions, because they are gone.
     pub fn forget(&mut self, partitions: &[PartitionId]) {
         self.known.retain(|(partition, _), _| !partitions.contains(partition));
+        self.before.retain(|(partition, _), _| !partitions.contains(partition));
     }
 
     /// Forgets a quarter, so that the search for it is paid for by many appends.

@@ -1,8 +1,8 @@
 //! The one task that writes the log of client-made topics.
 //!
 //! It takes all jobs that wait, brings them into one commit, and answers them when that is durable and shown. When a
-//! commit fails all of it is gone, so every job in it is answered with the error, and what it has taught us of producers
-//! is forgotten with it.
+//! commit fails all of it is gone, so every job in it is answered with the error, and what is known of producers is as
+//! it was before.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -256,13 +256,13 @@ impl Writer {
             // Whoever is answered finds the topic that he has made.
             Ok(()) => {
                 self.announcer.announce();
+                self.sequences.commit();
                 self.owes_topics = false;
             }
             Err(error) => {
                 error!(%error, "what clients wrote could not be kept");
                 self.log.resume();
-                let lost: Vec<PartitionId> = group.ranges.into_keys().collect();
-                self.sequences.forget(&lost);
+                self.sequences.abort();
             }
         }
         for waiting in group.waiting {

@@ -98,6 +98,8 @@ async fn what_finds_no_room_is_refused_and_taken_when_it_is_sent_again() {
     assert_eq!(sent(2).await, (storage_error, -1));
     assert_eq!(end(), 2);
     full.store(false, Ordering::Relaxed);
+    let out_of_order = ResponseError::OutOfOrderSequenceNumber.code();
+    assert_eq!(sent(4).await, (out_of_order, -1), "the one before it is lost");
     assert_eq!(sent(2).await, (0, 2));
     assert_eq!(sent(2).await, (0, 2));
     assert_eq!(end(), 4);
