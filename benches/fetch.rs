@@ -132,6 +132,7 @@ fn broker(topics: u32, data: &DataDir) -> Arc<Broker> {
         fetch_sessions: Default::default(),
         client_topics: None,
         limits: Limits::default(),
+        local_only: true,
         topic_settings: TopicSettings::open(
             Arc::new(Store::open(data).unwrap()),
             Defaults::from(&Settings::default()),

@@ -106,6 +106,7 @@ impl Stage {
                 client_topics: Some(client_topics),
                 data_dir: directory.path().into(),
                 limits: Limits::default(),
+                local_only: true,
             }
         });
         Stage { runtime, broker: Arc::new(broker), _writer: writer, _directory: directory }
