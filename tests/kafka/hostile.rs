@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use bytes::BytesMut;
+use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
-use kafka_protocol::messages::{ApiVersionsRequest, MetadataRequest, ProduceRequest, TopicName};
+use kafka_protocol::messages::{
+    ApiVersionsRequest, DescribeConfigsRequest, MetadataRequest, ProduceRequest, TopicName,
+};
 use kafka_protocol::protocol::StrBytes;
 use millrace::kafka::connection::Limits;
 use millrace::log::topics::Topics;
@@ -129,6 +132,25 @@ async fn an_announced_request_takes_no_room_from_others_before_it_comes() {
     client.call(0, &ApiVersionsRequest::default()).await;
     client.send(&padded(LARGE)).await;
     assert!(client.frame().await.is_some());
+}
+
+#[tokio::test]
+async fn made_up_groups_get_settings_up_to_a_bound() {
+    let server = server(Limits::default()).await;
+    let group = |number: usize| {
+        DescribeConfigsResource::default()
+            .with_resource_type(32)
+            .with_resource_name(StrBytes::from_string(number.to_string()))
+            .with_configuration_keys(None)
+    };
+    let request = DescribeConfigsRequest::default().with_resources((0..60_000).map(group).collect());
+    let mut client = server.client().await;
+    client.call(0, &ApiVersionsRequest::default()).await;
+    let results = client.call(4, &request).await.results;
+    assert_eq!(results.len(), 60_000);
+    let (settled, refused): (Vec<_>, Vec<_>) = results.iter().partition(|result| result.error_code == 0);
+    assert!(settled.iter().map(|result| result.configs.len()).sum::<usize>() <= 50_100);
+    assert!(refused.iter().all(|result| result.error_code == 42 && result.configs.is_empty()));
 }
 
 #[tokio::test]

@@ -6,6 +6,8 @@
 //! of groups what means something here ([`broker_settings`](crate::kafka::broker_settings)), `log.…` for topics without
 //! settings of their own among it. The broker that is named by no number stands for what has been set for all brokers
 //! while they run: nothing. Levels of logging and subscriptions of metrics cannot be set, so there are none.
+//!
+//! Unlike Apache Kafka's, an answer has a bounded number of settings: what is asked for beyond it is INVALID_REQUEST.
 
 use std::collections::HashSet;
 
@@ -41,6 +43,10 @@ const BROKER_LOGGER: i8 = 8;
 const CLIENT_METRICS: i8 = 16;
 const GROUP: i8 = 32;
 
+/// Settings in one answer, about; otherwise a small request could have an answer without bound, as any name is that of a
+/// group.
+const MAX_SETTINGS: usize = 50_000;
+
 /// A setting of whatever it is.
 struct Setting {
     name: &'static str,
@@ -62,8 +68,8 @@ struct Synonym {
 fn answer(request: &Request, asked: DescribeConfigsRequest) -> DescribeConfigsResponse {
     let mut seen = HashSet::new();
     let mut results = Vec::new();
+    let mut answered = 0;
     for resource in &asked.resources {
-        // The answer must not outgrow the request without bound.
         if !seen.insert((resource.resource_type, &resource.resource_name)) {
             continue;
         }
@@ -74,11 +80,19 @@ fn answer(request: &Request, asked: DescribeConfigsRequest) -> DescribeConfigsRe
             Some(names) if !names.is_empty() => names.iter().any(|name| **name == *setting.name),
             _ => true,
         };
-        results.push(match settings(&request.broker, resource) {
+        let settings = match answered {
+            MAX_SETTINGS.. => {
+                Err((ResponseError::InvalidRequest, "too much for one answer; ask for less at a time"))
+            }
+            _ => settings(&request.broker, resource),
+        };
+        results.push(match settings {
             Ok(settings) => {
                 let settings = settings.into_iter().filter(is_wanted);
-                let settings = settings.map(|setting| encode(setting, &asked, request.version));
-                result.with_error_message(Some(StrBytes::default())).with_configs(settings.collect())
+                let settings: Vec<_> =
+                    settings.map(|setting| encode(setting, &asked, request.version)).collect();
+                answered += settings.len();
+                result.with_error_message(Some(StrBytes::default())).with_configs(settings)
             }
             Err((error, message)) => result
                 .with_error_code(error.code())
