@@ -42,6 +42,9 @@ pub struct Limits {
     pub request_bytes: usize,
     /// Size of all requests over 64 KiB together that are being read or answered; further ones wait for their turn.
     pub large_requests_bytes: usize,
+    /// Size of all answers over 64 KiB together that clients have not yet taken, but for those to Fetch, which have
+    /// memory of their own. A connection whose answer has no room is closed.
+    pub large_answers_bytes: usize,
     /// Time from a request's first byte to its last, and from connecting to the first request.
     pub request_time: Duration,
     /// Time without any request. Clients close idle connections after 9 minutes by themselves.
@@ -59,6 +62,7 @@ impl Default for Limits {
             first_request_bytes: 64 * 1024,
             request_bytes: 1024 * 1024,
             large_requests_bytes: 256 * 1024 * 1024,
+            large_answers_bytes: 256 * 1024 * 1024,
             request_time: Duration::from_secs(30),
             idle_time: Duration::from_secs(15 * 60),
             write_stall: Duration::from_secs(60),
@@ -76,7 +80,8 @@ const MAX_SLICES: usize = 1024;
 pub async fn serve(listener: TcpListener, broker: Arc<Broker>, shutdown: CancellationToken) {
     let limits = broker.limits;
     let large_requests = Arc::new(Semaphore::new(limits.large_requests_bytes.min(Semaphore::MAX_PERMITS)));
-    let server = Arc::new(Server { broker, limits, large_requests, metrics: Metrics::new() });
+    let large_answers = Semaphore::new(limits.large_answers_bytes.min(Semaphore::MAX_PERMITS));
+    let server = Arc::new(Server { broker, limits, large_requests, large_answers, metrics: Metrics::new() });
     // Dropping the set aborts what is in it, so no connection outlives this future.
     let mut connections = JoinSet::new();
     loop {
@@ -123,6 +128,8 @@ enum Closed {
     SlowRequest(Duration),
     #[error("other clients' large requests leave no room for another")]
     Crowded,
+    #[error("answers that other clients have not taken leave no room for another large one")]
+    Untaken,
     #[error("nothing of an answer taken within {0:?}")]
     SlowReader(Duration),
 }
@@ -132,6 +139,8 @@ struct Server {
     limits: Limits,
     /// Bytes that large requests may still take.
     large_requests: Arc<Semaphore>,
+    /// Bytes that large answers may still take.
+    large_answers: Semaphore,
     metrics: Metrics,
 }
 
@@ -203,6 +212,15 @@ impl Server {
             if reply.0.is_empty() {
                 continue;
             }
+            // Waiting for room would keep the answer in memory meanwhile.
+            let size = reply.0.iter().map(|piece| piece.len()).sum::<usize>();
+            let _room = match size > LARGE && !matches!(api.key, ApiKey::Fetch) {
+                true => {
+                    let permits = u32::try_from(size).unwrap_or(u32::MAX);
+                    Some(self.large_answers.try_acquire_many(permits).map_err(|_| Closed::Untaken)?)
+                }
+                false => None,
+            };
             // ApiVersions answers with the old header always: the client may not know yet what we speak.
             let tagged_header = flexible && !matches!(api.key, ApiKey::ApiVersions);
             self.write(&mut writer, preamble.correlation_id, tagged_header, &reply).await?;

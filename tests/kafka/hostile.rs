@@ -27,6 +27,16 @@ fn padded(length: usize) -> Vec<u8> {
     padded
 }
 
+fn made_up_groups() -> DescribeConfigsRequest {
+    let group = |number: usize| {
+        DescribeConfigsResource::default()
+            .with_resource_type(32)
+            .with_resource_name(StrBytes::from_string(number.to_string()))
+            .with_configuration_keys(None)
+    };
+    DescribeConfigsRequest::default().with_resources((0..60_000).map(group).collect())
+}
+
 async fn a_good_client_is_served(server: &Server) {
     let mut client = server.client().await;
     let hello = ApiVersionsRequest::default()
@@ -135,15 +145,28 @@ async fn an_announced_request_takes_no_room_from_others_before_it_comes() {
 }
 
 #[tokio::test]
+async fn a_large_answer_needs_room_and_gives_it_back() {
+    let request = made_up_groups();
+    let mut answers = Vec::new();
+    for room in [1 << 20, 8 << 20] {
+        let server = server(Limits { large_answers_bytes: room, ..Limits::default() }).await;
+        let mut client = server.client().await;
+        client.call(0, &ApiVersionsRequest::default()).await;
+        for _ in 0..3 {
+            client.send(&frame(1, 4, &request)).await;
+            let Some(answer) = client.frame().await else { break };
+            answers.push(answer.len());
+        }
+        a_good_client_is_served(&server).await;
+    }
+    assert_eq!(answers.len(), 3);
+    assert!(answers.iter().sum::<usize>() > 8 << 20);
+}
+
+#[tokio::test]
 async fn made_up_groups_get_settings_up_to_a_bound() {
     let server = server(Limits::default()).await;
-    let group = |number: usize| {
-        DescribeConfigsResource::default()
-            .with_resource_type(32)
-            .with_resource_name(StrBytes::from_string(number.to_string()))
-            .with_configuration_keys(None)
-    };
-    let request = DescribeConfigsRequest::default().with_resources((0..60_000).map(group).collect());
+    let request = made_up_groups();
     let mut client = server.client().await;
     client.call(0, &ApiVersionsRequest::default()).await;
     let results = client.call(4, &request).await.results;
