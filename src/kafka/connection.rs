@@ -62,7 +62,7 @@ impl Default for Limits {
             first_request_bytes: 64 * 1024,
             request_bytes: 1024 * 1024,
             large_requests_bytes: 256 * 1024 * 1024,
-            large_answers_bytes: 256 * 1024 * 1024,
+            large_answers_bytes: 64 * 1024 * 1024,
             request_time: Duration::from_secs(30),
             idle_time: Duration::from_secs(15 * 60),
             write_stall: Duration::from_secs(60),
