@@ -108,7 +108,7 @@ pub static ALL: &[Definition] = {
             |broker| ms(broker.groups.options().retention_check),
             "How often offsets are looked through for those whose time is over."),
         setting("offsets.retention.minutes", Int, Some("10080"),
-            |broker| (broker.groups.options().offset_retention.as_secs() / 60).to_string(),
+            |broker| (broker.groups.options().offset_retention.as_secs() / 60).min(i32::MAX as u64).to_string(),
             "How long offsets are kept after their group has lost its last member."),
         setting("process.roles", List, None, |_| "broker,controller".to_owned(),
             "The one broker is its own controller."),

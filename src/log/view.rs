@@ -72,10 +72,10 @@ impl View {
         self.logs[place.log].snapshot.range(place.partition).unwrap_or_default()
     }
 
-    /// Waits until a log has committed something after the snapshots, or a topic of it is deleted, and takes a new snapshot of each. Where many wait
-    /// for the same log, each looks only so often, and sleeps through the commits between: to be woken, and to answer a
-    /// client, costs much more than the record that it is about. Who has waited longer than that already looks at once.
-    /// Cancel-safe.
+    /// Waits until a log has committed something after the snapshots, or a topic of it is deleted, and takes a new
+    /// snapshot of each. Where many wait for the same log, each looks only so often, and sleeps through the commits
+    /// between: to be woken, and to answer a client, costs much more than the record that it is about. Who has waited
+    /// longer than that already looks at once. Cancel-safe.
     pub async fn changed(&mut self) {
         // Only while it waits is a reader one of those who wait.
         let mut watches: Vec<_> = self.logs.iter().map(|seen| seen.log.watch()).collect();

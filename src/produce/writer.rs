@@ -255,9 +255,10 @@ impl Writer {
         match &committed {
             // Whoever is answered finds the topic that he has made.
             Ok(()) => {
-                self.announcer.announce();
                 self.sequences.commit();
-                self.owes_topics = false;
+                if std::mem::take(&mut self.owes_topics) {
+                    self.announcer.announce();
+                }
             }
             Err(error) => {
                 error!(%error, "what clients wrote could not be kept");

@@ -67,14 +67,12 @@ async fn handle(request: &Request) -> Result<Reply, RequestError> {
     });
     let resources = Resources { all: resources.collect(), validate_only: asked.validate_only };
     let responses = resources.alter(&request.broker).await.into_iter().zip(&asked.resources);
-    let responses = responses.map(|(altered, resource)| {
-        let response = AlterConfigsResourceResponse::default()
+    let responses = responses.map(|((error_code, message), resource)| {
+        AlterConfigsResourceResponse::default()
+            .with_error_code(error_code)
+            .with_error_message(message)
             .with_resource_type(resource.resource_type)
-            .with_resource_name(resource.resource_name.clone());
-        match altered {
-            Ok(()) => response.with_error_message(None),
-            Err((error, message)) => response.with_error_code(error.code()).with_error_message(Some(message)),
-        }
+            .with_resource_name(resource.resource_name.clone())
     });
     Reply::encode(&AlterConfigsResponse::default().with_responses(responses.collect()), request.version)
 }
@@ -95,8 +93,8 @@ pub(super) struct Resources<'a> {
 }
 
 impl Resources<'_> {
-    /// Changes each resource as a whole or not at all.
-    pub async fn alter(self, broker: &Broker) -> Vec<Result<(), (ResponseError, StrBytes)>> {
+    /// Changes each resource as a whole or not at all. Gives their error codes and messages.
+    pub async fn alter(self, broker: &Broker) -> Vec<(i16, Option<StrBytes>)> {
         let mut times: HashMap<(i8, &str), usize> = HashMap::new();
         for resource in &self.all {
             *times.entry((resource.kind, resource.name)).or_default() += 1;
@@ -107,13 +105,15 @@ impl Resources<'_> {
                 Some(1) => resource.alter(broker, self.validate_only).await,
                 _ => Err(invalid("Each resource must appear at most once.")),
             };
-            // What a client has sent is told again only so far.
-            results.push(altered.map_err(|(error, message)| {
-                let within = |(start, char): (usize, char)| start + char.len_utf8() <= MAX_MESSAGE;
-                let start: String =
-                    message.char_indices().take_while(|at| within(*at)).map(|(_, c)| c).collect();
-                (error, text(&start))
-            }));
+            results.push(match altered {
+                Ok(()) => (0, None),
+                // What a client has sent is told again only so far.
+                Err((error, message)) => {
+                    let within = |(start, char): &(usize, char)| start + char.len_utf8() <= MAX_MESSAGE;
+                    let start: String = message.char_indices().take_while(within).map(|(_, c)| c).collect();
+                    (error.code(), Some(text(&start)))
+                }
+            });
         }
         results
     }

@@ -51,14 +51,12 @@ async fn handle(request: &Request) -> Result<Reply, RequestError> {
     });
     let resources = Resources { all: resources.collect(), validate_only: asked.validate_only };
     let responses = resources.alter(&request.broker).await.into_iter().zip(&asked.resources);
-    let responses = responses.map(|(altered, resource)| {
-        let response = AlterConfigsResourceResponse::default()
+    let responses = responses.map(|((error_code, message), resource)| {
+        AlterConfigsResourceResponse::default()
+            .with_error_code(error_code)
+            .with_error_message(message)
             .with_resource_type(resource.resource_type)
-            .with_resource_name(resource.resource_name.clone());
-        match altered {
-            Ok(()) => response.with_error_message(None),
-            Err((error, message)) => response.with_error_code(error.code()).with_error_message(Some(message)),
-        }
+            .with_resource_name(resource.resource_name.clone())
     });
     let response = IncrementalAlterConfigsResponse::default().with_responses(responses.collect());
     Reply::encode(&response, request.version)

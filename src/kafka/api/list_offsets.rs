@@ -5,9 +5,10 @@
 //!   largest timestamp), from 8 on -4 (the start of what is on local disk), from 9 on -5 (the end of what is in tiered
 //!   storage). 10 adds a timeout.
 //!
-//! A sentinel that the version does not have is UNSUPPORTED_VERSION, and a partition that is named more than once
-//! is INVALID_REQUEST, once. As Apache Kafka without tiered storage: -4 is the start, -5 finds nothing. There are no transactional
-//! records, so both isolation levels see the high watermark. All partitions of a log are answered from one snapshot (I1).
+//! A sentinel that the version does not have is UNSUPPORTED_VERSION, and a partition that is named more than once is
+//! INVALID_REQUEST, once. As Apache Kafka without tiered storage: -4 is the start, -5 finds nothing. There are no
+//! transactional records, so both isolation levels see the high watermark. All partitions of a log are answered from one
+//! snapshot (I1).
 
 use std::collections::{HashMap, HashSet};
 

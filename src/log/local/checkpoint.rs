@@ -1,9 +1,9 @@
 //! The checkpoint: where recovery starts, and what cannot be read from the segments.
 //!
 //! It is written before the first commit that new topics are for, when a topic or records are deleted, when segments are
-//! sealed or merged, before retention removes any, and at a clean end; for no other commit. Always whole: written aside, fsynced, renamed over the old one,
-//! directory fsynced. The base is a clean place, at the start of a segment with every batch before it committed, so that
-//! recovery needs nothing but it and the segments from there on.
+//! sealed or merged, before retention removes any, and at a clean end; for no other commit. Always whole: written aside,
+//! fsynced, renamed over the old one, directory fsynced. The base is a clean place, at the start of a segment with every
+//! batch before it committed, so that recovery needs nothing but it and the segments from there on.
 
 use std::io;
 use std::path::Path;

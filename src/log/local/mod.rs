@@ -15,9 +15,9 @@
 //! `.merged.segment` with large ones, which takes its place; see `merge.rs` and `merging.rs`.
 //!
 //! One thread a log does everything else that touches files for writing: it compresses, writes, fsyncs, seals, raises the
-//! starts of partitions for readers who delete records, and removes what retention no longer wants. After a failed write or fsync it cuts the log to the last commit whose fsync returned,
-//! through a descriptor opened anew. Lack of space passes; any other error stops the writer for good, while what is
-//! durable stays readable.
+//! starts of partitions for readers who delete records, and removes what retention no longer wants. After a failed write
+//! or fsync it cuts the log to the last commit whose fsync returned, through a descriptor opened anew. Lack of space
+//! passes; any other error stops the writer for good, while what is durable stays readable.
 
 mod appender;
 mod checkpoint;
