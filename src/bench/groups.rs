@@ -307,7 +307,7 @@ impl Member {
             JoinGroupRequestProtocol::default().with_name(range()).with_metadata(Bytes::from(metadata));
         let join = JoinGroupRequest::default()
             .with_group_id(group.clone())
-            .with_session_timeout_ms(60_000)
+            .with_session_timeout_ms(600_000)
             .with_rebalance_timeout_ms(60_000)
             .with_protocol_type(StrBytes::from_static_str("consumer"))
             .with_protocols(vec![range]);
