@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use millrace::change::{
-    Before, Cell, CellKind, Change, Column, Event, Lsn, Operation, ReplicaIdentity, Row, TableShape,
+    Before, Cell, CellKind, Change, Column, Event, Lsn, Operation, Phase, ReplicaIdentity, Row, TableShape,
     Timestamp, Transaction,
 };
 use millrace::format::partitioner::{PartitionBy, table_hash};
@@ -142,6 +142,7 @@ fn transaction(number: u64) -> Transaction {
         end_lsn: Lsn(0x16_B374_D878 + number * 4096),
         commit_time: Timestamp(1_767_225_600_123_456 + number as i64),
         previous_commit_lsn: Lsn(0x16_B374_C848 + number * 4096),
+        phase: Phase::Stream,
     }
 }
 

@@ -16,7 +16,8 @@ use super::relations::Relation;
 use super::shapes::{Arrival, Shapes};
 use super::spool::{Spool, Spools};
 use crate::change::{
-    Before, Change, Event, Gap, Heartbeat, Lsn, Operation, Row, TableShape, Timestamp, Transaction, Watermark,
+    Before, Change, Event, Gap, Heartbeat, Lsn, Operation, Phase, Row, TableShape, Timestamp, Transaction,
+    Watermark,
 };
 use crate::log::{LogWriter, SourcePosition};
 use crate::postgres::pgoutput::{self, Cells, Message};
@@ -289,6 +290,7 @@ impl<W: LogWriter> Pipeline<W> {
             end_lsn: gap.to,
             commit_time: Timestamp::now(),
             previous_commit_lsn: self.position.last_commit.unwrap_or_default(),
+            phase: Phase::Stream,
         };
         let event = Event { transaction: &transaction, ordinal: 0, lsn: gap.to, change: Change::Gap(gap) };
         self.rows.own_event(&event)
@@ -336,8 +338,14 @@ impl<W: LogWriter> Pipeline<W> {
     fn write_own_event(&mut self, time: Timestamp, change: Change<'_>) -> Result<(), CaptureError> {
         let SourcePosition { last_commit, end_lsn, .. } = self.position;
         let commit_lsn = last_commit.unwrap_or_default();
-        let transaction =
-            Transaction { xid: 0, commit_lsn, end_lsn, commit_time: time, previous_commit_lsn: Lsn::ZERO };
+        let transaction = Transaction {
+            xid: 0,
+            commit_lsn,
+            end_lsn,
+            commit_time: time,
+            previous_commit_lsn: Lsn::ZERO,
+            phase: Phase::Stream,
+        };
         self.rows.own_event(&Event { transaction: &transaction, ordinal: 0, lsn: commit_lsn, change })
     }
 }
@@ -347,7 +355,14 @@ impl<W: LogWriter> Rows<W> {
     fn begin(&mut self, last: Option<Lsn>, xid: u32, commit_lsn: Lsn, end_lsn: Lsn, commit_time: Timestamp) {
         let previous_commit_lsn = last.unwrap_or_default();
         self.open = Some(Open {
-            transaction: Transaction { xid, commit_lsn, end_lsn, commit_time, previous_commit_lsn },
+            transaction: Transaction {
+                xid,
+                commit_lsn,
+                end_lsn,
+                commit_time,
+                previous_commit_lsn,
+                phase: Phase::Stream,
+            },
             ordinal: 0,
             duplicate: last.is_some_and(|last| commit_lsn <= last),
         });

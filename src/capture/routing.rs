@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::topic_name;
-use crate::change::{Change, Gap};
+use crate::change::{Change, Gap, SnapshotMark};
 use crate::format::partitioner::{PartitionBy, table_hash};
 use crate::log::record_batch::Codec;
 use crate::log::topics::TopicInfo;
@@ -54,6 +54,9 @@ pub struct Events<T = Policy> {
     /// Begin and end of transactions.
     #[serde(default)]
     pub transaction: T,
+    /// Begin and end of a table's existing rows.
+    #[serde(default)]
+    pub snapshot: T,
 }
 
 impl Events {
@@ -62,6 +65,7 @@ impl Events {
         match change {
             Change::Row { .. } | Change::Truncate { .. } => Policy::Inline,
             Change::Gap(_) => self.gap,
+            Change::Snapshot(_) => self.snapshot,
             Change::Message { .. } => self.message,
             Change::Heartbeat(_) => self.heartbeat,
             Change::Watermark(_) => self.watermark,
@@ -127,10 +131,10 @@ impl Routes {
                 }
             }
         }
-        let Events { gap, message, heartbeat, watermark, transaction } = *events;
+        let Events { gap, message, heartbeat, watermark, transaction, snapshot } = *events;
         let events = routes.side_topic_name("events");
         let has_events = topics.iter().any(|topic| topic.name == events);
-        if has_events || [gap, message, heartbeat, watermark].contains(&Policy::Topic) {
+        if has_events || [gap, message, heartbeat, watermark, snapshot].contains(&Policy::Topic) {
             routes.events(writer)?;
         }
         if transaction == Policy::Topic {
@@ -182,6 +186,9 @@ impl Routes {
             (Policy::Off, _) => Ok(Vec::new()),
             (Policy::Topic, _) => Ok(vec![self.events(writer)?]),
             (Policy::Inline, Change::Gap(Gap { table: Some((schema, table)), .. })) => {
+                Ok(self.of_table(schema, table, writer)?.all().to_vec())
+            }
+            (Policy::Inline, Change::Snapshot(SnapshotMark { schema, table, .. })) => {
                 Ok(self.of_table(schema, table, writer)?.all().to_vec())
             }
             (Policy::Inline, Change::Heartbeat(_) | Change::Watermark(_)) => Ok(self.all()),

@@ -24,6 +24,20 @@ pub struct Transaction {
     pub commit_time: Timestamp,
     /// Commit LSN of the transaction before this one in the stream; [`Lsn::ZERO`] when unknown.
     pub previous_commit_lsn: Lsn,
+    /// On which way its changes come into the log.
+    pub phase: Phase,
+}
+
+/// On which way a change comes into the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Phase {
+    /// As the source committed it.
+    #[default]
+    Stream,
+    /// Its table's existing rows are being read: it is one of them, and no transaction of the source.
+    Snapshot,
+    /// It was held while its table's existing rows were being read, and follows them at its own position.
+    Catchup,
 }
 
 /// What happened to a row.
@@ -35,6 +49,8 @@ pub enum Operation {
     Update,
     /// A row was deleted.
     Delete,
+    /// A row was there when its table's existing rows were read.
+    Read,
 }
 
 /// The row as it was before an update or a delete, as far as the table's replica identity gives it.
@@ -74,6 +90,8 @@ pub enum Change<'a> {
         /// Its content, any bytes.
         content: &'a [u8],
     },
+    /// The existing rows of a table follow, or have ended. Made by Millrace.
+    Snapshot(&'a SnapshotMark),
     /// Changes may be missing here, and what is known about them (I5). Made by Millrace, marked as such.
     Gap(&'a Gap),
     /// The task is alive. Made by Millrace.
@@ -84,6 +102,31 @@ pub enum Change<'a> {
     Begin,
     /// A transaction with changes in this output has ended.
     End(&'a TransactionTotals),
+}
+
+/// Where the existing rows of a table begin or end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotMark {
+    /// Schema name.
+    pub schema: String,
+    /// Table name.
+    pub table: String,
+    /// Which attempt it is, from 1: rows that were read under a lower one are void.
+    pub epoch: u32,
+    /// Begin or end.
+    pub stage: SnapshotStage,
+}
+
+/// See [`SnapshotMark`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SnapshotStage {
+    /// Rows follow.
+    Begin,
+    /// All rows have been read: from here on the table is as complete as any other.
+    End {
+        /// How many there were under this epoch.
+        rows: u64,
+    },
 }
 
 /// A sign of life.

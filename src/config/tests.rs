@@ -339,7 +339,7 @@ outputs = 5
         ),
         (
             "[[tasks]]\nsource = \"postgres://u@h/d\"\n[[tasks.outputs]]\n[tasks.outputs.events]\nddl = \"off\"",
-            "millrace.toml:5:1: tasks.outputs.events: unknown field `ddl`, expected one of `gap`, `message`, `heartbeat`, `watermark`, `transaction`",
+            "millrace.toml:5:1: tasks.outputs.events: unknown field `ddl`, expected one of `gap`, `message`, `heartbeat`, `watermark`, `transaction`, `snapshot`",
         ),
         ("[[tasks]]\nsource = \"x", "millrace.toml:2:12: invalid basic string, expected `\"`"),
     ] {

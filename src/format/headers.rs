@@ -1,13 +1,25 @@
 //! Headers that the records of every format have.
 
 use super::digits::Digits;
-use crate::change::Lsn;
+use crate::change::{Lsn, Phase};
 
 /// Header of every record that stands for something in the source: its place there, `<commit LSN>:<ordinal>`.
 pub const POSITION_HEADER: &str = "millrace.position";
 /// Header of records that are not changes of a table: what they are (`gap`, `message`, `heartbeat`, `watermark`,
-/// `begin`, `end`).
+/// `begin`, `end`, `snapshot`).
 pub const EVENT_HEADER: &str = "millrace.event";
+
+/// Header of changes that came into the log on another way than as the source committed them: `snapshot`, `catchup`.
+pub const PHASE_HEADER: &str = "millrace.phase";
+
+/// The value of [`PHASE_HEADER`], where there is one.
+pub(super) fn phase(phase: Phase) -> Option<&'static str> {
+    match phase {
+        Phase::Stream => None,
+        Phase::Snapshot => Some("snapshot"),
+        Phase::Catchup => Some("catchup"),
+    }
+}
 
 /// The text of [`POSITION_HEADER`], for the changes of one transaction.
 #[derive(Debug, Default)]

@@ -1,8 +1,8 @@
 //! Rows, tables and a transaction for the tests of formats.
 
 use crate::change::{
-    Before, Cell, CellKind, Change, Column, Lsn, Operation, ReplicaIdentity, Row, TableShape, Timestamp,
-    Transaction, Value,
+    Before, Cell, CellKind, Change, Column, Lsn, Operation, Phase, ReplicaIdentity, Row, TableShape,
+    Timestamp, Transaction, Value,
 };
 
 /// A row's bytes and cells.
@@ -60,6 +60,7 @@ pub(super) const TRANSACTION: Transaction = Transaction {
     end_lsn: Lsn(0x16B_3778),
     commit_time: Timestamp(1_767_225_600_123_456),
     previous_commit_lsn: Lsn(0x16B_3000),
+    phase: Phase::Stream,
 };
 
 pub(super) fn row_change<'a>(

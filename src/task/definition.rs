@@ -251,6 +251,7 @@ impl OutputDefinition {
             difference("events.heartbeat", self.events.heartbeat, asked.events.heartbeat, name),
             difference("events.watermark", self.events.watermark, asked.events.watermark, name),
             difference("events.transaction", self.events.transaction, asked.events.transaction, name),
+            difference("events.snapshot", self.events.snapshot, asked.events.snapshot, name),
         ]
         .into_iter()
         .flatten()
@@ -284,6 +285,7 @@ impl From<OutputDefinition> for OutputSettings {
                 heartbeat: Some(events.heartbeat),
                 watermark: Some(events.watermark),
                 transaction: Some(events.transaction),
+                snapshot: Some(events.snapshot),
             },
         }
     }
@@ -316,6 +318,7 @@ impl OutputSettings {
             heartbeat: self.events.heartbeat.unwrap_or(Policy::Off),
             watermark: self.events.watermark.unwrap_or(Policy::Off),
             transaction: self.events.transaction.unwrap_or(Policy::Off),
+            snapshot: self.events.snapshot.unwrap_or(usual),
         };
         let (layout, codec) = (self.layout.unwrap_or_default(), self.codec);
         Ok(OutputDefinition { name: output, format, layout, partitions, partition_by, codec, events })
@@ -392,6 +395,7 @@ mod tests {
                 heartbeat: Policy::Off,
                 watermark: Policy::Off,
                 transaction: Policy::Off,
+                snapshot: Policy::Topic,
             },
         };
         assert_eq!(loaded.outputs, [output]);
@@ -418,7 +422,7 @@ mod tests {
             (r#"{"format":"csv"}"#, "unknown variant `csv`, expected `debezium-json` or `protobuf`"),
             (
                 r#"{"events":{"ddl":"topic"}}"#,
-                "unknown field `ddl`, expected one of `gap`, `message`, `heartbeat`, `watermark`, `transaction`",
+                "unknown field `ddl`, expected one of `gap`, `message`, `heartbeat`, `watermark`, `transaction`, `snapshot`",
             ),
             (r#"{"events":{"gap":"maybe"}}"#, "expected one of `inline`, `topic`, `off`"),
             (r#"{"layout":"row"}"#, "expected `task` or `table`"),

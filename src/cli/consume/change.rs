@@ -7,7 +7,7 @@ use super::time;
 use crate::change::Lsn;
 use crate::proto::change::Event;
 use crate::proto::value::Kind;
-use crate::proto::{self, Change, Infinity, Key, Operation, RowChange};
+use crate::proto::{self, Change, Infinity, Key, Operation, RowChange, SnapshotStage};
 
 /// Reads a record; `None` when it is no `Change`.
 pub(super) fn read(key: Option<&[u8]>, value: &[u8]) -> Option<Shown> {
@@ -32,6 +32,11 @@ pub(super) fn read(key: Option<&[u8]>, value: &[u8]) -> Option<Shown> {
             let from = gap.from_lsn.map_or("?".to_owned(), |from| Lsn(from).to_string());
             let extent = format!("{}, from {from} to {}", gap.cause, Lsn(gap.to_lsn));
             Shown::notice("gap", subject, vec![extent, gap.detail])
+        }
+        Event::Snapshot(mark) => {
+            let stage = if mark.stage() == SnapshotStage::End { "end" } else { "begin" };
+            let rows = (stage == "end").then_some(mark.rows);
+            Shown::snapshot(stage, format!("{}.{}", mark.schema, mark.table), mark.epoch, rows)
         }
         Event::Heartbeat(heartbeat) => {
             let processed = format!("processed up to {}", Lsn(heartbeat.processed_lsn));

@@ -60,6 +60,15 @@ struct LogicalMessage {
     content: String,
 }
 
+#[derive(Deserialize)]
+struct Snapshot {
+    stage: String,
+    #[serde(flatten)]
+    table: Table,
+    epoch: u32,
+    rows: Option<u64>,
+}
+
 /// A row's columns in their order.
 struct Columns(Vec<(String, Value)>);
 
@@ -95,6 +104,10 @@ pub(super) fn read(key: Option<&[u8]>, record: &Record, value: &[u8]) -> Option<
             let subject = gap.table.map_or("all tables".to_owned(), name);
             let extent = format!("{}, from {} to {}", gap.cause, gap.from.as_deref().unwrap_or("?"), gap.to);
             Some(Shown::notice("gap", subject, vec![extent, gap.detail]))
+        }
+        b"snapshot" => {
+            let mark: Snapshot = serde_json::from_slice(value).ok()?;
+            Some(Shown::snapshot(&mark.stage, name(mark.table), mark.epoch, mark.rows))
         }
         b"heartbeat" => Some(Shown::notice("heartbeat", "", Vec::new())),
         b"watermark" => {

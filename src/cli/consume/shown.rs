@@ -52,6 +52,15 @@ impl Shown {
         let action = Action::Notice(kind);
         Shown { action, subject: subject.into(), key: Vec::new(), columns: Vec::new(), notes }
     }
+
+    /// The mark before a table's existing rows, or behind them.
+    pub(super) fn snapshot(stage: &str, table: String, epoch: u32, rows: Option<u64>) -> Self {
+        let note = match rows {
+            Some(rows) => format!("{stage} of attempt {epoch}, {rows} rows"),
+            None => format!("{stage} of attempt {epoch}"),
+        };
+        Shown::notice("snapshot", table, vec![note])
+    }
 }
 
 /// Reads a record whose values are of this media type. What cannot be read is shown as it is.

@@ -2,7 +2,7 @@
 //! have one of our own, which begins with `type`.
 
 use super::{DebeziumJson, Scratch, json};
-use crate::change::{Event, Gap, Heartbeat, TransactionTotals, Watermark};
+use crate::change::{Event, Gap, Heartbeat, SnapshotMark, SnapshotStage, TransactionTotals, Watermark};
 use crate::format::digits::Digits;
 use crate::format::headers::{EVENT_HEADER, POSITION_HEADER};
 use crate::format::{FormatError, Sink};
@@ -67,6 +67,34 @@ impl DebeziumJson {
         self.parts.write_processed_ms(value);
         value.push(b'}');
         send(event, "gap", Some(position), None, value, sink)
+    }
+
+    pub(super) fn encode_snapshot(
+        &mut self,
+        event: &Event<'_>,
+        mark: &SnapshotMark,
+        sink: &mut dyn Sink,
+    ) -> Result<(), FormatError> {
+        let Scratch { value, .. } = &mut self.scratch;
+        let (stage, rows) = match mark.stage {
+            SnapshotStage::Begin => ("begin", None),
+            SnapshotStage::End { rows } => ("end", Some(rows)),
+        };
+        value.extend_from_slice(b"{\"type\":\"snapshot\",\"stage\":");
+        json::string(value, stage.as_bytes());
+        value.extend_from_slice(b",\"schema\":");
+        json::string(value, mark.schema.as_bytes());
+        value.extend_from_slice(b",\"table\":");
+        json::string(value, mark.table.as_bytes());
+        value.extend_from_slice(b",\"epoch\":");
+        value.extend_from_slice(Digits::new(mark.epoch.into()).as_bytes());
+        if let Some(rows) = rows {
+            value.extend_from_slice(b",\"rows\":");
+            value.extend_from_slice(Digits::new(rows).as_bytes());
+        }
+        self.parts.write_processed_ms(value);
+        value.push(b'}');
+        send(event, "snapshot", None, None, value, sink)
     }
 
     pub(super) fn encode_heartbeat(

@@ -14,7 +14,7 @@ mod time;
 mod values;
 
 use self::prepared::{Table, TransactionParts};
-use super::headers::POSITION_HEADER;
+use super::headers::{self, PHASE_HEADER, POSITION_HEADER};
 use super::row_images::RowImages;
 use super::tables::Tables;
 use super::{Format, FormatError, Sink};
@@ -64,7 +64,7 @@ pub struct DebeziumJson {
     tombstones: bool,
     /// `"source":{…,"ts_ms":`
     source_head: Vec<u8>,
-    /// `,"snapshot":"false","db":"…"`
+    /// `,"db":"…"`
     source_database: Vec<u8>,
     /// The part of a source block that names a table, for events without one.
     no_names: Vec<u8>,
@@ -105,7 +105,7 @@ impl DebeziumJson {
         source_head.extend_from_slice(b",\"connector\":\"postgresql\",\"name\":");
         json::string(&mut source_head, options.topic_prefix.as_bytes());
         source_head.extend_from_slice(b",\"ts_ms\":");
-        let mut source_database = b",\"snapshot\":\"false\",\"db\":".to_vec();
+        let mut source_database = b",\"db\":".to_vec();
         json::string(&mut source_database, options.database.as_bytes());
         DebeziumJson {
             topic_prefix: options.topic_prefix,
@@ -156,6 +156,7 @@ impl DebeziumJson {
                 encoder.send(&self.scratch, None, Some(&self.scratch.value), None, sink)
             }
             Change::Message { prefix, content, .. } => self.encode_message(event, prefix, content, sink),
+            Change::Snapshot(mark) => self.encode_snapshot(event, mark, sink),
             Change::Gap(gap) => self.encode_gap(event, gap, sink),
             Change::Heartbeat(heartbeat) => self.encode_heartbeat(event, heartbeat, sink),
             Change::Watermark(watermark) => self.encode_watermark(event, watermark, sink),
@@ -188,9 +189,10 @@ impl<'a> RowEncoder<'a> {
         sink: &mut dyn Sink,
     ) -> Result<(), FormatError> {
         match operation {
-            Operation::Insert => {
+            Operation::Insert | Operation::Read => {
+                let op = if operation == Operation::Read { b'r' } else { b'c' };
                 let has_key = self.write_key(&mut scratch.key, |index| self.images.new_value(index))?;
-                self.write_value(scratch, b'c', None, self.images.after)?;
+                self.write_value(scratch, op, None, self.images.after)?;
                 self.send(scratch, has_key.then_some(&scratch.key), Some(&scratch.value), None, sink)
             }
             Operation::Update if self.images.key_has_changed(&self.table.key) => {
@@ -348,11 +350,13 @@ impl<'a> RowEncoder<'a> {
         sink: &mut dyn Sink,
     ) -> Result<(), FormatError> {
         let position = Header { name: POSITION_HEADER, value: Some(&scratch.position) };
-        let mut headers = [position; 3];
+        let mut headers = [position; 4];
         let mut count = 1;
         let unavailable = Header { name: UNAVAILABLE_HEADER, value: Some(&scratch.unavailable) };
         let has_unavailable = value.is_some() && !scratch.unavailable.is_empty();
-        for header in debezium.into_iter().chain(has_unavailable.then_some(unavailable)) {
+        let phase = headers::phase(self.event.transaction.phase)
+            .map(|phase| Header { name: PHASE_HEADER, value: Some(phase.as_bytes()) });
+        for header in debezium.into_iter().chain(has_unavailable.then_some(unavailable)).chain(phase) {
             headers[count] = header;
             count += 1;
         }

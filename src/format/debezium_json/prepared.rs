@@ -2,7 +2,7 @@
 
 use super::json;
 use super::values::Rendering;
-use crate::change::{Lsn, TableShape, Timestamp, Transaction};
+use crate::change::{Lsn, Phase, TableShape, Timestamp, Transaction};
 use crate::format::digits::Digits;
 use crate::format::headers::PositionText;
 use crate::format::row_images::record_key;
@@ -77,7 +77,7 @@ pub(super) struct TransactionParts {
 }
 
 impl TransactionParts {
-    /// Writes the parts anew. `source_head` is `"source":{…,"ts_ms":`, `source_database` is `,"snapshot":…,"db":…`.
+    /// Writes the parts anew. `source_head` is `"source":{…,"ts_ms":`, `source_database` is `,"db":…`.
     pub(super) fn prepare(
         &mut self,
         transaction: &Transaction,
@@ -92,6 +92,10 @@ impl TransactionParts {
         let out = &mut self.source_start;
         out.extend_from_slice(source_head);
         json::integer(out, commit.millis());
+        out.extend_from_slice(match transaction.phase {
+            Phase::Snapshot => b",\"snapshot\":\"true\"",
+            Phase::Stream | Phase::Catchup => b",\"snapshot\":\"false\"",
+        });
         out.extend_from_slice(source_database);
         out.extend_from_slice(b",\"sequence\":\"[");
         if transaction.previous_commit_lsn == Lsn::ZERO {

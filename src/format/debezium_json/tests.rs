@@ -3,7 +3,10 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::change::{Gap, Heartbeat, Lsn, ReplicaIdentity, TableShape, TransactionTotals, Value, Watermark};
+use crate::change::{
+    Gap, Heartbeat, Lsn, Phase, ReplicaIdentity, SnapshotMark, SnapshotStage, TableShape, TransactionTotals,
+    Value, Watermark,
+};
 use crate::format::test_rows::{OwnedRow, TRANSACTION, customers, row_change, text};
 use crate::log::LogError;
 
@@ -289,6 +292,9 @@ fn heartbeats_and_marks_have_debeziums_form_and_a_watermark_ours() {
         changes: 3,
         tables: vec![("s1".into(), "a".into(), 2), ("s\"2".into(), "b".into(), 1)],
     };
+    let begin =
+        SnapshotMark { schema: "public".into(), table: "t".into(), epoch: 1, stage: SnapshotStage::Begin };
+    let end = SnapshotMark { stage: SnapshotStage::End { rows: 7 }, ..begin.clone() };
     let id = Some(r#"{"id":"556:23803720"}"#);
     let cases = [
         (
@@ -312,6 +318,18 @@ fn heartbeats_and_marks_have_debeziums_form_and_a_watermark_ours() {
             Some(r#"{"serverName":"shop"}"#),
             r#"{"ts_ms":1767225600200}"#,
             "heartbeat",
+        ),
+        (
+            Change::Snapshot(&begin),
+            None,
+            r#"{"type":"snapshot","stage":"begin","schema":"public","table":"t","epoch":1,"ts_ms":1767225600200}"#,
+            "snapshot",
+        ),
+        (
+            Change::Snapshot(&end),
+            None,
+            r#"{"type":"snapshot","stage":"end","schema":"public","table":"t","epoch":1,"rows":7,"ts_ms":1767225600200}"#,
+            "snapshot",
         ),
         (
             Change::Watermark(WATERMARK),
@@ -346,6 +364,25 @@ fn a_table_that_changes_its_shape_is_prepared_anew() {
         second[0].value,
         first[0].value.as_ref().map(|value| value.replace("\"name\":\"Anna", "\"full_name\":\"Anna"))
     );
+}
+
+#[test]
+fn a_row_that_was_read_and_a_change_that_was_held_say_so() {
+    let table = customers(ReplicaIdentity::Default);
+    let row = OwnedRow::new(&[text("1"), text("Anna"), Value::Null]);
+    for (operation, phase, op, snapshot, header) in [
+        (Operation::Read, Phase::Snapshot, "r", "true", "snapshot"),
+        (Operation::Insert, Phase::Catchup, "c", "false", "catchup"),
+    ] {
+        let transaction = Transaction { phase, ..TRANSACTION };
+        let change = row_change(operation, &table, None, Some(row.as_row()));
+        let event = Event { transaction: &transaction, ordinal: 12, lsn: Lsn(0x16B_36E8), change };
+        let mut sink = Collected::default();
+        format().encode_at(&event, &mut sink, || NOW).unwrap();
+        let value = envelope("null", r#"{"id":1,"name":"Anna","photo":null}"#, op).unwrap();
+        let value = value.replace(r#""snapshot":"false""#, &format!(r#""snapshot":"{snapshot}""#));
+        assert_eq!(sink.0, [sent(Some(r#"{"id":1}"#), Some(value), &[("millrace.phase", header)])]);
+    }
 }
 
 #[test]

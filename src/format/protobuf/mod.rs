@@ -14,7 +14,10 @@ use super::headers::{EVENT_HEADER, POSITION_HEADER};
 use super::row_images::RowImages;
 use super::tables::Tables;
 use super::{Format, FormatError, Sink};
-use crate::change::{Before, Change, Event, Gap, Operation, Row, Transaction, TransactionTotals, Value};
+use crate::change::{
+    Before, Change, Event, Gap, Operation, Row, SnapshotMark, SnapshotStage, Transaction, TransactionTotals,
+    Value,
+};
 use crate::log::{Header, Record};
 use crate::proto::{self, change};
 
@@ -105,6 +108,13 @@ impl Format for Protobuf {
                 };
                 self.encode_event(event, "message", true, change::Event::Message(message), sink)
             }
+            Change::Snapshot(mark) => self.encode_event(
+                event,
+                "snapshot",
+                false,
+                change::Event::Snapshot(snapshot_message(mark)),
+                sink,
+            ),
             Change::Gap(gap) => {
                 self.encode_event(event, "gap", false, change::Event::Gap(gap_message(gap)), sink)
             }
@@ -171,6 +181,20 @@ fn write_lsn(out: &mut Vec<u8>, event: &Event<'_>) {
     }
 }
 
+fn snapshot_message(mark: &SnapshotMark) -> proto::Snapshot {
+    let (stage, rows) = match mark.stage {
+        SnapshotStage::Begin => (proto::SnapshotStage::Begin, 0),
+        SnapshotStage::End { rows } => (proto::SnapshotStage::End, rows),
+    };
+    proto::Snapshot {
+        schema: mark.schema.clone(),
+        table: mark.table.clone(),
+        epoch: mark.epoch,
+        stage: stage.into(),
+        rows,
+    }
+}
+
 fn gap_message(gap: &Gap) -> proto::Gap {
     let table =
         gap.table.clone().map(|(schema, name)| proto::Table { schema, name, ..proto::Table::default() });
@@ -209,9 +233,13 @@ impl<'a> RowEncoder<'a> {
     ) -> Result<(), FormatError> {
         let RowImages { before, after, .. } = self.images;
         match operation {
-            Operation::Insert => {
+            Operation::Insert | Operation::Read => {
+                let operation = match operation {
+                    Operation::Read => proto::Operation::Read,
+                    _ => proto::Operation::Insert,
+                };
                 self.write_key(&mut scratch.key, |index| self.images.new_value(index))?;
-                self.write_row_change(scratch, proto::Operation::Insert, None, after, None)?;
+                self.write_row_change(scratch, operation, None, after, None)?;
                 self.send(scratch, self.key(&scratch.key), sink)
             }
             Operation::Update => {

@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 
 use super::values::Kind;
 use super::wire;
-use crate::change::{TableShape, Transaction};
+use crate::change::{Phase, TableShape, Transaction};
 use crate::format::headers::PositionText;
 use crate::format::row_images::record_key;
 use crate::format::tables::Prepared;
@@ -110,7 +110,7 @@ pub(super) fn shape_version(shape: &TableShape, key: &[usize]) -> u64 {
 /// The parts of a record that are the same throughout a transaction.
 #[derive(Debug, Default)]
 pub(super) struct TransactionParts {
-    /// Field `transaction` of a `millrace.v1.Change`.
+    /// Fields `transaction` and `phase` of a `millrace.v1.Change`.
     field: Vec<u8>,
     commit_lsn: u64,
     pub(super) position: PositionText,
@@ -120,11 +120,14 @@ impl TransactionParts {
     pub(super) fn prepare(&mut self, transaction: &Transaction) {
         self.field.clear();
         wire::bytes(&mut self.field, 2, &message(transaction).encode_to_vec());
+        if transaction.phase != Phase::Stream {
+            wire::unsigned(&mut self.field, 4, phase(transaction.phase) as u64);
+        }
         self.commit_lsn = transaction.commit_lsn.0;
         self.position.prepare(transaction.commit_lsn);
     }
 
-    /// Appends the fields `position` and `transaction` of a `millrace.v1.Change`.
+    /// Appends the fields `position`, `transaction` and `phase` of a `millrace.v1.Change`.
     #[inline]
     pub(super) fn write(&self, out: &mut Vec<u8>, ordinal: u64) {
         wire::nested(out, 1, 0, |out| {
@@ -135,6 +138,14 @@ impl TransactionParts {
             }
         });
         out.extend_from_slice(&self.field);
+    }
+}
+
+fn phase(phase: Phase) -> proto::Phase {
+    match phase {
+        Phase::Stream => proto::Phase::Stream,
+        Phase::Snapshot => proto::Phase::Snapshot,
+        Phase::Catchup => proto::Phase::Catchup,
     }
 }
 

@@ -4,7 +4,10 @@ use proptest::prelude::*;
 use prost::Message;
 
 use super::*;
-use crate::change::{Column, Heartbeat, Lsn, ReplicaIdentity, TableShape, Timestamp, Watermark};
+use crate::change::{
+    Column, Heartbeat, Lsn, Phase, ReplicaIdentity, SnapshotMark, SnapshotStage, TableShape, Timestamp,
+    Watermark,
+};
 use crate::format::test_rows::{OwnedRow, TRANSACTION, column, customers, row_change, text};
 use crate::format::text::time::{DAY, civil_from_days};
 use crate::log::LogError;
@@ -119,6 +122,7 @@ fn an_insert_names_its_table_and_columns_place_and_transaction() {
             previous_commit_lsn: 0x16B_3000,
         }),
         lsn: 0x16B_36E8,
+        phase: proto::Phase::Stream.into(),
         event: Some(change::Event::Row(proto::RowChange {
             operation: proto::Operation::Insert.into(),
             table: Some(proto::Table {
@@ -247,6 +251,12 @@ fn what_is_no_row_change_has_no_key_and_says_what_it_is() {
         to: Lsn(0x16B_3748),
         detail: "rows written before may be missing".to_owned(),
     };
+    let snapshot = SnapshotMark {
+        schema: "public".to_owned(),
+        table: "customers".to_owned(),
+        epoch: 2,
+        stage: SnapshotStage::End { rows: 7 },
+    };
     let totals =
         TransactionTotals { changes: 3, tables: vec![("public".to_owned(), "customers".to_owned(), 3)] };
     let heartbeat = Heartbeat { time: Timestamp(5), processed: Lsn(7) };
@@ -285,6 +295,18 @@ fn what_is_no_row_change_has_no_key_and_says_what_it_is() {
                 from_lsn: None,
                 to_lsn: 0x16B_3748,
                 detail: "rows written before may be missing".to_owned(),
+            }),
+        ),
+        (
+            Change::Snapshot(&snapshot),
+            Some("snapshot"),
+            false,
+            change::Event::Snapshot(proto::Snapshot {
+                schema: "public".to_owned(),
+                table: "customers".to_owned(),
+                epoch: 2,
+                stage: proto::SnapshotStage::End.into(),
+                rows: 7,
             }),
         ),
         (
@@ -662,5 +684,23 @@ proptest! {
         oid in proptest::sample::select(vec![16, 17, 20, 25, 700, 1082, 1083, 1114, 1184, 1186, 1700, 2950, 1007, 1009]),
     ) {
         value_of(oid, Value::Text(&text));
+    }
+}
+
+#[test]
+fn a_row_that_was_read_and_a_change_that_was_held_say_so() {
+    let table = customers(ReplicaIdentity::Default);
+    let row = OwnedRow::new(&[text("1"), text("Anna"), crate::change::Value::Null]);
+    for (operation, phase, expected) in [
+        (Operation::Read, Phase::Snapshot, (proto::Operation::Read, proto::Phase::Snapshot)),
+        (Operation::Insert, Phase::Catchup, (proto::Operation::Insert, proto::Phase::Catchup)),
+    ] {
+        let transaction = Transaction { phase, ..TRANSACTION };
+        let change = row_change(operation, &table, None, Some(row.as_row()));
+        let event = Event { transaction: &transaction, ordinal: 0, lsn: Lsn::ZERO, change };
+        let mut sink = Collected::default();
+        Protobuf::default().encode(&event, &mut sink).unwrap();
+        let sent = &sink.0[0];
+        assert_eq!((self::row(sent).operation(), sent.change.phase()), expected);
     }
 }
