@@ -16,6 +16,8 @@ pub mod publication;
 pub mod replication;
 pub mod server_error;
 pub mod slot;
+pub mod snapshot;
+
 pub mod source;
 pub mod sql;
 pub mod timeline;

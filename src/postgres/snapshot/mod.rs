@@ -1,0 +1,97 @@
+//! Reading the existing rows of tables.
+//!
+//! Which transactions a read sees is told by [`Visibility`], so that whoever holds the changes of the stream meanwhile knows
+//! which of them are not in the rows. What was read comes in parts; a part that has been kept is never read again.
+
+mod visibility;
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+pub use self::visibility::Visibility;
+use crate::change::TableShape;
+
+/// A table whose rows are wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// `pg_class.oid`.
+    pub oid: u32,
+    /// Which attempt it is, from 1.
+    pub epoch: u32,
+    /// How to go about it.
+    pub from: ReadFrom,
+}
+
+/// Where to begin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReadFrom {
+    /// With all rows, in any order, under a snapshot that all tables share.
+    Start,
+    /// With the first key: an attempt before was interrupted, and this one shall be able to go on. A table without a key
+    /// begins as with `Start`.
+    FirstKey,
+    /// Behind this key, under the same epoch.
+    After(Vec<String>),
+}
+
+/// Which of a table's rows a part has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    /// Those in these blocks of the table's file, under the shared snapshot.
+    Blocks {
+        /// The first block.
+        from: u32,
+        /// The block behind the last; `None` for the table's end.
+        to: Option<u32>,
+    },
+    /// Those behind the key of the part before, in key order, under a snapshot of its own.
+    Keys {
+        /// Key of the last row, in PostgreSQL's text form; `None` for the table's end.
+        through: Option<Vec<String>>,
+        /// What its snapshot sees.
+        visibility: Visibility,
+    },
+}
+
+/// What a reader tells, table by table and part by part. Tables may take turns; a table's own messages are in order.
+#[derive(Debug)]
+pub enum Read {
+    /// Rows of a table follow.
+    Begin {
+        /// The table.
+        oid: u32,
+        /// The attempt, higher than the one that was wanted when the reader had to begin anew itself.
+        epoch: u32,
+        /// What the rows look like.
+        shape: Arc<TableShape>,
+        /// What the shared snapshot sees; `None` where each part has a snapshot of its own.
+        visibility: Option<Visibility>,
+    },
+    /// Some rows.
+    Rows {
+        /// The table.
+        oid: u32,
+        /// The attempt.
+        epoch: u32,
+        /// Which rows they are.
+        part: Part,
+        /// The rows, as `COPY … TO STDOUT` gives them in text format.
+        lines: Vec<u8>,
+        /// How many.
+        rows: u64,
+    },
+    /// All rows of a table have been told.
+    End {
+        /// The table.
+        oid: u32,
+        /// The attempt.
+        epoch: u32,
+    },
+    /// There is no such table any more, or it is not published.
+    Gone {
+        /// The table.
+        oid: u32,
+    },
+}
