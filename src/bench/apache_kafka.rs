@@ -3,12 +3,14 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
-use kafka_protocol::messages::{CreateTopicsRequest, ProduceRequest, TopicName};
+use kafka_protocol::messages::produce_response::PartitionProduceResponse;
+use kafka_protocol::messages::{CreateTopicsRequest, ProduceRequest, ProduceResponse, TopicName};
 use kafka_protocol::protocol::StrBytes;
 use tokio::process::Command;
 
@@ -32,6 +34,8 @@ const JAVA: &[&str] = &[
 ];
 /// A batch that Kafka accepts by default.
 const BATCH_BYTES: usize = 1_048_588;
+/// How long it may take until a new topic has its leader.
+const LEADER_WITHIN: Duration = Duration::from_secs(30);
 
 /// A running broker. Dropping it ends it.
 #[derive(Debug)]
@@ -103,13 +107,18 @@ impl ApacheKafka {
         for topic in &created.topics {
             accepted(topic.error_code, topic.error_message.as_ref())?;
         }
+        let leader_by = Instant::now() + LEADER_WITHIN;
         for batch in batches {
             let partition = PartitionProduceData::default().with_records(Some(as_produced(batch)));
             let topic = TopicProduceData::default().with_name(name()).with_partition_data(vec![partition]);
             let produce =
                 ProduceRequest::default().with_acks(-1).with_timeout_ms(30_000).with_topic_data(vec![topic]);
-            let produced = client.call(8, &produce).await?;
-            for partition in produced.responses.iter().flat_map(|topic| &topic.partition_responses) {
+            let mut produced = client.call(8, &produce).await?;
+            while leaderless(&produced) && Instant::now() < leader_by {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                produced = client.call(8, &produce).await?;
+            }
+            for partition in partitions(&produced) {
                 accepted(partition.error_code, partition.error_message.as_ref())?;
             }
         }
@@ -132,6 +141,16 @@ impl ApacheKafka {
         }
         Ok(bytes)
     }
+}
+
+fn partitions(produced: &ProduceResponse) -> impl Iterator<Item = &PartitionProduceResponse> {
+    produced.responses.iter().flat_map(|topic| &topic.partition_responses)
+}
+
+/// Whether it has been asked before it has learnt that it leads the new topic.
+fn leaderless(produced: &ProduceResponse) -> bool {
+    let errors = [ResponseError::NotLeaderOrFollower, ResponseError::UnknownTopicOrPartition];
+    partitions(produced).any(|partition| errors.iter().any(|error| error.code() == partition.error_code))
 }
 
 /// The batch as a producer has it, who does not know its offset, which no checksum covers.
