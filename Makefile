@@ -76,7 +76,9 @@ compatibility: ## write the table of APIs in docs/compatibility.md anew
 fmt: ## format the code
 	$(CARGO) fmt --all
 
+# `cargo run` alone does not build the consumer that `bench fetch` starts.
 bench: setup ## compare with the least that could do the same: BENCH=ingest, latency, fetch or groups
+	$(CARGO) build --release --locked --features bench
 	$(CARGO) run --release --locked --features bench -- bench $(BENCH) $(ARGS)
 
 java: $(JAVA_DIR)/target/built ## build the Java client's test programs

@@ -1,4 +1,4 @@
-//! The consumer at the end of the way: librdkafka with its own defaults, on a thread of its own.
+//! The consumer at the end of the way: librdkafka with its own defaults.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +18,7 @@ use super::site::TASK;
 const POLL: Duration = Duration::from_millis(100);
 const ASK_WITHIN: Duration = Duration::from_secs(10);
 
-/// A consumer that is attached and will tell `T`. Dropping it ends it.
+/// A consumer that is attached, on a thread of its own, and will tell `T`. Dropping it ends it.
 #[derive(Debug)]
 pub(super) struct Consumer<T> {
     stop: Arc<AtomicBool>,
@@ -40,23 +40,9 @@ impl<T: Send + 'static> Consumer<T> {
         partitions: u32,
         consume: impl FnOnce(&Incoming) -> Result<Option<T>, BenchError> + Send + 'static,
     ) -> Result<Self, BenchError> {
-        let consumer: BaseConsumer = ClientConfig::new()
-            .set("bootstrap.servers", format!("127.0.0.1:{port}"))
-            .set("group.id", "millrace-bench")
-            .set("enable.auto.commit", "false")
-            // It is started before the broker listens.
-            .set("reconnect.backoff.max.ms", "100")
-            // Otherwise it rests for a second whenever its queue is full, which is longer than a whole read may take.
-            .set("fetch.queue.backoff.ms", "0")
-            .create()?;
-        let mut assigned = TopicPartitionList::new();
-        for partition in 0..partitions as i32 {
-            assigned.add_partition_offset(TASK, partition, Offset::Offset(0))?;
-        }
-        consumer.assign(&assigned)?;
-        let stop = Arc::new(AtomicBool::new(false));
+        let incoming = Incoming::open(port, partitions)?;
+        let stop = incoming.stop.clone();
         let (tell, done) = oneshot::channel();
-        let incoming = Incoming { consumer, stop: stop.clone() };
         let thread = std::thread::Builder::new()
             .name("consumer".to_owned())
             .spawn(move || {
@@ -89,6 +75,25 @@ impl<T> Drop for Consumer<T> {
 }
 
 impl Incoming {
+    /// The first `partitions` of the task's topic from their start.
+    pub(super) fn open(port: u16, partitions: u32) -> Result<Self, BenchError> {
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", format!("127.0.0.1:{port}"))
+            .set("group.id", "millrace-bench")
+            .set("enable.auto.commit", "false")
+            // It may be started before the broker listens.
+            .set("reconnect.backoff.max.ms", "100")
+            // Otherwise it rests for a second whenever its queue is full, which is longer than a whole read may take.
+            .set("fetch.queue.backoff.ms", "0")
+            .create()?;
+        let mut assigned = TopicPartitionList::new();
+        for partition in 0..partitions as i32 {
+            assigned.add_partition_offset(TASK, partition, Offset::Offset(0))?;
+        }
+        consumer.assign(&assigned)?;
+        Ok(Incoming { consumer, stop: Arc::default() })
+    }
+
     /// The next record; `None` when told to stop.
     pub(super) fn next(&self) -> Result<Option<BorrowedMessage<'_>>, BenchError> {
         while !self.stop.load(Ordering::Relaxed) {

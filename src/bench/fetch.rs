@@ -84,17 +84,19 @@ impl Fetch {
             let report = self.site.measure(Workload::Orders, measure).await?;
             print(self.json, report.json(), &report);
         } else if let Some(libraries) = &self.kafka_libs {
+            let client = Client::librdkafka()?;
             let measure = async |site: &Site| {
                 let backlog = self.write_backlog(site).await?;
-                let report = beside_kafka::measure(site, libraries, backlog, self.rounds).await;
+                let report = beside_kafka::measure(site, libraries, &client, backlog, self.rounds).await;
                 site.drop_slot(Way::Millrace.slot()).await?;
                 report
             };
             let report = self.site.measure(Workload::Orders, measure).await?;
             print(self.json, report.json(), &report);
         } else {
-            let report =
-                self.site.measure(Workload::Orders, async |site: &Site| self.measure(site).await).await?;
+            let clients = Client::all(&self.java)?;
+            let measure = async |site: &Site| self.measure(site, &clients).await;
+            let report = self.site.measure(Workload::Orders, measure).await?;
             print(self.json, report.json(), &report);
         }
         Ok(())
@@ -113,23 +115,22 @@ impl Fetch {
         Backlog::of("loaded", site.data(), self.rows).await
     }
 
-    async fn measure(&self, site: &Site) -> Result<Report, BenchError> {
+    async fn measure(&self, site: &Site, clients: &[Client]) -> Result<Report, BenchError> {
         let loaded = self.write_backlog(site).await?;
         let single = site.directory().join("single");
         eprintln!("writing {} of them again, one by one", self.rows / SINGLES);
         let backlogs =
             [loaded, Backlog::write_singly("single", &site.data(), single, self.rows / SINGLES).await?];
-        let clients = Client::all(&self.java);
-        let mut report = Report::new(&backlogs, &clients, self.rounds);
+        let mut report = Report::new(&backlogs, clients, self.rounds);
         for round in 1..=self.rounds {
             for (nth, backlog) in backlogs.iter().enumerate() {
                 // Each goes first as often as the other, so that a drift of the machine favours none.
                 let (bare, ours) = if round % 2 == 1 {
-                    let bare = self.serve(site, Way::Bare, backlog, &clients).await?;
-                    (bare, self.serve(site, Way::Millrace, backlog, &clients).await?)
+                    let bare = self.serve(site, Way::Bare, backlog, clients).await?;
+                    (bare, self.serve(site, Way::Millrace, backlog, clients).await?)
                 } else {
-                    let ours = self.serve(site, Way::Millrace, backlog, &clients).await?;
-                    (self.serve(site, Way::Bare, backlog, &clients).await?, ours)
+                    let ours = self.serve(site, Way::Millrace, backlog, clients).await?;
+                    (self.serve(site, Way::Bare, backlog, clients).await?, ours)
                 };
                 for (client, (bare, ours)) in bare.into_iter().zip(ours).enumerate() {
                     let (name, kind) = (&backlog.name, clients[client].name());

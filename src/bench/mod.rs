@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+pub use self::fetch::client::{Read, consume};
 use crate::log::LogError;
 use crate::postgres::connect::ConnectError;
 use crate::postgres::publication::PublicationError;
@@ -105,6 +106,14 @@ pub enum BenchError {
     #[error("Apache Kafka's jars are not in {}; `make apache-kafka` fetches them", .looked.display())]
     NoKafka {
         /// The directory that was named.
+        looked: PathBuf,
+    },
+    /// The librdkafka consumer has not been built.
+    #[error(
+        "there is no librdkafka consumer beside this binary, {}; `cargo build --release --features bench` builds both", .looked.display()
+    )]
+    NoConsumer {
+        /// Where it should be.
         looked: PathBuf,
     },
     /// Apache Kafka has rewritten what it was given.

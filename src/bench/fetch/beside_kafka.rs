@@ -22,6 +22,7 @@ use crate::bench::site::Site;
 pub(super) async fn measure(
     site: &Site,
     libraries: &Path,
+    client: &Client,
     backlog: Backlog,
     rounds: u32,
 ) -> Result<Report, BenchError> {
@@ -32,17 +33,17 @@ pub(super) async fn measure(
     let up = site.up(port, &backlog.data)?;
     let mut ours = Ours { process: Process::start("millrace up", up, log, libc::SIGTERM)?, port };
     let records = backlog.records;
-    read_kafka(&mut theirs, records).await?;
-    ours.read(records).await?;
+    read_kafka(&mut theirs, client, records).await?;
+    ours.read(client, records).await?;
     let mut measured = Vec::new();
     for round in 1..=rounds {
         // Each goes first as often as the other, so that a drift of the machine favours none.
         let (bare, ours) = if round % 2 == 1 {
-            let bare = read_kafka(&mut theirs, records).await?;
-            (bare, ours.read(records).await?)
+            let bare = read_kafka(&mut theirs, client, records).await?;
+            (bare, ours.read(client, records).await?)
         } else {
-            let ours = ours.read(records).await?;
-            (read_kafka(&mut theirs, records).await?, ours)
+            let ours = ours.read(client, records).await?;
+            (read_kafka(&mut theirs, client, records).await?, ours)
         };
         eprintln!("round {round}: ratio {:.3}", bare.seconds / ours.seconds);
         measured.push(Measured { bare, ours });
@@ -62,13 +63,13 @@ struct Ours {
 }
 
 impl Ours {
-    async fn read(&mut self, records: u64) -> Result<Fetched, BenchError> {
-        read(&mut self.process, self.port, &Client::Librdkafka, records).await
+    async fn read(&mut self, client: &Client, records: u64) -> Result<Fetched, BenchError> {
+        read(&mut self.process, self.port, client, records).await
     }
 }
 
-async fn read_kafka(kafka: &mut ApacheKafka, records: u64) -> Result<Fetched, BenchError> {
-    read(&mut kafka.process, kafka.port, &Client::Librdkafka, records).await
+async fn read_kafka(kafka: &mut ApacheKafka, client: &Client, records: u64) -> Result<Fetched, BenchError> {
+    read(&mut kafka.process, kafka.port, client, records).await
 }
 
 /// A broker that has the backlog's batches.
