@@ -22,14 +22,26 @@ use super::tls::{self, TlsError};
 use super::transport::{Attempt, Transport, attempts};
 
 /// What every session is set to, whatever the role's or the database's defaults are: they would change the text of
-/// values, or end a session that must live.
+/// values, hide rows, refuse our statements, or end a session that must live.
 pub(super) const SESSION: &[(&str, &str)] = &[
+    ("client_encoding", "UTF8"),
     ("DateStyle", "ISO, YMD"),
     ("IntervalStyle", "postgres"),
     ("extra_float_digits", "3"),
     ("TimeZone", "UTC"),
     ("bytea_output", "hex"),
+    // Money is sent as a number of hundredths, whatever the currency.
+    ("lc_monetary", "C"),
+    // Of `regclass` and the like, and of expressions.
     ("search_path", "pg_catalog"),
+    ("quote_all_identifiers", "off"),
+    // A policy that would hide rows from us is an error, and not fewer rows.
+    ("row_security", "off"),
+    // Our own literals rely on it.
+    ("standard_conforming_strings", "on"),
+    ("default_transaction_isolation", "read committed"),
+    ("default_transaction_read_only", "off"),
+    ("default_transaction_deferrable", "off"),
     ("statement_timeout", "0"),
     ("idle_in_transaction_session_timeout", "0"),
 ];

@@ -67,7 +67,9 @@ pub enum DecodeError {
         value: i64,
     },
     /// A name that is not UTF-8.
-    #[error("message '{message}' has a {field} that is not UTF-8; is client_encoding UTF8?")]
+    #[error(
+        "message '{message}' has a {field} that is not UTF-8, in a database whose encoding is SQL_ASCII; rename it"
+    )]
     NotUtf8 {
         /// Its type.
         message: char,

@@ -383,20 +383,17 @@ fn retained_wal(server: &ServerInfo) -> Check {
 }
 
 fn wal_sender_timeout(server: &ServerInfo) -> Option<Check> {
-    let name = "wal_sender_timeout";
-    match server.wal_sender_timeout_ms {
-        0 => Some(Check::warning(
-            name,
-            "wal_sender_timeout is 0: the server may hold the slot for a connection that has died, for hours",
+    // Where it is switched off, our session sets a limit of its own.
+    (1..10_000).contains(&server.wal_sender_timeout_ms).then(|| {
+        Check::warning(
+            "wal_sender_timeout",
+            format!(
+                "wal_sender_timeout is {} ms: a short stall of the network ends the connection",
+                server.wal_sender_timeout_ms
+            ),
             "run: ALTER SYSTEM SET wal_sender_timeout = '60s'; SELECT pg_reload_conf();",
-        )),
-        short if short < 10_000 => Some(Check::warning(
-            name,
-            format!("wal_sender_timeout is {short} ms: a short stall of the network ends the connection"),
-            "run: ALTER SYSTEM SET wal_sender_timeout = '60s'; SELECT pg_reload_conf();",
-        )),
-        _ => None,
-    }
+        )
+    })
 }
 
 fn encoding(server: &ServerInfo) -> Option<Check> {

@@ -29,6 +29,8 @@ pub mod sqlstate {
     pub const OBJECT_NOT_IN_PREREQUISITE_STATE: &str = "55000";
     /// Slot or publication does not exist.
     pub const UNDEFINED_OBJECT: &str = "42704";
+    /// A character that the other encoding does not have.
+    pub const UNTRANSLATABLE_CHARACTER: &str = "22P05";
     /// A function does not exist; a type's output function, for example.
     pub const UNDEFINED_FUNCTION: &str = "42883";
     /// Slot or publication exists.

@@ -7,6 +7,7 @@ mod outputs;
 mod partitions;
 mod protobuf;
 mod rows;
+mod settings;
 mod stage;
 mod tables;
 mod transactions;

@@ -62,6 +62,12 @@ pub enum ReplicationError {
     /// What came is not the replication protocol.
     #[error("unexpected answer of the server: {0}")]
     Protocol(String),
+    /// A text in the WAL that its database's encoding does not give a meaning.
+    #[error(
+        "the source cannot send a text as UTF-8: {0}; that is what the WAL holds, so correcting the row does not help: \
+         drop the replication slot and start once with --accept-gap, and correct the row"
+    )]
+    Untranslatable(Box<ServerError>),
     /// Not a name that a slot can have.
     #[error("'{0}' cannot be a slot's name; use 1 to 63 lower-case letters, digits and underscores")]
     SlotName(String),
@@ -72,7 +78,10 @@ pub enum ReplicationError {
 
 impl From<ServerError> for ReplicationError {
     fn from(error: ServerError) -> Self {
-        ReplicationError::Server(Box::new(error))
+        match error.is(sqlstate::UNTRANSLATABLE_CHARACTER) {
+            true => ReplicationError::Untranslatable(Box::new(error)),
+            false => ReplicationError::Server(Box::new(error)),
+        }
     }
 }
 
@@ -80,7 +89,7 @@ impl ReplicationError {
     /// The server's error, if it is one.
     pub fn server(&self) -> Option<&ServerError> {
         match self {
-            ReplicationError::Server(error) => Some(error),
+            ReplicationError::Server(error) | ReplicationError::Untranslatable(error) => Some(error),
             _ => None,
         }
     }
@@ -94,6 +103,7 @@ impl ReplicationError {
             | ReplicationError::TimedOut(_) => true,
             ReplicationError::Server(error) => error.is_transient(),
             ReplicationError::TooLarge { .. }
+            | ReplicationError::Untranslatable(_)
             | ReplicationError::Protocol(_)
             | ReplicationError::SlotName(_)
             | ReplicationError::History(_) => false,
@@ -142,6 +152,10 @@ pub struct StartOptions {
 /// delays us. A server that is set to less keeps its setting.
 const STREAM_EARLY: &str = "SELECT set_config('logical_decoding_work_mem', '16MB', false) FROM pg_settings \
      WHERE name = 'logical_decoding_work_mem' AND setting::int8 > 16384";
+
+/// Switched off, the server would hold the slot for hours for a connection that has died.
+const LIMIT_SILENCE: &str = "SELECT set_config('wal_sender_timeout', '60s', false) FROM pg_settings \
+     WHERE name = 'wal_sender_timeout' AND setting = '0'";
 
 /// A replication connection that takes commands.
 #[derive(Debug)]
@@ -346,7 +360,6 @@ async fn start_session(
         ("database", config.dbname.as_str()),
         ("replication", "database"),
         ("application_name", config.application_name.as_str()),
-        ("client_encoding", "UTF8"),
         // Making a slot waits for running transactions by their locks, however long they run.
         ("lock_timeout", "0"),
     ];
@@ -358,11 +371,14 @@ async fn start_session(
     frontend::startup_message(parameters, &mut message)?;
     wire.send(&message).await?;
     auth::log_in(&mut wire, config, password.as_ref()).await?;
-    let mut server_version = 0;
+    let (mut server_version, mut unknown_encoding) = (0, false);
     loop {
         match wire.receive().await? {
             Message::ParameterStatus(body) if body.name()? == "server_version" => {
                 server_version = server_version_num(body.value()?);
+            }
+            Message::ParameterStatus(body) if body.name()? == "server_encoding" => {
+                unknown_encoding = body.value()? == "SQL_ASCII";
             }
             Message::ParameterStatus(_) | Message::BackendKeyData(_) => {}
             Message::ReadyForQuery(_) => break,
@@ -373,7 +389,7 @@ async fn start_session(
         }
     }
     let mut connection = ReplicationConnection { wire, server_version, wal_sender_timeout: None };
-    connection.settle().await.map_err(|error| match error {
+    connection.settle(unknown_encoding).await.map_err(|error| match error {
         ReplicationError::Server(server) => ConnectError::from_server(*server, config),
         ReplicationError::Io(io) => ConnectError::Io(io),
         other => ConnectError::Protocol(other.to_string()),
@@ -383,11 +399,16 @@ async fn start_session(
 
 impl ReplicationConnection {
     /// Settings that the startup message cannot carry, and what the server expects of us.
-    async fn settle(&mut self) -> Result<(), ReplicationError> {
+    async fn settle(&mut self, unknown_encoding: bool) -> Result<(), ReplicationError> {
+        if unknown_encoding {
+            // The server would check that what it cannot convert is UTF-8, and fail at the first text that is not.
+            self.query("SET client_encoding = 'SQL_ASCII'").await?;
+        }
         let newer = newer_settings(self.server_version);
         if !newer.is_empty() {
             self.query(&newer).await?;
         }
+        self.query(LIMIT_SILENCE).await?;
         let row = self.one_row("SELECT setting FROM pg_settings WHERE name = 'wal_sender_timeout'").await?;
         let millis = row.text(0).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
         self.wal_sender_timeout = (millis > 0).then(|| Duration::from_millis(millis));
