@@ -40,7 +40,7 @@ test: setup ## all tests that need PostgreSQL 15 and Rust alone
 
 test-postgres: setup ## the same tests with another PostgreSQL: PG=18
 	deploy/fetch-postgres.sh $(PG)
-	MILLRACE_TEST_PG=$(PG) $(CARGO) test --workspace --locked --no-fail-fast
+	MILLRACE_TEST_PG=$(PG) MILLRACE_TEST_SECONDS=60 $(CARGO) test --workspace --locked --no-fail-fast
 
 test-clients: setup-clients java python go node ## clients in groups: librdkafka, kcat, Java, Python, Go, Node, and the examples over gRPC
 	$(CARGO) test --locked --test clients

@@ -17,7 +17,7 @@ use millrace::change::{Before, Lsn, Row, Timestamp, Value};
 use millrace::postgres::connect::{ConnectError, Control, connect};
 use millrace::postgres::pgoutput::{Cells, Message, parse, protocol_for};
 use millrace::postgres::replication::{
-    Frame, ReplicationConnection, ReplicationStream, Snapshot, StartOptions, Status, StreamLimits,
+    Frame, ReplicationConnection, ReplicationStream, SlotLife, Snapshot, StartOptions, Status, StreamLimits,
 };
 use millrace::postgres::server_error::sqlstate;
 use millrace::postgres::source::SourceConfig;
@@ -333,18 +333,18 @@ async fn a_slot_is_made_refused_twice_used_once_and_dropped() {
     let config = server.database("slots", "CREATE PUBLICATION p FOR ALL TABLES");
     let mut first = ReplicationConnection::connect(&config).await.unwrap();
     let mut second = ReplicationConnection::connect(&config).await.unwrap();
-    let created = first.create_slot("slots_a", false, Snapshot::None).await.unwrap();
+    let created = first.create_slot("slots_a", SlotLife::Permanent, Snapshot::None).await.unwrap();
     assert!(created.consistent_point > Lsn::ZERO && created.snapshot_name.is_none());
     let code = |result: Result<(), millrace::postgres::replication::ReplicationError>| {
         result.unwrap_err().server().map(|server| server.code.clone()).unwrap_or_default()
     };
     // After an error the connection is usable.
     assert_eq!(
-        code(first.create_slot("slots_a", false, Snapshot::None).await.map(drop)),
+        code(first.create_slot("slots_a", SlotLife::Permanent, Snapshot::None).await.map(drop)),
         sqlstate::DUPLICATE_OBJECT
     );
     assert_eq!(code(first.drop_slot("1absent").await), sqlstate::UNDEFINED_OBJECT);
-    let exported = first.create_slot("slots_b", true, Snapshot::Export).await.unwrap();
+    let exported = first.create_slot("slots_b", SlotLife::Temporary, Snapshot::Export).await.unwrap();
     assert!(exported.snapshot_name.is_some());
     let stream = first.start("slots_a", Lsn::ZERO, &options(major() * 10_000)).await.unwrap();
     assert_eq!(code(second.drop_slot("slots_a").await), sqlstate::OBJECT_IN_USE);
@@ -380,7 +380,8 @@ impl Changes {
     /// Creates a slot of the database's name and streams from it.
     async fn of(config: &SourceConfig, adjust: impl Fn(&mut StartOptions)) -> Changes {
         let mut connection = ReplicationConnection::connect(config).await.unwrap();
-        let created = connection.create_slot(&config.dbname, true, Snapshot::None).await.unwrap();
+        let created =
+            connection.create_slot(&config.dbname, SlotLife::Temporary, Snapshot::None).await.unwrap();
         let mut options = options(connection.server_version());
         adjust(&mut options);
         let stream = connection.start(&config.dbname, created.consistent_point, &options).await.unwrap();

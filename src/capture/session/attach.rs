@@ -17,7 +17,7 @@ use crate::postgres::catalog::TrackedTable;
 use crate::postgres::connect::{self, Control};
 use crate::postgres::publication::{self, PublicationError, PublicationState, Reconciled};
 use crate::postgres::replication::{
-    ReplicationConnection, ReplicationStream, Snapshot, StartOptions, StreamLimits,
+    ReplicationConnection, ReplicationStream, SlotLife, Snapshot, StartOptions, StreamLimits,
 };
 use crate::postgres::slot::{self, SlotError, SlotState, SlotTrouble};
 use crate::postgres::timeline::{self, IdentifySystem, OurPosition, TimelineDecision, TimelineHistory};
@@ -63,6 +63,9 @@ impl<W: LogWriter> Capture<W> {
         let slot_name = self.options.slot();
         let found =
             slot::slot_state(control, &slot_name).await.map_err(query("look at the replication slot"))?;
+        // A slot that somebody else made, or an older Millrace, is to follow the primary too.
+        let fails_over = server.version_num >= 170_000 && !server.in_recovery;
+        let stays_behind = found.as_ref().is_some_and(|slot| !slot.failover);
         let position = self.pipeline.writer().resume();
         let timeline = match &position {
             Some(position) => decide_timeline(&mut replication, position, &system).await?,
@@ -116,7 +119,8 @@ impl<W: LogWriter> Capture<W> {
                     slot = slot_name,
                     "making the replication slot; waits for transactions that are open now"
                 );
-                let made = replication.create_slot(&slot_name, false, Snapshot::None).await?;
+                let life = if fails_over { SlotLife::Failover } else { SlotLife::Permanent };
+                let made = replication.create_slot(&slot_name, life, Snapshot::None).await?;
                 if let Some(gap) = after {
                     // What is missing reaches to where the new slot begins.
                     self.pipeline.gap(&Gap { to: made.consistent_point, ..gap })?;
@@ -131,6 +135,9 @@ impl<W: LogWriter> Capture<W> {
                 self.follow_timeline(position, &timeline).await?
             }
         };
+        if fails_over && stays_behind {
+            replication.let_slot_fail_over(&slot_name).await?;
+        }
         // A person has spoken of the gap that there was at the start, not of those to come.
         self.options.accept_gap = false;
         self.unpublished_since = None;

@@ -111,6 +111,17 @@ impl ReplicationError {
     }
 }
 
+/// How long a new slot lives, and where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SlotLife {
+    /// As long as the connection that makes it.
+    Temporary,
+    /// Until it is dropped.
+    Permanent,
+    /// Until it is dropped, and on standbys that synchronize slots too (17 and later, not on a standby).
+    Failover,
+}
+
 /// What becomes of the snapshot at a new slot's consistent point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Snapshot {
@@ -218,18 +229,23 @@ impl ReplicationConnection {
     pub async fn create_slot(
         &mut self,
         name: &str,
-        temporary: bool,
+        life: SlotLife,
         snapshot: Snapshot,
     ) -> Result<CreatedSlot, ReplicationError> {
-        let temporary = if temporary { " TEMPORARY" } else { "" };
+        let temporary = if life == SlotLife::Temporary { " TEMPORARY" } else { "" };
         let name = slot_name(name)?;
         let option = match (snapshot, self.server_version >= 150_000) {
-            (Snapshot::None, true) => "(SNAPSHOT 'nothing')",
-            (Snapshot::Export, true) => "(SNAPSHOT 'export')",
-            (Snapshot::Use, true) => "(SNAPSHOT 'use')",
+            (Snapshot::None, true) => "SNAPSHOT 'nothing'",
+            (Snapshot::Export, true) => "SNAPSHOT 'export'",
+            (Snapshot::Use, true) => "SNAPSHOT 'use'",
             (Snapshot::None, false) => "NOEXPORT_SNAPSHOT",
             (Snapshot::Export, false) => "EXPORT_SNAPSHOT",
             (Snapshot::Use, false) => "USE_SNAPSHOT",
+        };
+        let option = match (life, self.server_version >= 150_000) {
+            (SlotLife::Failover, _) => format!("({option}, FAILOVER)"),
+            (_, true) => format!("({option})"),
+            (_, false) => option.to_owned(),
         };
         let command = format!("CREATE_REPLICATION_SLOT {name}{temporary} LOGICAL pgoutput {option}");
         let row = self.one_row(&command).await?;
@@ -238,6 +254,12 @@ impl ReplicationConnection {
             Some(consistent_point) => Ok(CreatedSlot { consistent_point, snapshot_name }),
             None => Err(ReplicationError::Protocol("a new slot without consistent point".to_owned())),
         }
+    }
+
+    /// Has standbys synchronize a slot that nobody uses (17 and later).
+    pub async fn let_slot_fail_over(&mut self, name: &str) -> Result<(), ReplicationError> {
+        let command = format!("ALTER_REPLICATION_SLOT {} (FAILOVER)", slot_name(name)?);
+        self.query(&command).await.map(drop)
     }
 
     /// Drops a slot that nobody uses.

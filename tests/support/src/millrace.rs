@@ -204,6 +204,11 @@ impl Millrace {
         }
     }
 
+    /// Whether it was started and neither killed nor waited for since.
+    pub fn is_running(&self) -> bool {
+        self.child.is_some()
+    }
+
     /// All that it has printed since its first start.
     pub fn output(&self) -> String {
         String::from_utf8_lossy(&fs::read(self.output.path()).unwrap_or_default()).into_owned()

@@ -54,6 +54,11 @@ impl PostgresOptions {
         self
     }
 
+    /// The major version.
+    pub fn version(&self) -> u32 {
+        self.major
+    }
+
     /// A file in the data directory, such as a certificate or key (mode 0600).
     pub fn file(mut self, name: &str, contents: impl Into<Vec<u8>>) -> Self {
         self.files.push((name.to_owned(), contents.into()));
@@ -85,26 +90,65 @@ impl Postgres {
         let template = template(options.major, &programs);
         static SWEEP: std::sync::Once = std::sync::Once::new();
         SWEEP.call_once(remove_what_killed_tests_left);
-        let prefix = format!("{HOME_PREFIX}{}-", std::process::id());
-        let home = tempfile::Builder::new().prefix(&prefix).tempdir().expect("make a temporary directory");
-        give_to_server(home.path(), 0o755);
+        let home = new_home();
         copy(&template, &home.path().join("data"));
-        let mut server = Postgres { child: None, major: options.major, port: 0, programs, home };
+        let server = Postgres { child: None, major: options.major, port: 0, programs, home };
+        server.configure(&options.settings);
         for (name, contents) in &options.files {
             server.write(name, contents);
         }
         if let Some(lines) = &options.hba {
             server.write("pg_hba.conf", lines.as_bytes());
         }
+        server.start_on_a_free_port().await
+    }
+
+    async fn start_on_a_free_port(mut self) -> Postgres {
+        self.set("unix_socket_directories", &self.home.path().display().to_string());
         // Between finding a free port and listening on it someone else may take it.
         for _ in 0..5 {
-            server.port = free_port();
-            server.configure(&options.settings);
-            if server.try_start().await {
-                return server;
+            self.port = free_port();
+            self.set("port", &self.port.to_string());
+            if self.try_start().await {
+                return self;
             }
         }
-        panic!("postgres {} does not start:\n{}", server.major, server.log());
+        panic!("postgres {} does not start:\n{}", self.major, self.log());
+    }
+
+    /// A streaming standby of it, which uses the physical slot `standby`. Stops it for the copy, and starts it again.
+    pub async fn standby(&mut self, settings: &[(&str, &str)]) -> Postgres {
+        let make_slot = "SELECT pg_create_physical_replication_slot('standby', true)";
+        self.client().await.batch_execute(make_slot).await.expect("make the standby's slot");
+        self.stop_fast().await;
+        let home = new_home();
+        copy(&self.data_dir(), &home.path().join("data"));
+        self.start_again().await;
+        // Slots are not part of a base backup.
+        for slot in fs::read_dir(home.path().join("data/pg_replslot")).expect("list the slots").flatten() {
+            fs::remove_dir_all(slot.path()).expect("remove a copied slot");
+        }
+        let standby =
+            Postgres { child: None, major: self.major, port: 0, programs: self.programs.clone(), home };
+        standby.write("standby.signal", b"");
+        let primary = format!(
+            "host={} port={} user=postgres dbname=postgres application_name=standby",
+            self.home.path().display(),
+            self.port
+        );
+        standby.set("primary_conninfo", &primary);
+        standby.set("primary_slot_name", "standby");
+        standby.set("hot_standby_feedback", "on");
+        for (name, value) in settings {
+            standby.set(name, value);
+        }
+        standby.start_on_a_free_port().await
+    }
+
+    /// Makes a standby the primary, and waits until it is.
+    pub async fn promote(&self) {
+        let promoted = self.client().await.query_one("SELECT pg_promote(true, 60)", &[]).await;
+        assert!(promoted.expect("promote the standby").get::<_, bool>(0), "not promoted:\n{}", self.log());
     }
 
     /// Its major version.
@@ -198,12 +242,16 @@ impl Postgres {
         writeln!(file, "{name} = '{}'", value.replace('\'', "''")).expect("write postgresql.conf");
     }
 
+    /// Gives a setting another value while the server runs.
+    pub async fn reset(&self, name: &str, value: &str) {
+        self.set(name, value);
+        let reload = self.client().await.batch_execute("SELECT pg_reload_conf()").await;
+        reload.expect("reload the server's settings");
+    }
+
     fn configure(&self, settings: &[(String, String)]) {
-        let socket_dir = self.home.path().display().to_string();
         let ours = [
             ("listen_addresses", "127.0.0.1"),
-            ("port", &self.port.to_string()),
-            ("unix_socket_directories", &socket_dir),
             ("wal_level", "logical"),
             ("fsync", "off"),
             ("shared_buffers", "64MB"),
@@ -258,7 +306,7 @@ impl Postgres {
         let text = fs::read_to_string(self.data_dir().join("postmaster.pid")).unwrap_or_default();
         let mut lines = text.lines();
         lines.next().is_some_and(|line| line.trim() == pid.to_string())
-            && lines.nth(6).is_some_and(|line| line.trim() == "ready")
+            && lines.nth(6).is_some_and(|line| matches!(line.trim(), "ready" | "standby"))
     }
 
     async fn stop(&mut self, signal: libc::c_int) {
@@ -277,6 +325,14 @@ impl Drop for Postgres {
             child::end(child, libc::SIGQUIT);
         }
     }
+}
+
+/// A directory for a server and what belongs to it.
+fn new_home() -> tempfile::TempDir {
+    let prefix = format!("{HOME_PREFIX}{}-", std::process::id());
+    let home = tempfile::Builder::new().prefix(&prefix).tempdir().expect("make a temporary directory");
+    give_to_server(home.path(), 0o755);
+    home
 }
 
 /// A test process that was killed had no time to remove its servers' directories.

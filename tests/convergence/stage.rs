@@ -1,0 +1,238 @@
+//! A source behind a proxy, a Millrace with an output in each format, and the comparison of both.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use millrace::postgres::source::SourceConfig;
+use millrace::state::{DataDir, Store};
+use millrace_test_support::{
+    Millrace, MillraceOptions, PASSWORD, Postgres, PostgresOptions, Proxy, RawRecord, read_raw_topic,
+    read_topic,
+};
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use serde_json::Value;
+use tokio_postgres::Client;
+
+use crate::rebuild::{Position, Rebuilt, Row, from_debezium, from_protobuf, text};
+use crate::workload::{Random, Shared, connect, schema};
+
+/// The task, and its output in Debezium JSON, with all tables in one topic.
+const TASK: &str = "t";
+/// Its slot.
+pub const SLOT: &str = "millrace_t";
+/// Its output in Protobuf, with a topic for each table.
+const EACH: &str = "each";
+
+/// The seed of this run.
+pub fn seed() -> u64 {
+    let given = std::env::var("MILLRACE_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = given.unwrap_or_else(|| u64::from(std::process::id()) << 20 | u64::from(unique()));
+    println!("MILLRACE_TEST_SEED={seed}");
+    seed
+}
+
+/// Another number for each test of a process.
+fn unique() -> u16 {
+    use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
+    static NEXT: AtomicU16 = AtomicU16::new(1);
+    NEXT.fetch_add(1, Relaxed)
+}
+
+/// How long the workload runs: long enough to meet something, unless asked for more.
+pub fn run_time() -> Duration {
+    let seconds = std::env::var("MILLRACE_TEST_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(12))
+}
+
+/// Settings of a source that streams all but the smallest transactions and soon misses a client that is cut off.
+pub fn options() -> PostgresOptions {
+    PostgresOptions::default()
+        .setting("logical_decoding_work_mem", "64kB")
+        .setting("max_prepared_transactions", "20")
+        .setting("wal_sender_timeout", "2s")
+}
+
+/// The same for the newest version; `None` where it cannot be had.
+pub fn newest() -> Option<PostgresOptions> {
+    const NEWEST: u32 = 18;
+    let fetched = Command::new("deploy/fetch-postgres.sh").arg(NEWEST.to_string()).output();
+    if fetched.as_ref().is_ok_and(|output| output.status.success()) {
+        return Some(options().major(NEWEST));
+    }
+    println!("not tested: PostgreSQL {NEWEST} cannot be fetched: {fetched:?}");
+    None
+}
+
+/// A server, the proxy before it, and Millrace.
+pub struct Stage {
+    pub seed: u64,
+    pub postgres: Postgres,
+    pub proxy: Proxy,
+    pub millrace: Millrace,
+    pub shared: Arc<Shared>,
+    _data: tempfile::TempDir,
+}
+
+impl Stage {
+    /// Makes the tables on a fresh server, and starts Millrace with outputs that follow from the seed.
+    pub async fn start(postgres: Postgres, seed: u64) -> Stage {
+        postgres.client().await.batch_execute(&schema()).await.unwrap();
+        let proxy = Proxy::to(postgres.port());
+        let data = tempfile::tempdir().unwrap();
+        let source = format!("postgres://postgres@127.0.0.1:{}/postgres", proxy.port());
+        let source = SourceConfig::parse(&source).unwrap().display();
+        let mut random = Random::new(seed, 0);
+        let mut spread = || match random.below(3) {
+            0 => r#""partitions":1"#,
+            1 => r#""partitions":3,"partition_by":"key""#,
+            _ => r#""partitions":2,"partition_by":"table""#,
+        };
+        let (all, each) = (spread(), spread());
+        let definition = format!(
+            r#"{{"name":"{TASK}","source":"{source}","outputs":[
+                {{{all}}},{{"name":"{EACH}","format":"protobuf","layout":"table",{each}}}]}}"#
+        );
+        {
+            let store = Store::open(&DataDir::open(data.path()).unwrap()).unwrap();
+            store.add_task(TASK, &definition, "created", "", 0).unwrap();
+        }
+        let options = MillraceOptions::serve(data.path()).env("PGPASSWORD", PASSWORD);
+        let millrace = Millrace::start(options).await;
+        Stage { seed, postgres, proxy, millrace, shared: Arc::default(), _data: data }
+    }
+
+    /// Compares what the topics tell with what the source holds. Nobody may be writing.
+    pub async fn compare(&mut self) {
+        self.millrace.wait_ready().await;
+        let client = connect(&self.postgres.url(), || false).await.unwrap();
+        settle(&client).await;
+        let mark = "SELECT pg_logical_emit_message(true, 'test.mark', '')::text";
+        let mark: String = client.query_one(mark, &[]).await.unwrap().get(0);
+        self.millrace.wait_durable(&mark).await;
+        if let Err(difference) = self.difference(&client).await {
+            panic!("{difference}\n{}", self.report());
+        }
+    }
+
+    /// What a person needs who looks for the reason of a failure.
+    pub fn report(&self) -> String {
+        format!(
+            "MILLRACE_TEST_SEED={} repeats it, with PostgreSQL {}\n{}",
+            self.seed,
+            self.postgres.major(),
+            self.millrace.output()
+        )
+    }
+
+    async fn difference(&self, client: &Client) -> Result<(), String> {
+        let source = tables(client).await;
+        let committed: BTreeSet<i64> = self.shared.committed().into_iter().collect();
+        let ledger: BTreeSet<i64> = source["ledger"].iter().filter_map(|row| row["id"].as_i64()).collect();
+        if let Some(lost) = committed.difference(&ledger).next() {
+            return Err(format!("the source itself has lost transaction {lost}"));
+        }
+        let all = from_debezium(&[read_raw_topic(&self.millrace.bootstrap(), TASK).await])?;
+        let each = from_protobuf(&self.topics_of(EACH).await)?;
+        for (output, rebuilt) in [(TASK, &all), (EACH, &each)] {
+            for (table, rows) in &source {
+                same_rows(rebuilt.tables.get(table).map_or(&[][..], Vec::as_slice), rows)
+                    .map_err(|why| format!("output {output}, table {table}: {why}"))?;
+            }
+        }
+        same_changes(&all, &each)?;
+        println!("{} tables and {} changes are the same", source.len(), all.changes.len());
+        Ok(())
+    }
+
+    /// All topics of the tables of an output.
+    async fn topics_of(&self, output: &str) -> Vec<Vec<RawRecord>> {
+        let (bootstrap, prefix) = (self.millrace.bootstrap(), format!("{output}."));
+        let list = move || {
+            let consumer: BaseConsumer =
+                ClientConfig::new().set("bootstrap.servers", bootstrap).create().unwrap();
+            let metadata = consumer.fetch_metadata(None, Duration::from_secs(20)).unwrap();
+            let names = metadata.topics().iter().map(|topic| topic.name().to_owned());
+            names.filter(|name| name.starts_with(&prefix)).collect::<Vec<_>>()
+        };
+        let names = tokio::task::spawn_blocking(list).await.unwrap();
+        let mut topics = Vec::new();
+        for name in names {
+            topics.push(read_raw_topic(&self.millrace.bootstrap(), &name).await);
+        }
+        topics
+    }
+
+    /// The gap events of the task that concern more than a table.
+    pub async fn gaps(&self) -> Vec<Value> {
+        let records = read_topic(&self.millrace.bootstrap(), &format!("{TASK}.events")).await;
+        let events = records.into_iter().filter_map(|record| record.value);
+        events.filter(|event| event["type"] == "gap" && event["table"].is_null()).collect()
+    }
+}
+
+/// Waits until everybody has ended what they began, and ends what was prepared.
+async fn settle(client: &Client) {
+    let prepared = "SELECT format('ROLLBACK PREPARED %L', gid) FROM pg_prepared_xacts";
+    let open =
+        "SELECT count(*) FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid()";
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        for row in client.query(prepared, &[]).await.unwrap() {
+            client.batch_execute(row.get(0)).await.unwrap();
+        }
+        if client.query_one(open, &[]).await.unwrap().get::<_, i64>(0) == 0 {
+            return;
+        }
+        assert!(Instant::now() < deadline, "somebody still writes");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// The rows of all tables of the source.
+async fn tables(client: &Client) -> BTreeMap<String, Vec<Row>> {
+    let names =
+        "SELECT relname::text FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace";
+    let mut tables = BTreeMap::new();
+    for name in client.query(names, &[]).await.unwrap() {
+        let name: String = name.get(0);
+        let rows = client.query(&format!("SELECT to_jsonb(t)::text FROM {name} t"), &[]).await.unwrap();
+        let rows = rows.iter().map(|row| serde_json::from_str(row.get(0)).unwrap()).collect();
+        tables.insert(name, rows);
+    }
+    tables
+}
+
+/// The same rows, each as often.
+fn same_rows(rebuilt: &[Row], source: &[Row]) -> Result<(), String> {
+    let count = |rows: &[Row]| {
+        let mut counted = BTreeMap::<String, usize>::new();
+        rows.iter().for_each(|row| *counted.entry(text(row)).or_default() += 1);
+        counted
+    };
+    let (rebuilt, source) = (count(rebuilt), count(source));
+    let only_in = |one: &BTreeMap<String, usize>, other: &BTreeMap<String, usize>| {
+        let more = one.iter().filter(|(row, count)| other.get(*row) != Some(count));
+        more.take(3).map(|(row, _)| row.chars().take(300).collect::<String>()).collect::<Vec<_>>()
+    };
+    match rebuilt == source {
+        true => Ok(()),
+        false => Err(format!(
+            "only in the source {:#?}, only in the topics {:#?}",
+            only_in(&source, &rebuilt),
+            only_in(&rebuilt, &source)
+        )),
+    }
+}
+
+/// The same changes at the same positions in both outputs.
+fn same_changes(one: &Rebuilt, other: &Rebuilt) -> Result<(), String> {
+    let difference: Vec<&(Position, String)> =
+        one.changes.symmetric_difference(&other.changes).take(3).collect();
+    match difference.is_empty() {
+        true => Ok(()),
+        false => Err(format!("only in one of the outputs: {difference:x?}")),
+    }
+}
