@@ -409,3 +409,89 @@ async fn no_gap(millrace: &Millrace, task: &str) {
     let events = read_topic(&millrace.bootstrap(), &format!("{task}.events")).await;
     assert!(events.is_empty(), "no gap is reported where none is: {events:?}");
 }
+
+/// How often Millrace has begun to read a backlog by SQL.
+fn catch_ups(millrace: &Millrace) -> usize {
+    millrace.output().matches("reading the backlog by SQL").count()
+}
+
+/// A few MiB of WAL in transactions of all sizes, while nobody reads.
+async fn write_backlog(client: &Client, ids: &AtomicI64) {
+    for rows in [9_000, 1, 300, 30, 12_000, 2_000, 5, 10_000] {
+        let first = ids.fetch_add(rows, Relaxed);
+        let insert = format!(
+            "INSERT INTO ledger SELECT g, 0, repeat('y', 40) FROM generate_series({first}, {}) g",
+            first + rows - 1
+        );
+        client.batch_execute(&insert).await.unwrap();
+    }
+}
+
+/// Backlogs that are read by SQL and not from a walsender, interrupted in every way.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_that_is_read_by_sql_loses_and_repeats_nothing_whatever_interrupts_it() {
+    let seed = seed();
+    let mut random = Random(seed);
+    let (postgres, client) = streaming_source().await;
+    let data = tempfile::tempdir().unwrap();
+    let arguments = ["--task", "behind", "--partitions", "3", "--experimental-catch-up-mb", "1"];
+    let mut millrace = Millrace::up(data.path(), &postgres.url(), &arguments).await;
+    let ids = Arc::new(AtomicI64::new(1));
+    let load = Load::start(&postgres, seed, &ids, 3_000);
+    for round in 0..6 {
+        millrace.kill9();
+        write_backlog(&client, &ids).await;
+        let before = catch_ups(&millrace);
+        millrace.spawn_again();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while catch_ups(&millrace) == before {
+            assert!(Instant::now() < deadline, "it does not read the backlog by SQL:\n{}", millrace.output());
+            settle(Duration::from_millis(2)).await;
+        }
+        settle(Duration::from_millis(random.below(400))).await;
+        match round % 4 {
+            0 => {
+                millrace.sigterm();
+                assert!(millrace.wait().await.success());
+                millrace.spawn_again();
+            }
+            1 => {
+                let end = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE temporary";
+                client.batch_execute(end).await.unwrap();
+            }
+            2 => millrace.wait_ready().await,
+            _ => {}
+        }
+    }
+    load.stop().await;
+    millrace.wait_ready().await;
+    compare(&client, &read_all(&millrace, &client, "behind").await).await;
+    no_gap(&millrace, "behind").await;
+    let slots =
+        client.query("SELECT slot_name::text FROM pg_replication_slots WHERE temporary", &[]).await.unwrap();
+    assert!(slots.is_empty(), "a copy of the slot is left: {slots:?}");
+    assert!(millrace.output().contains("the backlog is read; the walsender goes on"));
+    assert!(!millrace.output().contains("cannot be read by SQL"), "{}", millrace.output());
+}
+
+/// Where the server has no slot to spare, or no room for a piece, the walsender sends the backlog.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_that_cannot_be_read_by_sql_comes_from_the_walsender() {
+    for (setting, value) in [("max_replication_slots", "1"), ("temp_file_limit", "1MB")] {
+        let options = PostgresOptions::default().setting(setting, value).setting("work_mem", "64kB");
+        let postgres = Arc::new(Postgres::start(options).await);
+        let client = postgres.client().await;
+        make_tables(&client).await;
+        client.batch_execute("TRUNCATE account").await.unwrap();
+        let data = tempfile::tempdir().unwrap();
+        let arguments = ["--task", "short", "--experimental-catch-up-mb", "1"];
+        let mut millrace = Millrace::up(data.path(), &postgres.url(), &arguments).await;
+        millrace.kill9();
+        write_backlog(&client, &AtomicI64::new(1)).await;
+        millrace.spawn_again();
+        millrace.wait_ready().await;
+        compare(&client, &read_all(&millrace, &client, "short").await).await;
+        no_gap(&millrace, "short").await;
+        assert!(millrace.output().contains("cannot be read by SQL"), "{}", millrace.output());
+    }
+}

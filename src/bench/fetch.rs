@@ -108,7 +108,7 @@ impl Fetch {
         let inside_last = Workload::Orders.write(site.control(), self.rows).await?;
         let slot = Way::Millrace.slot();
         site.copy_backlog(slot).await?;
-        let mut side = Side::start(Way::Millrace, site, self.rows)?;
+        let mut side = Side::start(Way::Millrace, site, self.rows, &[])?;
         side.all_rows(WITHIN).await?;
         side.alive(site.until_confirmed(slot, inside_last)).await?;
         drop(side);

@@ -48,6 +48,9 @@ pub(super) struct Ingest {
     /// How many times each side drains
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
+    /// Let Millrace read the backlog by SQL down to this many MiB of WAL (experimental); 0 for never
+    #[arg(long, value_name = "MIB", default_value_t = 0)]
+    experimental_catch_up_mb: u64,
     #[command(flatten)]
     site: SiteArguments,
     /// Print one JSON object instead of a table
@@ -119,7 +122,7 @@ impl Ingest {
             }
         }
         let our_cpu = our_cpu()?;
-        let mut side = Side::start(way, site, rows)?;
+        let mut side = Side::start(way, site, rows, &self.flags())?;
         let walsender = side.alive(site.until_read(slot)).await?;
         let (mut started, mut started_at) = (Instant::now(), Timestamp::now());
         let within = Duration::from_secs(120 + rows / SLOWEST);
@@ -172,7 +175,7 @@ impl Ingest {
     async fn idle(&self, site: &Site) -> Result<u64, BenchError> {
         let slot = Way::Millrace.slot();
         site.create_slot(slot).await?;
-        let mut side = Side::start(Way::Millrace, site, u64::MAX)?;
+        let mut side = Side::start(Way::Millrace, site, u64::MAX, &[])?;
         side.alive(site.until_read(slot)).await?;
         side.alive(pause(IDLE)).await?;
         let memory = side.process().usage()?.memory;
@@ -180,6 +183,10 @@ impl Ingest {
         site.drop_slot(slot).await?;
         site.remove_data().await?;
         Ok(memory)
+    }
+
+    fn flags(&self) -> Vec<String> {
+        vec![format!("--experimental-catch-up-mb={}", self.experimental_catch_up_mb)]
     }
 
     fn rows(&self) -> u64 {

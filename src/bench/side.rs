@@ -63,8 +63,8 @@ pub(super) struct Arrived {
 }
 
 impl Side {
-    /// Starts a process that reads the slot of `way`, and expects `rows` from it.
-    pub(super) fn start(way: Way, site: &Site, rows: u64) -> Result<Self, BenchError> {
+    /// Starts a process that reads the slot of `way`, and expects `rows` from it. Millrace gets more `flags`.
+    pub(super) fn start(way: Way, site: &Site, rows: u64, flags: &[String]) -> Result<Self, BenchError> {
         let directory = site.data();
         match way {
             Way::Bare => {
@@ -76,7 +76,8 @@ impl Side {
             }
             Way::Millrace => {
                 let port = free_port()?;
-                let command = site.up(port, &directory)?;
+                let mut command = site.up(port, &directory)?;
+                command.args(flags);
                 let log = site.directory().join("millrace.log");
                 let process = Process::start("millrace up", command, log, libc::SIGTERM)?;
                 let arrival = Arrival::Consumed(Consumer::attach(port, 1, count(rows))?);

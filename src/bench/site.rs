@@ -332,7 +332,12 @@ impl Site {
         what: &'static str,
         wanted: impl Fn(&SlotState) -> bool,
     ) -> Result<SlotState, BenchError> {
-        let sql = "SELECT active_pid, coalesce(confirmed_flush_lsn, '0/0')::text FROM pg_replication_slots WHERE slot_name = $1::text::name";
+        // Who catches up by SQL reads a copy of the slot.
+        let sql = "
+            SELECT coalesce(active_pid, (SELECT max(active_pid) FROM pg_replication_slots
+                                         WHERE slot_name LIKE 'millrace\\_catch\\_up\\_%')),
+                   coalesce(confirmed_flush_lsn, '0/0')::text
+            FROM pg_replication_slots WHERE slot_name = $1::text::name";
         let statement =
             self.control.prepare(sql).await.map_err(BenchError::sql("look at a replication slot"))?;
         let looking = async {

@@ -24,7 +24,7 @@ use super::watcher::{self, Report};
 use crate::change::{Gap, Lsn, Timestamp};
 use crate::log::{Committed, LogError, LogWriter, SourcePosition, Ticket};
 use crate::postgres::connect::Control;
-use crate::postgres::replication::{Frame, ReplicationStream, Status};
+use crate::postgres::replication::{Backlog, Feed, Frame, ReplicationConnection, Status};
 use crate::postgres::slot;
 use crate::postgres::source::SourceConfig;
 use crate::state::Store;
@@ -63,6 +63,8 @@ pub struct CaptureOptions {
     pub heartbeat: Option<Duration>,
     /// Warn when our slot makes the source keep more WAL than this, in bytes.
     pub wal_limit: u64,
+    /// A session that begins with a backlog of more WAL than this, in bytes, reads it by SQL; `None` for never.
+    pub catch_up: Option<u64>,
 }
 
 impl CaptureOptions {
@@ -150,7 +152,7 @@ impl<W: LogWriter> Capture<W> {
         let Some(attached) = stop.run_until_cancelled(self.connect_and_attach()).await else {
             return Ok(());
         };
-        let Attached { control, mut stream, durable, keepalive } = attached?;
+        let Attached { control, mut feed, durable, keepalive } = attached?;
         let (reports, mut inbox) = mpsc::channel(64);
         let watcher = watcher::spawn(self.options.clone(), self.store.clone(), reports);
         self.running.send_replace(true);
@@ -173,14 +175,14 @@ impl<W: LogWriter> Capture<W> {
             gaps: Vec::new(),
             gap_answers: Vec::new(),
         };
-        let ended = session.pump(&mut stream, &mut inbox).await;
+        let ended = session.pump(&mut feed, &mut inbox).await;
         watcher.stop().await;
         match ended {
             Ok(()) => {
                 session.capture.pipeline.write_last_watermark()?;
                 session.settle().await?;
-                session.acknowledge(&mut stream);
-                if timeout(Duration::from_secs(2), stream.stop()).await.is_err() {
+                session.acknowledge(&mut feed);
+                if timeout(Duration::from_secs(2), feed.stop()).await.is_err() {
                     debug!("the source did not answer the end of the stream in time");
                 }
                 Ok(())
@@ -190,7 +192,8 @@ impl<W: LogWriter> Capture<W> {
             // Whole transactions that have arrived are kept, and no commit may be on its way when the next session asks
             // where to go on: both would otherwise be sent and written a second time.
             Err(error) => {
-                drop(stream);
+                session.may_leave_backlog_alone(&feed, &error);
+                drop(feed);
                 session.settle().await?;
                 Err(error)
             }
@@ -239,12 +242,17 @@ impl<W: LogWriter> Capture<W> {
 impl<W: LogWriter> Session<'_, W> {
     async fn pump(
         &mut self,
-        stream: &mut ReplicationStream,
+        feed: &mut Feed,
         inbox: &mut mpsc::Receiver<Report>,
     ) -> Result<(), CaptureError> {
         let mut ticks = interval(STATUS_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            if let Some(connection) = feed.take_connection() {
+                let started = self.stop.run_until_cancelled(self.leave_backlog(connection));
+                let Some(stream) = started.await else { return Ok(()) };
+                *feed = stream?;
+            }
             self.start_flight()?;
             let room =
                 self.capture.flight.is_none() || self.capture.pipeline.writer().buffered() < GROUP_LIMIT;
@@ -253,19 +261,44 @@ impl<W: LogWriter> Session<'_, W> {
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return Ok(()),
-                landed = land(&mut self.capture.flight) => self.landed(landed?, stream),
+                landed = land(&mut self.capture.flight) => self.landed(landed?, feed),
                 _ = ticks.tick() => {
                     self.look_at_log()?;
-                    self.tick(stream);
+                    self.tick(feed);
                 }
-                Some(report) = inbox.recv() => self.take_report(report, stream)?,
-                filled = stream.fill(), if room => {
+                Some(report) = inbox.recv() => self.take_report(report, feed)?,
+                filled = feed.fill(), if room => {
                     filled?;
-                    self.drain(stream).await?;
+                    self.drain(feed).await?;
                 }
                 () = sleep_until(close_group.unwrap_or_else(Instant::now)),
                     if self.capture.flight.is_none() && close_group.is_some() => {}
             }
+        }
+    }
+
+    /// The backlog has been read by SQL: from here on a walsender sends the changes.
+    async fn leave_backlog(&mut self, connection: ReplicationConnection) -> Result<Feed, CaptureError> {
+        self.settle().await?;
+        let pipeline = &self.capture.pipeline;
+        let from = pipeline.idle_position().unwrap_or(pipeline.position()).acked_through;
+        let durable = self.durable.acked_through;
+        info!(task = self.capture.options.task, %from, "the backlog is read; the walsender goes on");
+        self.draining = false;
+        let stream = self.capture.start(&self.control, connection, from, durable).await?;
+        Ok(Feed::Stream(stream))
+    }
+
+    /// What has failed in reading a backlog by SQL is not tried again, unless it was the connection.
+    fn may_leave_backlog_alone(&mut self, feed: &Feed, error: &CaptureError) {
+        let CaptureError::Replication(cause) = error else { return };
+        if matches!(feed, Feed::Backlog(_)) && Backlog::is_to_blame_for(cause) {
+            warn!(
+                task = self.capture.options.task,
+                error = %cause,
+                "the backlog cannot be read by SQL; the walsender sends it"
+            );
+            self.capture.options.catch_up = None;
         }
     }
 
@@ -326,23 +359,23 @@ impl<W: LogWriter> Session<'_, W> {
         }
     }
 
-    fn landed(&mut self, landed: Landed, stream: &mut ReplicationStream) {
+    fn landed(&mut self, landed: Landed, feed: &mut Feed) {
         let Landed::Commit(committed, carries) = landed else { return };
         self.committed(&committed, carries);
         let due = self.last_status + STATUS_INTERVAL;
         if self.reply_wanted || !self.draining || Instant::now() >= due {
-            self.acknowledge(stream);
+            self.acknowledge(feed);
         }
     }
 
     /// Takes all frames that have arrived, as far as there is room and until told to stop.
-    async fn drain(&mut self, stream: &mut ReplicationStream) -> Result<(), CaptureError> {
+    async fn drain(&mut self, feed: &mut Feed) -> Result<(), CaptureError> {
         let mut bytes = 0;
         loop {
             if self.capture.pipeline.writer().buffered() >= GROUP_LIMIT || self.stop.is_cancelled() {
                 break;
             }
-            let step = match stream.next_frame()? {
+            let step = match feed.next_frame()? {
                 None => break,
                 Some(Frame::Data { start, body, .. }) => {
                     bytes += body.len() as u64;
@@ -354,7 +387,7 @@ impl<W: LogWriter> Session<'_, W> {
                     self.capture.pipeline.keepalive(end);
                     if reply_requested {
                         self.reply_wanted = true;
-                        self.acknowledge(stream);
+                        self.acknowledge(feed);
                     }
                     Step::Done
                 }
@@ -363,7 +396,7 @@ impl<W: LogWriter> Session<'_, W> {
                 Step::Done => {}
                 Step::Shape(relation, arrival) => self.shape(relation, arrival).await?,
                 Step::Spill(xid) => self.capture.pipeline.spools.spill(xid).await?,
-                Step::Replay { spool, end_lsn } => self.replay(stream, spool, end_lsn).await?,
+                Step::Replay { spool, end_lsn } => self.replay(feed, spool, end_lsn).await?,
             }
         }
         self.capture.progress.received(self.received, bytes);
@@ -382,12 +415,7 @@ impl<W: LogWriter> Session<'_, W> {
 
     /// Takes a streamed transaction from its spool. A large one is a group of its own, appended in pieces. One that the
     /// log has already is read too: the server will not send again the shapes that it told there.
-    async fn replay(
-        &mut self,
-        stream: &mut ReplicationStream,
-        spool: Spool,
-        end_lsn: Lsn,
-    ) -> Result<(), CaptureError> {
+    async fn replay(&mut self, feed: &mut Feed, spool: Spool, end_lsn: Lsn) -> Result<(), CaptureError> {
         let large = !spool.is_in_memory();
         if large {
             self.settle().await?;
@@ -411,7 +439,7 @@ impl<W: LogWriter> Session<'_, W> {
             if large && self.capture.pipeline.writer().buffered() >= GROUP_LIMIT {
                 self.capture.flush().await?;
             }
-            self.tick(stream);
+            self.tick(feed);
             if self.stop.is_cancelled() {
                 // It stays open, and so out of the log; the server sends it again.
                 return Ok(());
@@ -435,14 +463,14 @@ impl<W: LogWriter> Session<'_, W> {
         Ok(())
     }
 
-    fn take_report(&mut self, report: Report, stream: &mut ReplicationStream) -> Result<(), CaptureError> {
+    fn take_report(&mut self, report: Report, feed: &mut Feed) -> Result<(), CaptureError> {
         match report {
             Report::Source { lsn, retained, slot_lost } => {
                 self.capture.progress.source(lsn, retained);
                 let draining = lsn.bytes_since(self.received) > BACKLOG;
                 if draining != self.draining {
                     self.draining = draining;
-                    stream.set_draining(draining);
+                    feed.set_draining(draining);
                 }
                 if let Some(reason) = slot_lost {
                     warn!(
@@ -477,16 +505,16 @@ impl<W: LogWriter> Session<'_, W> {
     }
 
     /// Lets the source hear of us when it is time.
-    fn tick(&mut self, stream: &mut ReplicationStream) {
+    fn tick(&mut self, feed: &mut Feed) {
         let behind = self.acknowledged < self.durable.acked_through;
         if behind || self.last_status.elapsed() >= self.keepalive {
-            self.acknowledge(stream);
+            self.acknowledge(feed);
         }
-        stream.try_flush();
+        feed.try_flush();
     }
 
     /// Tells the source what is durable.
-    fn acknowledge(&mut self, stream: &mut ReplicationStream) {
+    fn acknowledge(&mut self, feed: &mut Feed) {
         let durable = self.durable.acked_through;
         self.last_status = Instant::now();
         self.acknowledged = durable;
@@ -494,8 +522,8 @@ impl<W: LogWriter> Session<'_, W> {
             self.reply_wanted = false;
         }
         let written = self.received.max(durable);
-        stream.queue_status(Status { written, flushed: durable, applied: durable, reply: false });
-        stream.try_flush();
+        feed.queue_status(Status { written, flushed: durable, applied: durable, reply: false });
+        feed.try_flush();
     }
 }
 

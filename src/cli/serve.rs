@@ -34,6 +34,7 @@ impl StartArguments {
             accept_gap: self.accept_gap,
             heartbeat: config.heartbeat,
             wal_limit: config.wal_limit,
+            catch_up: config.catch_up,
         }
     }
 }

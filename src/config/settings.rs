@@ -294,6 +294,17 @@ pub static SETTINGS: &[Setting] = &[
         },
     },
     Setting {
+        key: "source.experimental_catch_up_mb",
+        flag: "experimental-catch-up-mb",
+        about: "Experimental: read a backlog of more WAL than this by SQL, which can be faster; 0 for never",
+        value: Value::Number {
+            unit: "MiB",
+            range: 0..=MAX_MIB,
+            get: |config| config.catch_up.unwrap_or(0) >> 20,
+            set: |config, mib| config.catch_up = (mib > 0).then_some(mib << 20),
+        },
+    },
+    Setting {
         key: "task.retry_minutes",
         flag: "retry-minutes",
         about: "How long to try again at other trouble that may pass",

@@ -17,7 +17,8 @@ use crate::postgres::catalog::TrackedTable;
 use crate::postgres::connect::{self, Control};
 use crate::postgres::publication::{self, PublicationError, PublicationState, Reconciled};
 use crate::postgres::replication::{
-    ReplicationConnection, ReplicationStream, SlotLife, Snapshot, StartOptions, StreamLimits,
+    Backlog, Begun, Feed, Reading, ReplicationConnection, ReplicationStream, SlotLife, Snapshot,
+    StartOptions, StreamLimits,
 };
 use crate::postgres::slot::{self, SlotError, SlotState, SlotTrouble};
 use crate::postgres::timeline::{self, IdentifySystem, OurPosition, TimelineDecision, TimelineHistory};
@@ -30,7 +31,7 @@ const LAST_GAP: &str = "last_gap";
 /// What a session begins with.
 pub(super) struct Attached {
     pub(super) control: Control,
-    pub(super) stream: ReplicationStream,
+    pub(super) feed: Feed,
     pub(super) durable: SourcePosition,
     pub(super) keepalive: Duration,
 }
@@ -42,8 +43,8 @@ impl<W: LogWriter> Capture<W> {
         let control = connect::connect(&self.options.source).await?;
         let replication = ReplicationConnection::connect(&self.options.source).await?;
         let patience = replication.wal_sender_timeout().map_or(KEEPALIVE_INTERVAL, |timeout| timeout / 3);
-        let (stream, durable) = self.attach(&control, replication).await?;
-        Ok(Attached { control, stream, durable, keepalive: patience.min(KEEPALIVE_INTERVAL) })
+        let (feed, durable) = self.attach(&control, replication).await?;
+        Ok(Attached { control, feed, durable, keepalive: patience.min(KEEPALIVE_INTERVAL) })
     }
 
     /// Finds the place to go on from and starts the stream there, making publications and slot where there are none.
@@ -51,7 +52,7 @@ impl<W: LogWriter> Capture<W> {
         &mut self,
         control: &Control,
         mut replication: ReplicationConnection,
-    ) -> Result<(ReplicationStream, SourcePosition), CaptureError> {
+    ) -> Result<(Feed, SourcePosition), CaptureError> {
         let server = catalog::server_info(control).await.map_err(query("read the server's settings"))?;
         if server.version_num < 140_000 {
             return Err(CaptureError::Unfit(format!(
@@ -143,8 +144,46 @@ impl<W: LogWriter> Capture<W> {
         self.unpublished_since = None;
         self.pipeline.restart(position);
         self.progress.durable(position.acked_through, None);
-        let start = StartOptions {
-            protocol: pgoutput::protocol_for(server.version_num),
+        if let Some(rest) = self.options.catch_up {
+            let options = StartOptions { streaming: false, ..self.start_options(server.version_num) };
+            let reading = Reading { slot: slot_name, options, rest };
+            match Backlog::begin(replication, reading, position.acked_through).await? {
+                Begun::Nothing(connection) => replication = connection,
+                Begun::Backlog { backlog, from } => {
+                    self.refuse_slot_ahead(from, position.acked_through).await?;
+                    info!(task = self.options.task, %from, "reading the backlog by SQL");
+                    return Ok((Feed::Backlog(backlog), position));
+                }
+            }
+        }
+        let from = position.acked_through;
+        let stream = self.start(control, replication, from, from).await?;
+        Ok((Feed::Stream(stream), position))
+    }
+
+    /// Starts the walsender's stream behind `from`, of which everything up to `durable` is in the log.
+    pub(super) async fn start(
+        &mut self,
+        control: &Control,
+        replication: ReplicationConnection,
+        from: Lsn,
+        durable: Lsn,
+    ) -> Result<ReplicationStream, CaptureError> {
+        let slot_name = self.options.slot();
+        let options = self.start_options(control.server_version());
+        let stream = replication.start(&slot_name, from, &options).await?;
+        // The server starts at the slot's position when that is further than ours, and says nothing.
+        let started =
+            slot::slot_state(control, &slot_name).await.map_err(query("look at the replication slot"))?;
+        if let Some(confirmed) = started.and_then(|slot| slot.confirmed_flush_lsn) {
+            self.refuse_slot_ahead(confirmed, durable).await?;
+        }
+        Ok(stream)
+    }
+
+    fn start_options(&self, server_version: u32) -> StartOptions {
+        StartOptions {
+            protocol: pgoutput::protocol_for(server_version),
             publications: vec![
                 publication::full_name(&self.options.task),
                 publication::insert_only_name(&self.options.task),
@@ -153,27 +192,24 @@ impl<W: LogWriter> Capture<W> {
             messages: true,
             binary: false,
             limits: StreamLimits::default(),
-        };
-        let stream = replication.start(&slot_name, position.acked_through, &start).await?;
-        // The server starts at the slot's position when that is further than ours, and says nothing.
-        let started =
-            slot::slot_state(control, &slot_name).await.map_err(query("look at the replication slot"))?;
-        if let Some(confirmed) = started.and_then(|slot| slot.confirmed_flush_lsn)
-            && confirmed > position.acked_through
-        {
-            let gap = Gap {
-                cause: "slot_ahead",
-                table: None,
-                from: Some(position.acked_through),
-                to: confirmed,
-                detail: format!(
-                    "the replication slot moved to {confirmed} while the log ends at {}: somebody else reads from it",
-                    position.acked_through
-                ),
-            };
-            return Err(self.report_gap(gap).await);
         }
-        Ok((stream, position))
+    }
+
+    /// A slot that stands beyond what is durable here was read by somebody else.
+    async fn refuse_slot_ahead(&mut self, confirmed: Lsn, durable: Lsn) -> Result<(), CaptureError> {
+        if confirmed <= durable {
+            return Ok(());
+        }
+        let gap = Gap {
+            cause: "slot_ahead",
+            table: None,
+            from: Some(durable),
+            to: confirmed,
+            detail: format!(
+                "the replication slot moved to {confirmed} while the log ends at {durable}: somebody else reads from it"
+            ),
+        };
+        Err(self.report_gap(gap).await)
     }
 
     /// A publication that is gone, and since when it may have been.

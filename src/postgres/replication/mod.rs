@@ -4,8 +4,10 @@
 //! and [`ReplicationStream`] once START_REPLICATION has turned the connection into a stream in both directions.
 
 mod auth;
+mod backlog;
 mod buffer;
 mod drain;
+mod feed;
 mod stream;
 mod wire;
 
@@ -18,6 +20,8 @@ use postgres_protocol::message::backend::Message;
 use postgres_protocol::message::frontend;
 use tokio_postgres::fallible_iterator::FallibleIterator;
 
+pub use self::backlog::{Backlog, Begun, Reading};
+pub use self::feed::Feed;
 pub use self::stream::{Frame, ReplicationStream, Status, StreamLimits};
 use self::wire::Wire;
 use super::connect::{ConnectError, SESSION, newer_settings, reach, server_version_num};
@@ -439,23 +443,29 @@ impl ReplicationConnection {
 }
 
 fn start_command(slot: &str, lsn: Lsn, options: &StartOptions) -> Result<String, ReplicationError> {
+    let plugin_options: Result<Vec<_>, _> = plugin_options(options)?
+        .into_iter()
+        .map(|(name, value)| literal(&value).map(|value| format!("{name} {value}")))
+        .collect();
+    let (slot, plugin_options) = (slot_name(slot)?, plugin_options?.join(", "));
+    Ok(format!("START_REPLICATION SLOT {slot} LOGICAL {lsn} ({plugin_options})"))
+}
+
+/// What the output plugin is told.
+fn plugin_options(options: &StartOptions) -> Result<Vec<(&'static str, String)>, ReplicationError> {
     let publications: Result<Vec<_>, _> = options.publications.iter().map(|name| identifier(name)).collect();
-    let publications = literal(&publications?.join(","))?;
-    let (slot, protocol) = (slot_name(slot)?, options.protocol);
-    let mut command = format!(
-        "START_REPLICATION SLOT {slot} LOGICAL {lsn} (proto_version '{protocol}', publication_names {publications}"
-    );
+    let mut told =
+        vec![("proto_version", options.protocol.to_string()), ("publication_names", publications?.join(","))];
     for (name, wanted, value) in [
         ("streaming", options.streaming, "on"),
         ("messages", options.messages, "true"),
         ("binary", options.binary, "true"),
     ] {
         if wanted {
-            command.push_str(&format!(", {name} '{value}'"));
+            told.push((name, value.to_owned()));
         }
     }
-    command.push(')');
-    Ok(command)
+    Ok(told)
 }
 
 /// A slot's name, quoted because it may look like a number. The replication grammar cannot write others than those that

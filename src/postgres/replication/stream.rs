@@ -369,7 +369,7 @@ fn frame(content: &[u8]) -> Result<Frame<'_>, ReplicationError> {
     }
 }
 
-fn server_error(content: &[u8]) -> ReplicationError {
+pub(super) fn server_error(content: &[u8]) -> ReplicationError {
     let mut message = BytesMut::with_capacity(content.len() + 5);
     message.extend_from_slice(&[ERROR_RESPONSE]);
     message.extend_from_slice(&(content.len() as u32 + 4).to_be_bytes());
@@ -380,7 +380,7 @@ fn server_error(content: &[u8]) -> ReplicationError {
     }
 }
 
-fn bad_length(error: BadLength, limits: StreamLimits) -> ReplicationError {
+pub(super) fn bad_length(error: BadLength, limits: StreamLimits) -> ReplicationError {
     match error {
         BadLength::TooLarge(length) => ReplicationError::TooLarge { length, limit: limits.largest_message },
         BadLength::TooSmall => ReplicationError::Protocol("a message whose length is impossible".to_owned()),

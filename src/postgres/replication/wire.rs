@@ -2,6 +2,7 @@
 //! where convenience counts; the stream itself reads the same buffer without copies.
 
 use std::io;
+use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -30,6 +31,30 @@ impl Wire {
         &self.transport
     }
 
+    pub(super) fn set_largest_message(&mut self, limit: usize) {
+        self.buffer.set_largest_message(limit);
+    }
+
+    /// Whether a whole message is here.
+    pub(super) fn has_message(&self) -> Result<bool, BadLength> {
+        self.buffer.has_message()
+    }
+
+    /// Type of the next message, and where its [`content`](Self::content) lies until the next [`fill`](Self::fill).
+    pub(super) fn next_message(&mut self) -> Result<Option<(u8, Range<usize>)>, BadLength> {
+        self.buffer.next_message()
+    }
+
+    pub(super) fn content(&self, place: Range<usize>) -> &[u8] {
+        self.buffer.content(place)
+    }
+
+    /// Reads once; 0 means that the peer has closed. May be cancelled.
+    pub(super) async fn fill(&mut self) -> io::Result<usize> {
+        let Wire { transport, buffer } = self;
+        std::future::poll_fn(|cx| poll_fill(transport, buffer, cx)).await
+    }
+
     pub(super) fn into_parts(self) -> (Transport, ReadBuffer) {
         (self.transport, self.buffer)
     }
@@ -49,9 +74,7 @@ impl Wire {
                 message.extend_from_slice(self.buffer.content(place));
                 return Ok((tag, message));
             }
-            let Wire { transport, buffer } = self;
-            let count = std::future::poll_fn(|cx| poll_fill(transport, buffer, cx)).await?;
-            if count == 0 {
+            if self.fill().await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
