@@ -11,7 +11,7 @@ cd "$(dirname "$0")"
 seconds=${1:?usage: fuzz/run.sh SECONDS [TARGET...]}
 shift
 targets=("${@:-all}")
-[ "${targets[0]}" != all ] || targets=(record_batch pgoutput kafka)
+[ "${targets[0]}" != all ] || targets=(copy_rows record_batch pgoutput kafka)
 
 triple=$(rustc -vV | sed -n 's/^host: //p')
 # With a target named, build scripts and macros are not instrumented.

@@ -3,12 +3,14 @@
 //! Which transactions a read sees is told by [`Visibility`], so that whoever holds the changes of the stream meanwhile knows
 //! which of them are not in the rows. What was read comes in parts; a part that has been kept is never read again.
 
+mod copy_rows;
 mod visibility;
 
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::copy_rows::{CopyRows, CopyRowsError};
 pub use self::visibility::Visibility;
 use crate::change::TableShape;
 
@@ -32,20 +34,20 @@ pub enum ReadFrom {
     /// begins as with `Start`.
     FirstKey,
     /// Behind this key, under the same epoch.
-    After(Vec<String>),
+    After {
+        /// The key through which the last part went.
+        key: Vec<String>,
+        /// What [`Read::Begin`] said of the table. If it is no longer so, the next epoch begins.
+        stamp: String,
+    },
 }
 
 /// Which of a table's rows a part has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Part {
-    /// Those in these blocks of the table's file, under the shared snapshot.
-    Blocks {
-        /// The first block.
-        from: u32,
-        /// The block behind the last; `None` for the table's end.
-        to: Option<u32>,
-    },
+    /// Some of those that the shared snapshot sees.
+    Shared,
     /// Those behind the key of the part before, in key order, under a snapshot of its own.
     Keys {
         /// Key of the last row, in PostgreSQL's text form; `None` for the table's end.
@@ -58,7 +60,7 @@ pub enum Part {
 /// What a reader tells, table by table and part by part. Tables may take turns; a table's own messages are in order.
 #[derive(Debug)]
 pub enum Read {
-    /// Rows of a table follow.
+    /// Rows of a table follow. A reader that goes on behind a key begins so too, with the epoch that it was given.
     Begin {
         /// The table.
         oid: u32,
@@ -68,6 +70,8 @@ pub enum Read {
         shape: Arc<TableShape>,
         /// What the shared snapshot sees; `None` where each part has a snapshot of its own.
         visibility: Option<Visibility>,
+        /// A text that is another when the table's file, name, columns or key have become others.
+        stamp: String,
     },
     /// Some rows.
     Rows {
@@ -77,7 +81,7 @@ pub enum Read {
         epoch: u32,
         /// Which rows they are.
         part: Part,
-        /// The rows, as `COPY … TO STDOUT` gives them in text format.
+        /// The rows, as `COPY … TO STDOUT` gives them in text format; see [`CopyRows`].
         lines: Vec<u8>,
         /// How many.
         rows: u64,
@@ -89,7 +93,14 @@ pub enum Read {
         /// The attempt.
         epoch: u32,
     },
-    /// There is no such table any more, or it is not published.
+    /// A table's rows cannot be read; what was told of it under this epoch is not all, and nothing more follows.
+    Refused {
+        /// The table.
+        oid: u32,
+        /// Why, and what to do about it.
+        reason: String,
+    },
+    /// There is no such table any more, or it has no rows of its own.
     Gone {
         /// The table.
         oid: u32,
