@@ -11,6 +11,7 @@ use bytes::BytesMut;
 use millrace::change::{Lsn, ReplicaIdentity};
 use millrace::postgres::catalog::{self, BaseType, TrackedTable};
 use millrace::postgres::heartbeat;
+use millrace::postgres::objects::Objects;
 use millrace::postgres::precheck::{self, Outcome, PrecheckOptions, PrecheckReport};
 use millrace::postgres::publication::{self, PublicationError};
 use millrace::postgres::slot::{self, SlotError, SlotTrouble, WalStatus};
@@ -44,7 +45,7 @@ async fn published(client: &Client) -> (Vec<String>, Vec<String>) {
 }
 
 async fn tables(client: &Client) -> Vec<TrackedTable> {
-    catalog::tracked_tables(client).await.expect("list tables")
+    catalog::tracked_tables(client, &Objects::default()).await.expect("list tables")
 }
 
 async fn reconcile(client: &Client) -> publication::Reconciled {
@@ -474,7 +475,8 @@ async fn publications_that_are_not_as_we_make_them_are_refused_with_the_sql_that
 }
 
 async fn check(client: &Client, task: &str) -> PrecheckReport {
-    let options = PrecheckOptions { task: task.to_owned(), slot_may_exist: false };
+    let options =
+        PrecheckOptions { task: task.to_owned(), objects: Objects::default(), slot_may_exist: false };
     precheck::run(client, &options).await.expect("precheck")
 }
 
@@ -576,7 +578,8 @@ async fn a_slot_with_our_name_and_without_our_state_is_refused() {
     let (result, _, remedy) = outcome(&report, "slot");
     assert_eq!(result, Outcome::Failed);
     assert!(remedy.contains("--adopt-slot"), "{remedy}");
-    let adopting = PrecheckOptions { task: "t".to_owned(), slot_may_exist: true };
+    let adopting =
+        PrecheckOptions { task: "t".to_owned(), objects: Objects::default(), slot_may_exist: true };
     assert!(precheck::run(&client, &adopting).await.expect("precheck").passed());
 }
 

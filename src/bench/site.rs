@@ -19,6 +19,7 @@ use super::work_dir::WorkDir;
 use super::workload::Workload;
 use crate::change::Lsn;
 use crate::postgres::connect::{self, Control};
+use crate::postgres::objects::Objects;
 use crate::postgres::source::{ChannelBinding, Host, RootCert, SourceConfig, SslMode, SslNegotiation};
 use crate::postgres::{catalog, publication};
 
@@ -156,7 +157,7 @@ impl Site {
     }
 
     async fn tables(&self) -> Result<Vec<catalog::TrackedTable>, BenchError> {
-        Ok(catalog::tracked_tables(&self.control).await?)
+        Ok(catalog::tracked_tables(&self.control, &Objects::default()).await?)
     }
 
     /// The session for everything that is not measured.

@@ -47,6 +47,8 @@ mod watcher;
 use std::io;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::change::{Gap, Lsn, Position};
 use crate::format::FormatError;
 use crate::log::LogError;
@@ -58,6 +60,27 @@ use crate::postgres::slot::SlotError;
 use crate::postgres::sql::SqlError;
 use crate::postgres::timeline::Divergence;
 use crate::state::StateError;
+
+/// What a new task begins with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Start {
+    /// The changes from now on
+    #[default]
+    Now,
+    /// The rows that there are, then their changes
+    Snapshot,
+}
+
+impl Start {
+    /// Its name, as users give it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Start::Now => "now",
+            Start::Snapshot => "snapshot",
+        }
+    }
+}
 
 /// What ended a session.
 #[derive(Debug, thiserror::Error)]

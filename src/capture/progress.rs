@@ -29,6 +29,8 @@ pub struct Shortfalls {
     pub not_captured: Vec<String>,
     /// Tables of which only inserts and truncates are captured, with the SQL that mends it.
     pub insert_only: Vec<String>,
+    /// Patterns of the task's objects that select no table, and why.
+    pub unmatched: Vec<String>,
 }
 
 /// [`Progress`] at one moment.

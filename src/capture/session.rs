@@ -14,16 +14,17 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use self::attach::Attached;
-use super::CaptureError;
 use super::pipeline::{Pipeline, Step};
 use super::progress::Progress;
 use super::relations::Relation;
 use super::shapes::Arrival;
 use super::spool::{Spool, messages};
 use super::watcher::{self, Report};
+use super::{CaptureError, Start};
 use crate::change::{Gap, Lsn, Timestamp};
 use crate::log::{Committed, LogError, LogWriter, SourcePosition, Ticket};
 use crate::postgres::connect::Control;
+use crate::postgres::objects::Objects;
 use crate::postgres::replication::{Backlog, Feed, Frame, ReplicationConnection, Status};
 use crate::postgres::slot;
 use crate::postgres::source::SourceConfig;
@@ -55,6 +56,10 @@ pub struct CaptureOptions {
     pub task: String,
     /// The source.
     pub source: SourceConfig,
+    /// The tables to track; may change while the task runs.
+    pub objects: Arc<watch::Sender<Objects>>,
+    /// What it begins with, when it has no log yet.
+    pub start: Start,
     /// Take over a slot that exists without our state.
     pub adopt_slot: bool,
     /// Go on behind a gap with a new slot.

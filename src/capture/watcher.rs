@@ -17,6 +17,7 @@ use crate::change::{Gap, Lsn};
 use crate::postgres::catalog::{self, Fingerprint, TrackedTable};
 use crate::postgres::connect::{self, Control};
 use crate::postgres::heartbeat;
+use crate::postgres::objects::Objects;
 use crate::postgres::publication::{self, Joined, NotCaptured, PublicationError, Reconciled};
 use crate::postgres::slot::{self, SlotTrouble};
 use crate::state::{StateError, Store};
@@ -126,8 +127,8 @@ struct Poll<'a> {
     options: &'a CaptureOptions,
     store: &'a Arc<Store>,
     control: Control,
-    /// The tables and publications as of the last reconciliation that had nothing left to do.
-    fingerprint: Option<Fingerprint>,
+    /// The tables and publications as of the last reconciliation that had nothing left to do, and what was selected.
+    fingerprint: Option<(Fingerprint, Objects)>,
     /// When to look although the fingerprint is the same: a right that is granted to us does not show in it.
     look_again: Option<Instant>,
     /// Tables that joined while somebody wrote to them, and the transactions that must have ended before it can be said
@@ -171,14 +172,17 @@ impl Poll<'_> {
 
     /// Brings the publications in step with the tables, and has a gap event written for each table that joins late.
     async fn reconcile(&mut self, reports: &mpsc::Sender<Report>) -> Result<(), PollError> {
-        let fingerprint = catalog::fingerprint(&self.control).await?;
+        let objects = self.options.objects.borrow().clone();
+        let fingerprint = (catalog::fingerprint(&self.control).await?, objects);
+        let objects = &fingerprint.1;
         let known = self.fingerprint.as_ref() == Some(&fingerprint);
         let due = self.look_again.is_some_and(|at| Instant::now() >= at);
         if known && !due && !self.is_first_settled().await? {
             return Ok(());
         }
         let before = catalog::source_position(&self.control).await?;
-        let tables = catalog::tracked_tables(&self.control).await?;
+        let tables = catalog::tracked_tables(&self.control, objects).await?;
+        let unmatched = catalog::unmatched(&self.control, objects, &tables).await?;
         let done = match publication::reconcile(&self.control, &self.options.task, &tables).await {
             Err(PublicationError::Missing(name)) => {
                 reports
@@ -189,7 +193,7 @@ impl Poll<'_> {
             done => done?,
         };
         self.look_again = (!done.not_captured.is_empty()).then(|| Instant::now() + LOOK_AGAIN_INTERVAL);
-        reports.send(Report::Shortfalls(shortfalls(&tables, &done))).await?;
+        reports.send(Report::Shortfalls(shortfalls(&tables, &done, unmatched))).await?;
         let announced = self.announced().await?;
         let mut now_announced = Announced::new();
         let mut gaps = Vec::new();
@@ -326,13 +330,14 @@ pub fn is_left_out(done: &Reconciled, oid: u32) -> bool {
 }
 
 /// The tables that are captured less than whole, in a sentence each.
-pub fn shortfalls(tables: &[TrackedTable], done: &Reconciled) -> Shortfalls {
+pub fn shortfalls(tables: &[TrackedTable], done: &Reconciled, unmatched: Vec<String>) -> Shortfalls {
     let is_left_out =
         |table: &&TrackedTable| done.not_captured.iter().any(|left| left.table.oid == table.oid);
     let without_identity = tables.iter().filter(|table| !table.partitioned && !table.usable_identity);
     Shortfalls {
         not_captured: done.not_captured.iter().map(not_captured).collect(),
         insert_only: without_identity.filter(|table| !is_left_out(table)).map(insert_only).collect(),
+        unmatched,
     }
 }
 

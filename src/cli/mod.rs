@@ -2,6 +2,7 @@
 
 mod config;
 mod consume;
+mod objects;
 mod precheck;
 mod serve;
 mod tasks;

@@ -2,8 +2,10 @@
 
 use clap::Args;
 
+use super::objects::ObjectArguments;
 use super::{Exit, Failure, say};
 use crate::postgres::connect;
+use crate::postgres::objects::Objects;
 use crate::postgres::precheck::{self, PrecheckOptions, PrecheckReport};
 use crate::postgres::source::SourceConfig;
 use crate::task::definition::name_from_database;
@@ -17,6 +19,8 @@ pub struct Precheck {
     /// The task's name; from the database's when absent
     #[arg(long)]
     task: Option<String>,
+    #[command(flatten)]
+    objects: ObjectArguments,
 }
 
 impl Precheck {
@@ -24,7 +28,8 @@ impl Precheck {
         let source = SourceConfig::parse(&self.source)
             .map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
         let task = self.task.unwrap_or_else(|| name_from_database(&source.dbname));
-        let report = check(&source, &task, false).await?;
+        let objects = self.objects.change().apply(&Objects::default()).map_err(Failure::failed)?;
+        let report = check(&source, &task, &objects, false).await?;
         say(&report);
         match report.passed() {
             true => Ok(()),
@@ -37,9 +42,10 @@ impl Precheck {
 pub async fn check(
     source: &SourceConfig,
     task: &str,
+    objects: &Objects,
     slot_may_exist: bool,
 ) -> Result<PrecheckReport, Failure> {
     let control = connect::connect(source).await.map_err(Failure::failed)?;
-    let options = PrecheckOptions { task: task.to_owned(), slot_may_exist };
+    let options = PrecheckOptions { task: task.to_owned(), objects: objects.clone(), slot_may_exist };
     precheck::run(&control, &options).await.map_err(Failure::failed)
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use clap::Args;
+use tokio::sync::watch;
 
 use super::config::ConfigArguments;
 use super::{Failure, tasks};
@@ -26,10 +27,12 @@ pub struct StartArguments {
 
 impl StartArguments {
     /// How a task captures.
-    pub fn capture(self, config: &Config, task: &str, source: SourceConfig) -> CaptureOptions {
+    pub fn capture(self, config: &Config, task: &TaskDefinition, source: SourceConfig) -> CaptureOptions {
         CaptureOptions {
-            task: task.to_owned(),
+            task: task.name.clone(),
             source,
+            objects: Arc::new(watch::Sender::new(task.objects.clone())),
+            start: task.start,
             adopt_slot: self.adopt_slot,
             accept_gap: self.accept_gap,
             heartbeat: config.heartbeat,
@@ -75,7 +78,7 @@ impl Serve {
         let (data_dir, store) = open_state(settings).await?;
         let tasks = tasks::apply(&store, &config.tasks, self.start.adopt_slot).await?;
         let start = |(definition, source): (TaskDefinition, SourceConfig)| TaskStart {
-            capture: self.start.capture(&config, &definition.name, source),
+            capture: self.start.capture(&config, &definition, source),
             definition,
         };
         let starts: Vec<TaskStart> = tasks.into_iter().map(start).collect();

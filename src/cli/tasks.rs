@@ -30,7 +30,7 @@ pub async fn check_new(
     source: &SourceConfig,
     adopt_slot: bool,
 ) -> Result<(), Failure> {
-    let report = precheck::check(source, &task.name, adopt_slot).await?;
+    let report = precheck::check(source, &task.name, &task.objects, adopt_slot).await?;
     say(&report);
     if report.passed() {
         Ok(())
@@ -74,7 +74,8 @@ pub fn check_database(saved: &TaskDefinition, source: &SourceConfig) -> Result<O
 }
 
 /// Makes the data directory's tasks into what a file asks for: tasks that are not there are made, outputs that a task has
-/// not are added to it. Tasks that the file does not name stay. Gives all tasks, and how their databases are reached.
+/// not are added to it, and it tracks the objects that the file names. Tasks that the file does not name stay. Gives all
+/// tasks, and how their databases are reached.
 ///
 /// # Errors
 /// [`Exit::Refused`] with every other difference, and what [`check_new`] says; nothing has been changed then.
@@ -87,7 +88,7 @@ pub async fn apply(
     let mut changed = Vec::new();
     let mut refused = Vec::new();
     for mut saved in saved_tasks(store)? {
-        let Some(WantedTask { definition, source }) =
+        let Some(WantedTask { definition, objects, start, source }) =
             wanted.iter().find(|task| task.definition.name == saved.name)
         else {
             let source = SourceConfig::parse(&saved.source).map_err(Failure::failed)?;
@@ -103,8 +104,17 @@ pub async fn apply(
         refused.extend(
             comparison.differences.iter().map(|difference| format!("task {}: {difference}", saved.name)),
         );
-        if !comparison.added.is_empty() {
-            saved.outputs.extend(comparison.added);
+        if let Some(start) = start.filter(|start| *start != saved.start) {
+            let (name, is, wanted) = (&saved.name, saved.start.name(), start.name());
+            refused.push(format!("task {name}: start is {is}, not {wanted}, and counts when a task is made"));
+        }
+        let before = saved.clone();
+        saved.outputs.extend(comparison.added);
+        match objects.clone().apply(&saved.objects) {
+            Ok(objects) => saved.objects = objects,
+            Err(error) => refused.push(format!("task {}: {error}", saved.name)),
+        }
+        if saved != before {
             changed.push(saved.clone());
         }
         tasks.push((saved, source.clone()));
@@ -135,7 +145,8 @@ pub async fn apply(
     for task in changed {
         let json = serde_json::to_string(&task).map_err(Failure::failed)?;
         store.define_task(&task.name, &json).map_err(Failure::failed)?;
-        info!(task = task.name, "added outputs");
+        let outputs: Vec<&str> = task.outputs.iter().map(|output| output.name.as_str()).collect();
+        info!(task = task.name, ?outputs, objects = %task.objects, "changed the task as the file says");
     }
     Ok(tasks)
 }

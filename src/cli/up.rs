@@ -8,14 +8,17 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::warn;
 
 use super::config::ConfigArguments;
+use super::objects::ObjectArguments;
 use super::serve::{StartArguments, open_state, wait_for_signal};
 use super::tasks::{add, check_database, check_new, saved_tasks};
 use super::{Exit, Failure, say};
 use crate::broker::{Broker, Listeners, TaskStart};
+use crate::capture::Start;
 use crate::capture::routing::Layout;
 use crate::change::Timestamp;
 use crate::format::FormatName;
 use crate::format::partitioner::PartitionBy;
+use crate::postgres::objects::{self, Objects, Pattern};
 use crate::postgres::source::SourceConfig;
 use crate::state::Store;
 use crate::task::TaskDefinition;
@@ -47,9 +50,11 @@ pub struct Up {
     /// How records are spread over them; `key` when there is more than one
     #[arg(long, value_enum)]
     partition_by: Option<PartitionBy>,
-    /// Where to start: with the changes from now on
-    #[arg(long, default_value = "now", value_parser = ["now"])]
-    start: String,
+    /// What to begin with; now when absent
+    #[arg(long, value_enum)]
+    start: Option<Start>,
+    #[command(flatten)]
+    objects: ObjectArguments,
     #[command(flatten)]
     config: ConfigArguments,
     #[command(flatten)]
@@ -82,7 +87,7 @@ impl Up {
                 );
             }
         }
-        let capture = self.leave.capture(&config, &definition.name, source);
+        let capture = self.leave.capture(&config, &definition, source);
         let start = TaskStart { definition, capture };
         let stop = wait_for_signal();
         let broker = Broker::start(settings, listeners, data_dir, store, vec![start]).await?;
@@ -110,7 +115,10 @@ impl Up {
                 "--partition-by none means one partition; leave out --partitions",
             ));
         }
-        TaskDefinition::new(name, source.display(), vec![self.output()]).map_err(usage)
+        let objects = self.objects.change().apply(&Objects::default()).map_err(usage)?;
+        let start = self.start.unwrap_or_default();
+        let task = TaskDefinition::new(name, source.display(), vec![self.output()]).map_err(usage)?;
+        Ok(TaskDefinition { objects, start, ..task })
     }
 
     /// The one output that the flags speak of.
@@ -151,7 +159,7 @@ impl Up {
         let output = saved.outputs.iter().find(|output| output.name == *name).or(saved.outputs.first());
         let asked_output = self.output();
         let differences = output.into_iter().flat_map(|output| output.differences(&asked_output));
-        for Difference { setting, saved, wanted } in differences {
+        for Difference { setting, saved, wanted } in differences.chain(self.other_differences(saved)) {
             let flag = setting.replace('_', "-");
             say(format_args!(
                 "task {name} is kept as it is: --{flag} is {saved}, not {wanted}; for other settings make another \
@@ -160,6 +168,23 @@ impl Up {
         }
         check_database(saved, source)?.into_iter().for_each(say);
         Ok(())
+    }
+
+    /// What differs beside the output.
+    fn other_differences(&self, saved: &TaskDefinition) -> impl Iterator<Item = Difference> {
+        let asked = self.objects.change();
+        let tables = |setting, saved: &[Pattern], asked: Option<Vec<Pattern>>| {
+            let asked = asked.filter(|asked| asked != saved)?;
+            Some(Difference { setting, saved: objects::list(saved), wanted: objects::list(&asked) })
+        };
+        let start = self.start.filter(|start| *start != saved.start).map(|start| Difference {
+            setting: "start",
+            saved: saved.start.name().to_owned(),
+            wanted: start.name().to_owned(),
+        });
+        let include = tables("tables", saved.objects.include(), asked.include);
+        let exclude = tables("exclude", saved.objects.exclude(), asked.exclude);
+        [include, exclude, start].into_iter().flatten()
     }
 }
 

@@ -10,6 +10,8 @@ use toml::Spanned;
 use toml::de::{DeTable, Deserializer};
 
 use super::file::{Reader, Written};
+use crate::capture::Start;
+use crate::postgres::objects::{Objects, ObjectsChange, Pattern};
 use crate::postgres::source::SourceConfig;
 use crate::task::TaskDefinition;
 use crate::task::definition::{OutputSettings, check_output_names, name_from_database};
@@ -19,6 +21,10 @@ use crate::task::definition::{OutputSettings, check_output_names, name_from_data
 pub struct WantedTask {
     /// What it is to do.
     pub definition: TaskDefinition,
+    /// What the file says of its objects; what it does not say stays as it is in a saved task.
+    pub objects: ObjectsChange,
+    /// What the file says of its start.
+    pub start: Option<Start>,
     /// How its database is reached.
     pub source: SourceConfig,
 }
@@ -30,6 +36,9 @@ struct TaskSettings {
     name: Option<String>,
     source: Option<String>,
     password_file: Option<PathBuf>,
+    tables: Option<Vec<Pattern>>,
+    exclude: Option<Vec<Pattern>>,
+    start: Option<Start>,
 }
 
 impl Reader<'_> {
@@ -60,7 +69,7 @@ impl Reader<'_> {
                 outputs.push(self.record("tasks.outputs", table).map(|output: OutputSettings| (at, output)));
             }
         }
-        let TaskSettings { name, source, password_file } = settings?;
+        let TaskSettings { name, source, password_file, tables, exclude, start } = settings?;
         let source = self.source(at, own.get("source"), source, password_file);
         let outputs: Option<Vec<(usize, OutputSettings)>> = outputs.into_iter().collect();
         let (source, outputs) = (source?, outputs?);
@@ -72,9 +81,18 @@ impl Reader<'_> {
                 is_right = false;
             }
         }
+        let objects = ObjectsChange { include: tables, exclude };
+        let selected = objects.clone().apply(&Objects::default());
+        if let Err(error) = &selected {
+            self.wrong(at, "tasks.tables", error.to_string());
+        }
         let outputs = outputs.into_iter().map(|(_, output)| output).collect();
         match TaskDefinition::new(name, source.display(), outputs) {
-            Ok(definition) => Some(WantedTask { definition, source }),
+            Ok(task) => {
+                let task =
+                    TaskDefinition { objects: selected.ok()?, start: start.unwrap_or_default(), ..task };
+                Some(WantedTask { definition: task, objects, start, source })
+            }
             // An output's error has been said, with its place.
             Err(_) if !is_right => None,
             Err(error) => {

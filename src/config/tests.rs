@@ -1,6 +1,7 @@
 //! What settings are read from, which of them wins, and what is said when they are wrong.
 
 use super::*;
+use crate::capture::Start;
 use crate::capture::routing::Policy;
 use crate::task::definition::{OutputDefinition, OutputSettings};
 
@@ -241,6 +242,9 @@ fn tasks_and_their_outputs_are_read() {
 [[tasks]]
 source = "postgres://capture@db/Shop-EU?sslmode=verify-full"
 password_file = "/run/secrets/shop"
+tables = ["public.*", '"odd.one".t']
+exclude = ["*.tmp_?"]
+start = "snapshot"
 [[tasks.outputs]]
 [[tasks.outputs]]
 name = "wide"
@@ -264,6 +268,9 @@ source = "postgres://capture@db/other"
     let watermarks: Vec<_> = shop.definition.outputs.iter().map(|output| output.events.watermark).collect();
     assert_eq!(watermarks, [Policy::Off, Policy::Inline]);
     assert_eq!((other.definition.name.as_str(), other.definition.outputs.len()), ("other", 1));
+    assert_eq!(shop.definition.objects.to_string(), "public.*, \"odd.one\".t without *.tmp_?");
+    assert_eq!((shop.start, shop.definition.start), (Some(Start::Snapshot), Start::Snapshot));
+    assert_eq!((other.definition.objects.to_string(), other.start), ("*.*".to_owned(), None));
 }
 
 #[test]
@@ -305,7 +312,7 @@ outputs = 5
 "#;
     let said = wrong(text, &[], &[]);
     let expected = [
-        "4:1: tasks.password: unknown field `password`, expected one of `name`, `source`, `password_file`",
+        "4:1: tasks.password: unknown field `password`, expected one of `name`, `source`, `password_file`, `tables`, `exclude`, `start`",
         "6:10: tasks.source: there is a password in it, which does not belong here; write it to a file that only \
          millrace may read, and name that in password_file",
         "8:10: tasks.outputs.format: unknown variant `csv`, expected ",
@@ -340,6 +347,15 @@ outputs = 5
         (
             "[[tasks]]\nsource = \"postgres://u@h/d\"\n[[tasks.outputs]]\n[tasks.outputs.events]\nddl = \"off\"",
             "millrace.toml:5:1: tasks.outputs.events: unknown field `ddl`, expected one of `gap`, `message`, `heartbeat`, `watermark`, `transaction`, `snapshot`",
+        ),
+        (
+            "[[tasks]]\nsource = \"postgres://u@h/d\"\ntables = [\"public.a\", \"b\"]\nstart = \"later\"",
+            "millrace.toml:3:10: tasks.tables: 'b' names no schema; write public.b, or *.b for all schemas\n\
+             millrace.toml:4:9: tasks.start: unknown variant `later`, expected `now` or `snapshot`",
+        ),
+        (
+            "[[tasks]]\nsource = \"postgres://u@h/d\"\ntables = []",
+            "millrace.toml:1:1: tasks.tables: no tables are named; write *.* for the whole database",
         ),
         ("[[tasks]]\nsource = \"x", "millrace.toml:2:12: invalid basic string, expected `\"`"),
     ] {

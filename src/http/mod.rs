@@ -121,6 +121,7 @@ async fn tasks(State(site): State<Site>) -> Response {
                 "retained_wal_bytes": progress.retained_wal,
                 "not_captured": progress.tables.not_captured,
                 "insert_only": progress.tables.insert_only,
+                "unmatched": progress.tables.unmatched,
             })
         })
         .collect();

@@ -8,6 +8,7 @@ use std::fmt;
 
 use tokio_postgres::{Client, Row};
 
+use super::objects::{Objects, Pattern};
 use super::sql::{SqlError, qualified};
 use crate::change::{Column, Lsn, ReplicaIdentity, TableShape};
 
@@ -309,14 +310,14 @@ const USER_TABLES: &str = "
                       WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.objsubid = 0
                         AND d.deptype = 'e')";
 
-/// All tables of the database that a task can track, by name.
+/// The tables of the database that a task can track and that are selected, by name.
 ///
 /// From version 18 on a virtual generated column makes REPLICA IDENTITY FULL useless: it is never published, and the
 /// server refuses updates whose old row it could not send whole.
 ///
 /// Partitions are listed each for itself, and so are the partitioned tables above them: see
 /// [`publication`](super::publication) for what those are good for.
-pub async fn tracked_tables(client: &Client) -> Result<Vec<TrackedTable>, SqlError> {
+pub async fn tracked_tables(client: &Client, objects: &Objects) -> Result<Vec<TrackedTable>, SqlError> {
     let sql = format!(
         "SELECT c.oid, n.nspname::text, c.relname::text, c.relkind = 'p',
                 CASE c.relreplident
@@ -329,14 +330,18 @@ pub async fn tracked_tables(client: &Client) -> Result<Vec<TrackedTable>, SqlErr
                     ELSE false
                 END,
                 EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary AND NOT i.indimmediate),
-                pg_has_role(c.relowner, 'USAGE'), pg_get_userbyid(c.relowner)::text
+                pg_has_role(c.relowner, 'USAGE'), pg_get_userbyid(c.relowner)::text,
+                ARRAY(SELECT unnest(ARRAY[an.nspname::text, a.relname::text])
+                      FROM pg_partition_ancestors(c.oid) p(oid)
+                      JOIN pg_class a ON a.oid = p.oid JOIN pg_namespace an ON an.oid = a.relnamespace
+                      WHERE c.relispartition)
          {USER_TABLES}
          ORDER BY 2, 3"
     );
     let failed = |error| SqlError::new("list the tables of the database", error);
     let rows = client.query(&sql, &[]).await.map_err(failed)?;
-    let read = |row: &Row| {
-        Ok(TrackedTable {
+    let read = |row: &Row| -> Result<Option<TrackedTable>, tokio_postgres::Error> {
+        let table = TrackedTable {
             oid: row.try_get(0)?,
             schema: row.try_get(1)?,
             name: row.try_get(2)?,
@@ -345,9 +350,68 @@ pub async fn tracked_tables(client: &Client) -> Result<Vec<TrackedTable>, SqlErr
             deferrable_key: row.try_get(5)?,
             owned_by_us: row.try_get(6)?,
             owner: row.try_get(7)?,
-        })
+        };
+        // Schema and name of each partitioned table above it, one after the other.
+        let above: Vec<&str> = row.try_get(8)?;
+        let names = [table.schema.as_str(), table.name.as_str()];
+        let names = names.chunks(2).chain(above.chunks(2)).filter_map(|names| match names {
+            [schema, name] => Some((*schema, *name)),
+            _ => None,
+        });
+        Ok(objects.select(names).then_some(table))
     };
-    rows.iter().map(read).collect::<Result<_, _>>().map_err(failed)
+    rows.iter().filter_map(|row| read(row).transpose()).collect::<Result<_, _>>().map_err(failed)
+}
+
+/// A sentence for each pattern that selects none of `tables`, which are those that are tracked: what it means instead.
+pub async fn unmatched(
+    client: &Client,
+    objects: &Objects,
+    tables: &[TrackedTable],
+) -> Result<Vec<String>, SqlError> {
+    const NAMED: usize = 5;
+    let is_idle = |pattern: &&Pattern| {
+        **pattern != Pattern::all() && !tables.iter().any(|table| pattern.matches(&table.schema, &table.name))
+    };
+    let idle: Vec<&Pattern> = objects.include().iter().filter(is_idle).collect();
+    if idle.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sql = format!(
+        "SELECT n.nspname::text, c.relname::text,
+                CASE c.relkind
+                    WHEN 'v' THEN 'a view' WHEN 'm' THEN 'a materialized view' WHEN 'f' THEN 'a foreign table'
+                    WHEN 'S' THEN 'a sequence'
+                    ELSE CASE c.relpersistence
+                        WHEN 'u' THEN 'an unlogged table' WHEN 't' THEN 'a temporary table'
+                        ELSE 'a table of the system, of an extension or of millrace' END
+                END,
+                c.oid IN (SELECT c.oid {USER_TABLES})
+         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+         WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') ORDER BY 1, 2"
+    );
+    let failed = |error| SqlError::new("see what patterns of tables mean", error);
+    let rows = client.query(&sql, &[]).await.map_err(failed)?;
+    let read = |row: &Row| -> Result<(String, String, String, bool), tokio_postgres::Error> {
+        Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?))
+    };
+    let relations = rows.iter().map(read).collect::<Result<Vec<_>, _>>().map_err(failed)?;
+    let sentence = |pattern: &&Pattern| {
+        let mut meant =
+            relations.iter().filter(|(schema, name, ..)| pattern.matches(schema, name)).peekable();
+        if meant.peek().is_none() {
+            return format!("{pattern} means no table; a table of that name joins when it is made");
+        }
+        if meant.clone().any(|(.., can_be_tracked)| *can_be_tracked) {
+            return format!("{pattern} means only tables that are excluded");
+        }
+        let named = meant.clone().take(NAMED);
+        let named = named.map(|(schema, name, kind, _)| format!("{} ({kind})", qualified(schema, name)));
+        let named = named.collect::<Vec<_>>().join(", ");
+        let more = if meant.count() > NAMED { " and others" } else { "" };
+        format!("{pattern} means only what cannot be captured: {named}{more}")
+    };
+    Ok(idle.iter().map(sentence).collect())
 }
 
 /// A hash of all that decides which tables are tracked and how; see [`fingerprint`].
@@ -369,6 +433,8 @@ pub async fn fingerprint(client: &Client) -> Result<Fingerprint, SqlError> {
             (SELECT concat(count(*), '/', sum(hashtextextended(concat_ws(' ', i.indexrelid, i.indrelid,
                     i.indisprimary, i.indisreplident, i.indisvalid, i.indimmediate), 0)))
              FROM pg_index i WHERE (i.indisprimary OR i.indisreplident) AND i.indrelid >= 16384),
+            (SELECT concat(count(*), '/', sum(hashtextextended(concat_ws(' ', inhrelid, inhparent), 0)))
+             FROM pg_inherits),
             (SELECT sum(hashtextextended(concat_ws(' ', n.oid, n.nspname), 0)) FROM pg_namespace n),
             (SELECT sum(hashtextextended(p::text, 0)) FROM pg_publication p),
             (SELECT concat(count(*), '/', sum(hashtextextended(concat_ws(' ', prpubid, prrelid), 0)))

@@ -2,13 +2,14 @@
 //!
 //! [`source`] says which database and how; `transport` opens the socket and encrypts it ([`tls`]); on it stand the
 //! SQL connection ([`connect`]) and the [`replication`] connection, whose frames [`pgoutput`] reads. Over SQL go
-//! [`catalog`], [`publication`], [`slot`], [`heartbeat`] and the [`precheck`].
+//! [`catalog`], [`publication`], [`slot`], [`heartbeat`] and the [`precheck`]. Which tables are meant, [`objects`] say.
 
 pub mod catalog;
 pub mod connect;
 mod dsn;
 mod guard;
 pub mod heartbeat;
+pub mod objects;
 pub mod password;
 pub mod pgoutput;
 pub mod precheck;

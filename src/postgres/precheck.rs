@@ -8,6 +8,7 @@ use std::fmt;
 use tokio_postgres::{Client, Row};
 
 use super::catalog::{self, ServerInfo, TrackedTable};
+use super::objects::Objects;
 use super::publication::{self, PublicationError};
 use super::slot::{self, SlotState};
 use super::sql::{SqlError, quoted};
@@ -26,6 +27,8 @@ const OLD_TRANSACTION_SECONDS: i64 = 10;
 pub struct PrecheckOptions {
     /// Name of the task.
     pub task: String,
+    /// The tables that it is to track.
+    pub objects: Objects,
     /// Whether a slot with the task's name may exist: we have state for it, or were told to adopt it.
     pub slot_may_exist: bool,
 }
@@ -125,14 +128,15 @@ pub async fn run(client: &Client, options: &PrecheckOptions) -> Result<PrecheckR
     }
     let slot_name = slot::slot_name(&options.task);
     let slot = slot::slot_state(client, &slot_name).await?;
-    let tables = catalog::tracked_tables(client).await?;
+    let tables = catalog::tracked_tables(client, &options.objects).await?;
+    let unmatched = catalog::unmatched(client, &options.objects, &tables).await?;
     let listed = publication::listed(client, &options.task).await?;
 
     let mut checks = vec![version, wal_level(&server), replication_privilege(&server)];
     checks.extend(slot_check(&server, options, &slot_name, slot.as_ref()));
     checks.push(wal_senders(&server));
     checks.push(publications(client, &server, &options.task).await?);
-    checks.extend(tables_found(&tables));
+    checks.extend(tables_found(&tables, &options.objects, &unmatched));
     checks.extend(replica_identity(&tables));
     checks.extend(ownership(&server, &tables, &listed));
     checks.push(effects(&options.task));
@@ -265,9 +269,18 @@ async fn publications(client: &Client, server: &ServerInfo, task: &str) -> Resul
     Ok(Check::failed(name, detail, remedy))
 }
 
-fn tables_found(tables: &[TrackedTable]) -> Option<Check> {
+fn tables_found(tables: &[TrackedTable], objects: &Objects, unmatched: &[String]) -> Option<Check> {
+    let name = "tables";
+    if !unmatched.is_empty() {
+        let remedy =
+            "check the patterns: names are written as the catalog has them, upper and lower case apart";
+        return Some(Check::warning(name, unmatched.join("; "), remedy));
+    }
+    if *objects != Objects::default() {
+        return Some(Check::ok(name, format!("{} tables are {objects}", tables.len())));
+    }
     let remedy = "check the name of the database; tables that are created later join by themselves";
-    tables.is_empty().then(|| Check::warning("tables", "the database has no tables to track", remedy))
+    tables.is_empty().then(|| Check::warning(name, "the database has no tables to track", remedy))
 }
 
 /// Tables that a selection of which is named, with `statement` for each.

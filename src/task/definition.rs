@@ -6,10 +6,12 @@ use std::fmt;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use crate::capture::Start;
 use crate::capture::routing::{Events, Layout, Policy, Routing};
 use crate::format::FormatName;
 use crate::format::partitioner::PartitionBy;
 use crate::log::record_batch::Codec;
+use crate::postgres::objects::Objects;
 
 /// A change tracking task.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +21,10 @@ pub struct TaskDefinition {
     pub name: String,
     /// The source database, without password.
     pub source: String,
+    /// The tables that it tracks.
+    pub objects: Objects,
+    /// What it begins with.
+    pub start: Start,
     /// Its outputs, at least one.
     pub outputs: Vec<OutputDefinition>,
 }
@@ -174,7 +180,7 @@ pub fn check_output_names<'a>(
 }
 
 impl TaskDefinition {
-    /// A task with these outputs; with one of the default settings where there is none.
+    /// A task of a whole database from now on, with these outputs; with one of the default settings where there is none.
     ///
     /// # Errors
     /// The first thing in it that cannot be meant.
@@ -190,12 +196,14 @@ impl TaskDefinition {
             outputs.push(OutputSettings::default());
         }
         let outputs = outputs.into_iter().map(|output| output.define(&name)).collect::<Result<_, _>>()?;
-        let task = TaskDefinition { name, source, outputs };
+        let (objects, start) = (Objects::default(), Start::default());
+        let task = TaskDefinition { name, source, objects, start, outputs };
         check_output_names([&task])?;
         Ok(task)
     }
 
-    /// What it takes to make `self`, which is saved, into `wanted`. Sources are compared as they are written.
+    /// What it takes to make `self`, which is saved, into `wanted`. Sources are compared as they are written; what is
+    /// tracked is not looked at, because it may change at any time.
     pub fn compare(&self, wanted: &TaskDefinition) -> Comparison {
         let mut comparison = Comparison::default();
         let mut differs = |sentence| comparison.differences.push(sentence);
@@ -334,12 +342,16 @@ fn name(choice: impl ValueEnum) -> String {
     choice.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 
-/// A task as it may have been saved: version 0.1 gave it one output, without a name of its own.
+/// A task as it may have been saved: version 0.1 gave it one output, without a name of its own, and the whole database.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Saved {
     name: String,
     source: String,
+    #[serde(default)]
+    objects: Objects,
+    #[serde(default)]
+    start: Start,
     #[serde(default)]
     outputs: Vec<OutputSettings>,
     format: Option<FormatName>,
@@ -351,7 +363,7 @@ impl TryFrom<Saved> for TaskDefinition {
     type Error = DefinitionError;
 
     fn try_from(saved: Saved) -> Result<Self, Self::Error> {
-        let Saved { name, source, mut outputs, format, partitions, partition_by } = saved;
+        let Saved { name, source, objects, start, mut outputs, format, partitions, partition_by } = saved;
         let own = OutputSettings { format, partitions, partition_by, ..OutputSettings::default() };
         if own != OutputSettings::default() {
             if !outputs.is_empty() {
@@ -359,7 +371,7 @@ impl TryFrom<Saved> for TaskDefinition {
             }
             outputs.push(own);
         }
-        TaskDefinition::new(name, source, outputs)
+        Ok(TaskDefinition { objects, start, ..TaskDefinition::new(name, source, outputs)? })
     }
 }
 
@@ -399,6 +411,7 @@ mod tests {
             },
         };
         assert_eq!(loaded.outputs, [output]);
+        assert_eq!((&loaded.objects, loaded.start), (&Objects::default(), Start::Now));
         assert_eq!(task(&serde_json::to_string(&loaded).unwrap()), Ok(loaded), "as it is saved from now on");
     }
 

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
 mod limits;
+mod objects;
 mod outputs;
 mod partitions;
 mod protobuf;

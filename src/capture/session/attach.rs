@@ -10,7 +10,7 @@ use tracing::{debug, info, warn};
 
 use super::{Capture, KEEPALIVE_INTERVAL, query};
 use crate::capture::resume::{Facts, Plan, SlotFacts, plan};
-use crate::capture::{CaptureError, watcher};
+use crate::capture::{CaptureError, Start, watcher};
 use crate::change::{Gap, Lsn};
 use crate::log::{LogWriter, SourcePosition};
 use crate::postgres::catalog::TrackedTable;
@@ -105,6 +105,11 @@ impl<W: LogWriter> Capture<W> {
             Plan::Unowned => return Err(CaptureError::SlotUnowned { slot: slot_name }),
             Plan::Gap(gap) => return Err(self.report_gap(gap).await),
             Plan::Create { drop_leftover, after, generation } => {
+                if self.options.start == Start::Snapshot {
+                    return Err(CaptureError::Unfit(
+                        "the rows that there are cannot be read yet; start with --start now".to_owned(),
+                    ));
+                }
                 let (tables, made) = self.make_publications(control).await?;
                 self.announce(&tables, &made.reconciled, &[]).await?;
                 let intent = Intent {
@@ -282,11 +287,14 @@ impl<W: LogWriter> Capture<W> {
         &mut self,
         control: &Control,
     ) -> Result<(Vec<TrackedTable>, PublicationState), CaptureError> {
-        let tables = catalog::tracked_tables(control).await.map_err(query("list the tables"))?;
+        let objects = self.options.objects.borrow().clone();
+        let tables = catalog::tracked_tables(control, &objects).await.map_err(query("list the tables"))?;
         let state = publication::ensure(control, &self.options.task, &tables)
             .await
             .map_err(query("make the publications"))?;
-        self.progress.set_tables(watcher::shortfalls(&tables, &state.reconciled));
+        let unmatched =
+            catalog::unmatched(control, &objects, &tables).await.map_err(query("list the tables"))?;
+        self.progress.set_tables(watcher::shortfalls(&tables, &state.reconciled, unmatched));
         Ok((tables, state))
     }
 
