@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::record_batch::{BatchHeader, Codec};
+use super::topics::HIDDEN;
 use super::{
     LogError, LogReader, LogWriter, Offset, PartitionId, PartitionRange, Record, Retention, SourcePosition,
 };
@@ -43,6 +44,7 @@ pub async fn check<L: Log>(new: impl Fn() -> L) {
     run("deleted_records_are_gone_for_good", deleted_records_are_gone_for_good(new())).await;
     run("deleted_records_are_not_found_by_time", deleted_records_are_not_found_by_time(new())).await;
     run("retention_may_be_changed", retention_may_be_changed(new())).await;
+    run("what_a_hidden_topic_holds_is_spared_until_it_is_deleted", a_hidden_topic_is_spared(new())).await;
     run("a_log_knows_how_large_its_partitions_are", a_log_knows_its_size(new())).await;
     run("a_group_is_seen_whole_and_only_when_committed", a_group_is_seen_whole(new())).await;
     run("what_follows_the_boundary_stays_for_the_next_group", what_follows_the_boundary_stays(new())).await;
@@ -413,6 +415,37 @@ async fn retention_may_be_changed(log: impl Log) {
     }
     reader.set_retention(Retention::default());
     assert_eq!(reader.retention(), Retention::default());
+}
+
+async fn a_hidden_topic_is_spared(log: impl Log) {
+    let (mut writer, reader) = log.open();
+    let (a, _) = two_partitions(&mut writer).await;
+    let name = format!("{HIDDEN}x");
+    let hidden = writer.create_topic(&name, 1, Codec::Lz4).unwrap()[0];
+    reader.set_retention(Retention { bytes: Some(1), age: Some(Duration::from_millis(1)) });
+    put(&mut writer, hidden, 1, b"held");
+    let mut number = 0;
+    for _ in 0..60 {
+        number += 1;
+        put(&mut writer, a, 1, &[7; 500]);
+        writer.boundary();
+        writer.commit(position(number)).await.unwrap();
+    }
+    assert_eq!((range(&*reader, a), range(&*reader, hidden)), ((0, 60), (0, 1)));
+    drop((writer, reader));
+    let (mut writer, reader) = log.open();
+    reader.set_retention(Retention { bytes: Some(1), age: Some(Duration::from_millis(1)) });
+    assert_eq!(values(&*reader, hidden).await, ["held"]);
+    writer.delete_topic(&name).unwrap();
+    let started = Instant::now();
+    while range(&*reader, a).0 == 0 {
+        number += 1;
+        put(&mut writer, a, 1, &[7; 500]);
+        writer.boundary();
+        writer.commit(position(number)).await.unwrap();
+        assert!(started.elapsed() < Duration::from_secs(60), "nothing is removed");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
 }
 
 async fn a_log_knows_its_size(log: impl Log) {

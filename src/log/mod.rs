@@ -106,7 +106,8 @@ pub struct Committed {
     pub snapshot: Arc<Snapshot>,
 }
 
-/// How much of a log is kept: the oldest goes first, and only what is below the high watermarks.
+/// How much of a log is kept: the oldest goes first, and only what is below the high watermarks. What a hidden topic
+/// ([`topics::is_hidden`]) holds is spared with all that is newer, until that topic is deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Retention {
     /// Remove the oldest part while the others are at least this large together.
@@ -155,6 +156,9 @@ pub trait LogWriter: Send + 'static {
     /// Takes a topic away. Returns at once; the name is free at once, for a topic with a new id and new partitions. Durable
     /// and shown to readers with the next commit or flush, as a new topic is: from then on nothing of it is fetched. What
     /// was appended to it goes the way of all old records, by retention; no partition number is used again.
+    ///
+    /// It is no part of that commit's group, and durable *before* it: a topic that a group makes superfluous is deleted
+    /// when that group's commit has been answered.
     ///
     /// # Errors
     /// [`LogError::UnknownTopic`].

@@ -48,8 +48,22 @@ pub struct TopicInfo {
 /// The topics of a log, in the order in which they were made.
 pub type TopicList = Vec<Arc<TopicInfo>>;
 
-/// Whether Kafka allows the name for a topic.
+/// What the names of hidden topics begin with. No output can be named so, and clients may not name a topic so.
+pub const HIDDEN: &str = "__millrace-";
+
+/// Whether a topic is hidden: no front end shows or serves it, and retention spares what it holds. It is there for who
+/// writes the log, and goes when they delete it.
+pub fn is_hidden(name: &str) -> bool {
+    name.starts_with(HIDDEN)
+}
+
+/// Whether clients may name a topic so: the name is one in Kafka, and none of ours.
 pub fn is_topic_name(name: &str) -> bool {
+    is_kafka_name(name) && !is_hidden(name)
+}
+
+/// Whether Kafka allows the name for a topic.
+pub fn is_kafka_name(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
     !matches!(name, "" | "." | "..") && name.len() <= MAX_NAME && name.bytes().all(allowed)
 }
@@ -73,7 +87,7 @@ impl fmt::Debug for Topic {
     }
 }
 
-/// Shows a log's topics to the broker's clients, as they come and go.
+/// Shows a log's topics to the broker's clients, as they come and go, but for those that are hidden.
 pub struct Announcer {
     topics: Topics,
     log: Arc<dyn LogReader>,
@@ -99,7 +113,8 @@ impl Announcer {
 
     /// Shows what has changed since. Both lists are in the order in which topics were made.
     pub fn announce(&mut self) {
-        let list = self.list.borrow_and_update().clone();
+        let mut list = self.list.borrow_and_update().clone();
+        list.retain(|info| !is_hidden(&info.name));
         let mut before = self.announced.iter().peekable();
         for info in &list {
             while let Some(deleted) = before.next_if(|before| before.id != info.id) {
@@ -208,6 +223,7 @@ mod tests {
         writer.delete_topic("d").unwrap();
         writer.create_topic("b", 3, Codec::None).unwrap();
         writer.add_partitions("c", 2).unwrap();
+        writer.create_topic(&format!("{HIDDEN}x"), 1, Codec::None).unwrap();
         writer.create_topic("e", 1, Codec::None).unwrap();
         writer.flush().await.unwrap();
         assert_eq!(shown(), before);
@@ -221,5 +237,7 @@ mod tests {
             assert!(topics.by_id(*id).is_none(), "the old {name} is still there");
         }
         assert!(after.iter().all(|(name, id, _)| topics.by_id(*id).is_some_and(|topic| topic.name == *name)));
+        let hidden = reader.topics().borrow().iter().find(|info| is_hidden(&info.name)).map(|info| info.id);
+        assert!(hidden.is_some_and(|id| topics.by_id(id).is_none()) && !is_topic_name(HIDDEN));
     }
 }

@@ -10,7 +10,7 @@ use super::sim::{Random, SimFiles};
 use super::{LocalLog, LocalReader, LocalWriter, Options};
 use crate::log::conformance::{position, put, read_all};
 use crate::log::record_batch::Codec;
-use crate::log::topics::{TopicInfo, TopicList};
+use crate::log::topics::{HIDDEN, TopicInfo, TopicList, is_hidden};
 use crate::log::{LogReader, LogWriter, Offset, PartitionId, Retention};
 
 macro_rules! ensure {
@@ -241,7 +241,7 @@ impl History {
                 let start = self.model.starts.entry(*partition).or_default();
                 ensure!(range.start.0 >= *start, "{partition:?} starts at {} after {start}", range.start);
                 let asked = self.model.asked_below.get(partition).copied().unwrap_or_default();
-                let is_bounded = self.options.retention.bytes.is_none();
+                let is_bounded = self.options.retention.bytes.is_none() || is_hidden(&topic.name);
                 ensure!(!is_bounded || range.start.0 <= asked, "{partition:?} starts behind {asked}");
                 *start = range.start.0;
                 let max_bytes = 1 + self.random.below(5_000);
@@ -313,8 +313,9 @@ impl History {
             return Ok(());
         }
         // A name that may have been free before.
+        let prefix = if self.random.one_in(3) { HIDDEN } else { "topic-" };
         let free =
-            (0..).map(|n| format!("topic-{n}")).find(|name| topics.iter().all(|topic| topic.0 != *name));
+            (0..).map(|n| format!("{prefix}{n}")).find(|name| topics.iter().all(|topic| topic.0 != *name));
         let name = free.unwrap_or_default();
         let count = 1 + self.random.below(3);
         let codec = [Codec::None, Codec::Lz4, Codec::Zstd][self.random.below(3)];

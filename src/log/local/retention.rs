@@ -6,6 +6,9 @@
 //!
 //! Deleted records are those below a partition's start. They stay in their segments, out of reach, until nothing can be
 //! read of the oldest segments any more: then those go too, whatever the retention.
+//!
+//! What a hidden topic holds is still needed by who writes the log. So nothing is removed from the oldest segment on that
+//! has a record of one, whatever the retention, until the topic is deleted.
 
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -16,7 +19,8 @@ use super::files::failed;
 use super::index;
 use super::segment::{Form, Segment};
 use super::thread::{LogThread, now_ms};
-use crate::log::{LogError, Offset, PartitionId, PartitionRange, Retention};
+use crate::log::topics::is_hidden;
+use crate::log::{LogError, Offset, PartitionId, PartitionRange, Retention, Snapshot};
 
 /// A segment is not sealed for its age before it has this one, however short the retention: each costs some fsyncs.
 const MIN_SEAL_AGE: Duration = Duration::from_secs(1);
@@ -119,9 +123,11 @@ impl LogThread {
             let views = self.shared.views.read().unwrap_or_else(PoisonError::into_inner);
             views.oldest_readable(&snapshot).unwrap_or(u64::MAX)
         });
+        let spared_from = self.spared_from(&snapshot);
         let oldest_kept = retention.age.map(|age| now_ms().saturating_sub(age.as_millis() as i64));
         let mut size = self.size();
         let mut gone = 0;
+        let mut is_held_up = false;
         for sealed in &self.checkpoint.sealed {
             let too_much = retention.bytes.is_some_and(|bytes| size - sealed.len >= bytes);
             let too_old = oldest_kept.is_some_and(|oldest| sealed.last_append < oldest);
@@ -129,9 +135,21 @@ impl LogThread {
             if !too_much && !too_old && !unreadable {
                 break;
             }
+            if sealed.sequence >= spared_from {
+                is_held_up = true;
+                break;
+            }
             size -= sealed.len;
             gone += 1;
         }
+        if is_held_up && !self.retention_is_held_up {
+            tracing::warn!(
+                log = %self.options.name, size,
+                "existing rows are being read, and the changes that are held meanwhile keep the log larger, or older, than its \
+                 retention allows; the space comes back when the reading ends, see that the disk has room until then"
+            );
+        }
+        self.retention_is_held_up = is_held_up;
         let Some(last) = self.checkpoint.sealed[..gone].last().map(|sealed| sealed.sequence) else {
             self.is_freed = false;
             return Ok(());
@@ -166,6 +184,15 @@ impl LogThread {
             self.remove_segment(&Segment::new(files, directory, log_id, sealed.sequence, sealed.form));
         }
         Ok(())
+    }
+
+    /// The oldest segment in which a hidden topic has a record.
+    fn spared_from(&self, snapshot: &Snapshot) -> u64 {
+        let hidden = self.checkpoint.topics.iter().filter(|topic| is_hidden(&topic.name));
+        let views = self.shared.views.read().unwrap_or_else(PoisonError::into_inner);
+        let oldest =
+            hidden.flat_map(|topic| &topic.partitions).filter_map(|id| views.oldest_of(*id, snapshot));
+        oldest.min().unwrap_or(u64::MAX)
     }
 
     /// Removes the files of a segment that is not in force any more. What is left of them the next start removes.

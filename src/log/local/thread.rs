@@ -88,6 +88,8 @@ pub struct LogThread {
     pub(super) merging: Merging,
     /// Whether there may be sealed segments of which nothing can be read any more.
     pub(super) is_freed: bool,
+    /// Whether the last look at old segments kept some for a hidden topic alone.
+    pub(super) retention_is_held_up: bool,
     /// Changes of topics that are not shown yet.
     unshown: Vec<TopicChange>,
     /// The error that everything since the last commit was lost to.
@@ -128,6 +130,7 @@ impl LogThread {
             appender,
             merging: Merging::default(),
             is_freed: true,
+            retention_is_held_up: false,
             unshown: Vec::new(),
             lost_to: None,
             metrics,

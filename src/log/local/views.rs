@@ -187,12 +187,17 @@ impl Views {
 
     /// The oldest segment in which some partition has readable records.
     pub fn oldest_readable(&self, snapshot: &Snapshot) -> Option<u64> {
-        let oldest = |(index, runs): (usize, &VecDeque<Run>)| {
-            let range = snapshot.range(PartitionId(index as u32)).filter(|range| range.start < range.end)?;
-            let containing = runs.partition_point(|run| run.first <= range.start.0).saturating_sub(1);
-            runs.get(containing).map(|run| run.segment.sequence)
-        };
-        self.partitions.iter().enumerate().filter_map(oldest).min()
+        (0..self.partitions.len() as u32)
+            .filter_map(|index| self.oldest_of(PartitionId(index), snapshot))
+            .min()
+    }
+
+    /// The oldest segment in which a partition has readable records.
+    pub fn oldest_of(&self, partition: PartitionId, snapshot: &Snapshot) -> Option<u64> {
+        let runs = self.partitions.get(partition.0 as usize)?;
+        let range = snapshot.range(partition).filter(|range| range.start < range.end)?;
+        let containing = runs.partition_point(|run| run.first <= range.start.0).saturating_sub(1);
+        runs.get(containing).map(|run| run.segment.sequence)
     }
 
     /// First offsets of partitions when the segments up to `sequence` are gone, where that changes them; `None` for a

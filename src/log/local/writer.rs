@@ -17,7 +17,7 @@ use super::files::failed;
 use super::shared::Shared;
 use super::thread::{Answer, Message, Task, TopicChange, Write};
 use crate::log::record_batch::{BatchBuilder, Codec, Mark};
-use crate::log::topics::{TopicId, TopicInfo, is_topic_name};
+use crate::log::topics::{TopicId, TopicInfo, is_kafka_name};
 use crate::log::{Committed, LogError, LogWriter, PartitionId, Record, SourcePosition, Ticket};
 
 /// Writes a local log. Dropping it waits for its thread, which may be fsyncing: use [`close`](Self::close).
@@ -232,7 +232,7 @@ impl LocalWriter {
     /// Takes the next partition numbers for a topic, for the log's thread to make it with the next message.
     fn new_topic(&mut self, name: &str, partitions: u32) -> Result<Vec<PartitionId>, LogError> {
         let invalid = |detail| LogError::InvalidTopic { topic: name.to_owned(), detail };
-        if !is_topic_name(name) {
+        if !is_kafka_name(name) {
             return Err(invalid(
                 "its name must be 1 to 249 of a-z, A-Z, 0-9, '.', '_' and '-', and not '.' or '..'",
             ));
