@@ -26,7 +26,7 @@ fn what_go_clients_write_with_each_codec_is_read_whole_and_in_order() {
     // Another one reads.
     let readers = [SARAMA, Client::KafkaGo, FRANZ_GO, FRANZ_GO];
     for (index, (writer, reader)) in writers.into_iter().zip(readers).enumerate() {
-        let _verdict = Verdict::of(writer, "writes with every codec");
+        let _verdict = Verdict::of(writer, "writes with every codec in test mode");
         for codec in CODECS {
             let topic = format!("written-{index}-{codec}");
             writer.write(&millrace.bootstrap(), &topic, codec, EVENTS_OF_EACH);
