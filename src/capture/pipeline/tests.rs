@@ -259,7 +259,7 @@ async fn a_gap_is_told_where_no_table_has_a_topic_yet() {
 #[tokio::test]
 async fn topics_of_tables_follow_their_names_and_are_found_again() {
     let directory = tempfile::tempdir().unwrap();
-    let settings = r#""layout":"table","events":{"gap":"inline","message":"off"}"#;
+    let settings = r#""layout":"table","events":{"gap":"inline","message":"off","snapshot":"inline"}"#;
     let (mut pipeline, reader) = pipeline_with(directory.path(), settings);
     assert_eq!(committed(&mut pipeline, &reader).await.len(), 0, "no table has had an event");
     transaction(&mut pipeline, 80, &[(1, 1), (2, 2), (1, 3)]);

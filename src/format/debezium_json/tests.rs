@@ -449,6 +449,12 @@ fn examples() -> Vec<Sent> {
         changes: 3,
         tables: vec![("public".into(), "customers".into(), 2), ("public".into(), "orders".into(), 1)],
     };
+    let end_of_snapshot = SnapshotMark {
+        schema: "public".to_owned(),
+        table: "customers".to_owned(),
+        epoch: 1,
+        stage: SnapshotStage::End { rows: 2_000_000 },
+    };
     let old = key("1");
     let old_key = Some(Before::Key(old.as_row()));
     let changes = [
@@ -469,6 +475,7 @@ fn examples() -> Vec<Sent> {
         Change::Begin,
         Change::End(&totals),
         Change::Watermark(WATERMARK),
+        Change::Snapshot(&end_of_snapshot),
     ];
     changes.into_iter().flat_map(|change| encode(&mut format, change)).collect()
 }
