@@ -456,7 +456,7 @@ async fn open_client_topics(
 async fn build_pipeline(
     settings: &Settings,
     mut writer: LocalWriter,
-    reader: &LocalReader,
+    reader: &Arc<LocalReader>,
     start: &TaskStart,
     task: &Task,
     spool: PathBuf,
@@ -483,5 +483,5 @@ async fn build_pipeline(
         .map_err(io::Error::other)
         .flatten()
         .map_err(|source| BrokerError::Spool { path: spool, source })?;
-    Ok(Pipeline::new(writer, outputs, spools, task.progress.clone()))
+    Ok(Pipeline::new(writer, reader.clone(), outputs, spools, task.progress.clone()))
 }

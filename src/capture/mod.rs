@@ -30,6 +30,7 @@
 //! [`session::Capture`] is one task that owns the stream, the pipeline and the writer. A [`watcher`] beside it polls the
 //! source over a connection of its own (new tables, the slot, lag, heartbeats) and reports over a bounded channel.
 
+mod existing;
 mod marks;
 pub mod output;
 mod own_events;
@@ -129,6 +130,14 @@ pub enum CaptureError {
         oid: u32,
         /// Where.
         lsn: Lsn,
+    },
+    /// Changes that are held cannot be read back, or make no sense.
+    #[error(
+        "the changes that are held while existing rows are read cannot be read back: {detail}; please report this"
+    )]
+    Held {
+        /// What is wrong.
+        detail: String,
     },
     /// A change that cannot be rendered or kept.
     #[error("cannot capture the change at {position}{} for output {output}: {source}", table.as_ref().map(|t| format!(" of {t}")).unwrap_or_default())]

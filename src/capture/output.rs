@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::CaptureError;
 use super::marks::{Counted, Marks};
 use super::routing::{Events, Policy, Routes, Routing, TableRoute};
-use crate::change::{Change, Event, TableShape, Transaction};
+use crate::change::{Change, Event, Phase, TableShape, Transaction};
 use crate::format::{Format, FormatError, Sink};
 use crate::log::topics::TopicInfo;
 use crate::log::{LogError, LogWriter, PartitionId, Record};
@@ -93,15 +93,17 @@ impl Output {
         event: &Event<'_>,
     ) -> Result<u64, CaptureError> {
         let Some(table) = self.tables.get_mut(self.current) else { return Ok(0) };
-        let begun = match &mut self.marks {
+        // Rows that are read are no transaction of the source.
+        let mut marks = self.marks.as_mut().filter(|_| event.transaction.phase != Phase::Snapshot);
+        let begun = match &mut marks {
             Some(marks) => marks.begin(&mut *self.format, event.transaction),
             None => Ok(()),
         };
         let mut sink =
-            TableSink { writer, route: &table.route, marks: self.marks.as_mut(), records: 0, events: 0 };
+            TableSink { writer, route: &table.route, marks: marks.as_deref_mut(), records: 0, events: 0 };
         let encoded = begun.and_then(|()| self.format.encode(event, &mut sink));
         let (records, events) = (sink.records, sink.events);
-        if let Some(marks) = &mut self.marks {
+        if let Some(marks) = marks {
             marks.count(&mut table.counted, &table.shape, events);
         }
         encoded.map(|()| records).map_err(|source| self.refused(event, source))

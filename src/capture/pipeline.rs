@@ -8,7 +8,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+pub(super) mod existing;
+
 use super::CaptureError;
+use super::existing::Existing;
+use super::existing::held::HeldChange;
 use super::output::Output;
 use super::own_events::OwnEvents;
 use super::progress::Progress;
@@ -19,7 +23,7 @@ use crate::change::{
     Before, Change, Event, Gap, Heartbeat, Lsn, Operation, Phase, Row, TableShape, Timestamp, Transaction,
     Watermark,
 };
-use crate::log::{LogWriter, SourcePosition};
+use crate::log::{LogReader, LogWriter, SourcePosition};
 use crate::postgres::pgoutput::{self, Cells, Message};
 
 /// Logical messages with this prefix are Millrace's own (heartbeats) and no events.
@@ -54,6 +58,8 @@ struct Open {
 
 /// One task's pipeline.
 pub struct Pipeline<W> {
+    /// Reads what the writer has written.
+    log: Arc<dyn LogReader>,
     cells: Cells,
     rows: Rows<W>,
     /// The transaction being streamed, between Stream Start and Stream Stop.
@@ -69,7 +75,16 @@ pub struct Pipeline<W> {
     progress: Arc<Progress>,
 }
 
+/// A message as the server sent it.
+#[derive(Clone, Copy)]
+struct Raw<'a> {
+    lsn: Lsn,
+    body: &'a [u8],
+    in_stream: bool,
+}
+
 /// What happened to a table.
+#[derive(Clone, Copy)]
 enum TableChange<'a> {
     Row { operation: Operation, before: Option<Before<'a>>, after: Option<Row<'a>> },
     Truncate,
@@ -80,6 +95,9 @@ struct Rows<W> {
     shapes: Shapes,
     /// The shape that the last row had, which the outputs have entered: rows of a table come in runs.
     last_shape: Option<Arc<TableShape>>,
+    /// The job that holds the changes of that table; then no output has entered it.
+    held_by: Option<usize>,
+    existing: Existing,
     open: Option<Open>,
     outputs: Vec<Output>,
     writer: W,
@@ -89,7 +107,13 @@ struct Rows<W> {
 
 impl<W: LogWriter> Pipeline<W> {
     /// A pipeline that has taken nothing yet; [`restart`](Self::restart) tells it where it begins.
-    pub fn new(writer: W, outputs: Vec<Output>, spools: Spools, progress: Arc<Progress>) -> Self {
+    pub fn new(
+        writer: W,
+        log: Arc<dyn LogReader>,
+        outputs: Vec<Output>,
+        spools: Spools,
+        progress: Arc<Progress>,
+    ) -> Self {
         let position = SourcePosition {
             last_commit: None,
             end_lsn: Lsn::ZERO,
@@ -101,10 +125,13 @@ impl<W: LogWriter> Pipeline<W> {
         };
         let own_events = OwnEvents::of(&outputs);
         Pipeline {
+            log,
             cells: Cells::default(),
             rows: Rows {
                 shapes: Shapes::default(),
                 last_shape: None,
+                held_by: None,
+                existing: Existing::default(),
                 open: None,
                 outputs,
                 writer,
@@ -123,17 +150,23 @@ impl<W: LogWriter> Pipeline<W> {
     /// Forgets everything that is not in the log, for a new connection that starts at `position`. Shapes are forgotten
     /// too: a new walsender sends them again.
     pub fn restart(&mut self, position: SourcePosition) {
-        self.rows.writer.abort();
-        self.rows.records = 0;
-        self.rows.outputs.iter_mut().for_each(Output::abort);
+        self.drop_open();
         self.own_events.abort(position.last_commit);
-        self.rows.open = None;
+        self.rows.existing.restart();
         self.rows.shapes = Shapes::default();
-        self.rows.last_shape = None;
         self.streaming = None;
         self.spools.clear();
         self.position = position;
         self.idle_through = position.acked_through;
+    }
+
+    /// Forgets what has been appended since the last boundary.
+    pub fn drop_open(&mut self) {
+        self.rows.writer.abort();
+        self.rows.records = 0;
+        self.rows.outputs.iter_mut().for_each(Output::abort);
+        self.rows.open = None;
+        self.rows.last_shape = None;
     }
 
     /// The log's writer.
@@ -222,10 +255,10 @@ impl<W: LogWriter> Pipeline<W> {
                 // place is the byte before, behind every commit before it and before every commit behind it.
                 let commit_lsn = Lsn(lsn.0.saturating_sub(1));
                 self.rows.begin(self.position.last_commit, 0, commit_lsn, lsn, Timestamp::now());
-                self.rows.take(lsn, message)?;
+                self.rows.take(Raw { lsn, body, in_stream: false }, message)?;
                 self.commit(lsn)?;
             }
-            message => return self.rows.take(lsn, message),
+            message => return self.rows.take(Raw { lsn, body, in_stream: false }, message),
         }
         Ok(Step::Done)
     }
@@ -242,7 +275,7 @@ impl<W: LogWriter> Pipeline<W> {
         if !shape && message.xid().is_some_and(|xid| spool.is_aborted(xid)) {
             return Ok(Step::Done);
         }
-        self.rows.take(lsn, message)
+        self.rows.take(Raw { lsn, body, in_stream: true }, message)
     }
 
     /// Ends the open transaction: it is whole, and belongs to the next group.
@@ -350,10 +383,44 @@ impl<W: LogWriter> Pipeline<W> {
     }
 }
 
+impl<'a> TableChange<'a> {
+    #[inline]
+    fn of(self, table: &'a TableShape) -> Change<'a> {
+        match self {
+            TableChange::Row { operation, before, after } => Change::Row { operation, table, before, after },
+            TableChange::Truncate => Change::Truncate { table },
+        }
+    }
+}
+
+/// Changes of this table follow.
+fn enter<W: LogWriter>(
+    outputs: &mut [Output],
+    writer: &mut W,
+    shape: &Arc<TableShape>,
+) -> Result<(), CaptureError> {
+    outputs.iter_mut().try_for_each(|output| output.enter(shape, writer)).map_err(CaptureError::Log)
+}
+
+/// Gives a change of the table that was entered to the outputs, and gives the number of records that it made.
+#[inline]
+fn deliver<W: LogWriter>(
+    outputs: &mut [Output],
+    writer: &mut W,
+    event: &Event<'_>,
+) -> Result<u64, CaptureError> {
+    let mut records = 0;
+    for output in outputs {
+        records += output.change(writer, event)?;
+    }
+    Ok(records)
+}
+
 impl<W: LogWriter> Rows<W> {
     /// Begins a transaction, which is a duplicate when it lies at or below the last that the log has.
     fn begin(&mut self, last: Option<Lsn>, xid: u32, commit_lsn: Lsn, end_lsn: Lsn, commit_time: Timestamp) {
         let previous_commit_lsn = last.unwrap_or_default();
+        self.existing.begin_transaction();
         self.open = Some(Open {
             transaction: Transaction {
                 xid,
@@ -368,7 +435,7 @@ impl<W: LogWriter> Rows<W> {
         });
     }
 
-    fn take(&mut self, lsn: Lsn, message: Message<'_>) -> Result<Step, CaptureError> {
+    fn take(&mut self, raw: Raw<'_>, message: Message<'_>) -> Result<Step, CaptureError> {
         if self.open.is_none() {
             return match message {
                 Message::Relation { oid, schema, name, identity, columns, .. } => {
@@ -393,44 +460,47 @@ impl<W: LogWriter> Rows<W> {
                 return Ok(Step::Done);
             }
             Message::LogicalMessage { transactional, prefix, content, .. } => {
-                self.message(lsn, Change::Message { transactional, prefix, content })?;
+                self.message(raw.lsn, Change::Message { transactional, prefix, content })?;
                 return Ok(Step::Done);
             }
             Message::Truncate { relations, .. } => {
                 for oid in relations {
-                    self.change(oid, lsn, TableChange::Truncate)?;
+                    self.change(oid, raw, TableChange::Truncate)?;
                 }
                 return Ok(Step::Done);
             }
             other => return Err(CaptureError::Protocol(format!("{other:?} inside a transaction"))),
         };
-        self.change(oid, lsn, TableChange::Row { operation, before, after })?;
+        self.change(oid, raw, TableChange::Row { operation, before, after })?;
         Ok(Step::Done)
     }
 
     /// Takes the open transaction's next change, which is one of a table.
     #[inline]
-    fn change(&mut self, oid: u32, lsn: Lsn, change: TableChange<'_>) -> Result<(), CaptureError> {
+    fn change(&mut self, oid: u32, raw: Raw<'_>, change: TableChange<'_>) -> Result<(), CaptureError> {
         let Some(open) = self.open.as_mut().filter(|open| !open.duplicate) else { return Ok(()) };
         let table = match &self.last_shape {
             Some(shape) if shape.oid == oid => shape,
             _ => {
-                let shape = self.shapes.get(oid).ok_or(CaptureError::UnknownTable { oid, lsn })?;
-                for output in &mut self.outputs {
-                    output.enter(shape, &mut self.writer)?;
+                let shape = self.shapes.get(oid).ok_or(CaptureError::UnknownTable { oid, lsn: raw.lsn })?;
+                self.held_by = self.existing.holding(oid);
+                if self.held_by.is_none() {
+                    enter(&mut self.outputs, &mut self.writer, shape)?;
                 }
                 self.last_shape.insert(shape.clone())
             }
         };
-        let change = match change {
-            TableChange::Row { operation, before, after } => Change::Row { operation, table, before, after },
-            TableChange::Truncate => Change::Truncate { table },
-        };
-        let event = Event { transaction: &open.transaction, ordinal: open.ordinal, lsn, change };
+        let ordinal = open.ordinal;
         open.ordinal += 1;
-        for output in &mut self.outputs {
-            self.records += output.change(&mut self.writer, &event)?;
+        if let Some(job) = self.held_by.and_then(|job| self.existing.jobs.get_mut(job)) {
+            let Raw { lsn, body, in_stream } = raw;
+            let change = HeldChange { oid, lsn, ordinal, in_stream, body };
+            self.records += job.hold(&open.transaction, table, &change, &mut self.writer)?;
+            return Ok(());
         }
+        let change = change.of(table);
+        let event = Event { transaction: &open.transaction, ordinal, lsn: raw.lsn, change };
+        self.records += deliver(&mut self.outputs, &mut self.writer, &event)?;
         Ok(())
     }
 

@@ -4,6 +4,7 @@
 //! last fsync. Reading pauses only when a commit is on its way and the next group has grown to its limit.
 
 mod attach;
+mod reading;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,15 +15,19 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use self::attach::Attached;
+use self::reading::{Arrived, Reading};
+use super::CaptureError;
+use super::Start;
+use super::existing::Job;
 use super::pipeline::{Pipeline, Step};
 use super::progress::Progress;
 use super::relations::Relation;
 use super::shapes::Arrival;
 use super::spool::{Spool, messages};
 use super::watcher::{self, Report};
-use super::{CaptureError, Start};
 use crate::change::{Gap, Lsn, Timestamp};
 use crate::log::{Committed, LogError, LogWriter, SourcePosition, Ticket};
+use crate::postgres::catalog::TrackedTable;
 use crate::postgres::connect::Control;
 use crate::postgres::objects::Objects;
 use crate::postgres::replication::{Backlog, Feed, Frame, ReplicationConnection, Status};
@@ -79,13 +84,24 @@ impl CaptureOptions {
     }
 }
 
+/// What a session does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flow {
+    /// Nothing yet, or nothing any more.
+    Stopped,
+    /// Changes arrive, and the rows that the task starts with are being read.
+    Snapshotting,
+    /// Changes flow.
+    Running,
+}
+
 /// One task's capture: outlives its sessions.
 pub struct Capture<W> {
     options: CaptureOptions,
     pipeline: Pipeline<W>,
     store: Arc<Store>,
     progress: Arc<Progress>,
-    running: watch::Sender<bool>,
+    flow: watch::Sender<Flow>,
     /// Outlives a session whose log has stalled: the next one begins with its end.
     flight: Option<Flight>,
     /// Where the publications were last seen, when one of them has been found dropped.
@@ -102,7 +118,7 @@ enum Flight {
 #[derive(Default)]
 struct Carries {
     commit_time: Option<Timestamp>,
-    gap_answers: Vec<oneshot::Sender<()>>,
+    answers: Vec<oneshot::Sender<()>>,
 }
 
 /// A session's own state.
@@ -124,21 +140,24 @@ struct Session<'a, W> {
     reply_wanted: bool,
     /// Gap events that wait for the end of the open transaction.
     gaps: Vec<Gap>,
-    /// Who wants to know when they are durable.
-    gap_answers: Vec<oneshot::Sender<()>>,
+    /// Tables that are to be held from then on.
+    holds: Vec<TrackedTable>,
+    /// Who wants to know when that is durable.
+    answers: Vec<oneshot::Sender<()>>,
+    reading: Reading,
 }
 
 impl<W: LogWriter> Capture<W> {
-    /// A capture over `pipeline`. The returned watch is true while changes flow.
+    /// A capture over `pipeline`, and what its sessions do.
     pub fn new(
         options: CaptureOptions,
         pipeline: Pipeline<W>,
         store: Arc<Store>,
         progress: Arc<Progress>,
-    ) -> (Self, watch::Receiver<bool>) {
-        let (running, receiver) = watch::channel(false);
+    ) -> (Self, watch::Receiver<Flow>) {
+        let (flow, receiver) = watch::channel(Flow::Stopped);
         (
-            Capture { options, pipeline, store, progress, running, flight: None, unpublished_since: None },
+            Capture { options, pipeline, store, progress, flow, flight: None, unpublished_since: None },
             receiver,
         )
     }
@@ -149,8 +168,15 @@ impl<W: LogWriter> Capture<W> {
     /// Whatever ended it; [`CaptureError::trouble`] says what follows.
     pub async fn session(&mut self, stop: &CancellationToken) -> Result<(), CaptureError> {
         let ended = self.attach_and_pump(stop).await;
-        self.running.send_replace(false);
+        self.flow.send_replace(Flow::Stopped);
         ended
+    }
+
+    /// Says what the session does.
+    fn tell_flow(&self) {
+        let is_starting = self.pipeline.jobs().iter().any(|job| job.is_start);
+        let flow = if is_starting { Flow::Snapshotting } else { Flow::Running };
+        self.flow.send_if_modified(|known| std::mem::replace(known, flow) != flow);
     }
 
     async fn attach_and_pump(&mut self, stop: &CancellationToken) -> Result<(), CaptureError> {
@@ -160,7 +186,7 @@ impl<W: LogWriter> Capture<W> {
         let Attached { control, mut feed, durable, keepalive } = attached?;
         let (reports, mut inbox) = mpsc::channel(64);
         let watcher = watcher::spawn(self.options.clone(), self.store.clone(), reports);
-        self.running.send_replace(true);
+        self.tell_flow();
         info!(task = self.options.task, from = %durable.acked_through, "capturing");
         let now = Instant::now();
         let mut session = Session {
@@ -178,7 +204,9 @@ impl<W: LogWriter> Capture<W> {
             last_idle_commit: now,
             reply_wanted: false,
             gaps: Vec::new(),
-            gap_answers: Vec::new(),
+            holds: Vec::new(),
+            answers: Vec::new(),
+            reading: Reading::new(),
         };
         let ended = session.pump(&mut feed, &mut inbox).await;
         watcher.stop().await;
@@ -261,6 +289,7 @@ impl<W: LogWriter> Session<'_, W> {
             self.start_flight()?;
             let room =
                 self.capture.flight.is_none() || self.capture.pipeline.writer().buffered() < GROUP_LIMIT;
+            let may_take = room && !self.capture.pipeline.in_transaction();
             let close_group = self.group_since.map(|since| since + DRAIN_AGE);
             // What comes seldom first: a backlog keeps the stream ready all the time.
             tokio::select! {
@@ -270,12 +299,13 @@ impl<W: LogWriter> Session<'_, W> {
                 _ = ticks.tick() => {
                     self.look_at_log()?;
                     self.tick(feed);
+                    self.look_after_existing(feed).await?;
                 }
                 Some(report) = inbox.recv() => self.take_report(report, feed)?,
-                filled = feed.fill(), if room => {
-                    filled?;
-                    self.drain(feed).await?;
-                }
+                arrived = self.reading.next(feed, room, may_take), if room => match arrived? {
+                    Arrived::Frames => self.drain(feed).await?,
+                    Arrived::Read(read) => self.take_read(read, feed).await?,
+                },
                 () = sleep_until(close_group.unwrap_or_else(Instant::now)),
                     if self.capture.flight.is_none() && close_group.is_some() => {}
             }
@@ -318,11 +348,16 @@ impl<W: LogWriter> Session<'_, W> {
             for gap in self.gaps.drain(..) {
                 pipeline.gap(&gap)?;
             }
+            if !self.holds.is_empty() {
+                let held = |job: &&Job| self.holds.iter().any(|table| job.tables.contains_key(&table.oid));
+                self.reading.void(pipeline.jobs().iter().filter(held).map(|job| job.place.number));
+                pipeline.hold(&std::mem::take(&mut self.holds), false)?;
+            }
             pipeline.write_own_events()?;
         }
         let buffered = pipeline.writer().buffered();
         // A gap of which no output keeps an event is told all the same.
-        let is_told = self.gaps.is_empty() && !self.gap_answers.is_empty();
+        let is_told = self.gaps.is_empty() && self.holds.is_empty() && !self.answers.is_empty();
         if pipeline.writer().has_group() || is_told {
             let since = *self.group_since.get_or_insert(now);
             if self.draining && buffered < DRAIN_GROUP && now < since + DRAIN_AGE {
@@ -347,18 +382,22 @@ impl<W: LogWriter> Session<'_, W> {
     fn commit_group(&mut self) {
         let pipeline = &mut self.capture.pipeline;
         let (position, commit_time) = (pipeline.position(), pipeline.last_commit_time());
-        let gap_answers =
-            if self.gaps.is_empty() { std::mem::take(&mut self.gap_answers) } else { Vec::new() };
         let ticket = pipeline.writer().commit(position);
-        let carries = Carries { commit_time, gap_answers };
+        let answers = if self.all_is_told() { std::mem::take(&mut self.answers) } else { Vec::new() };
+        let carries = Carries { commit_time, answers };
         self.capture.flight = Some(Flight::Commit { ticket, carries, since: Instant::now() });
+    }
+
+    /// Whether nothing waits for the end of the open transaction.
+    fn all_is_told(&self) -> bool {
+        self.gaps.is_empty() && self.holds.is_empty()
     }
 
     /// A commit is durable: everybody hears of it.
     fn committed(&mut self, committed: &Committed, carries: Carries) {
         self.durable = committed.position;
         self.capture.progress.durable(committed.position.acked_through, carries.commit_time);
-        for answer in carries.gap_answers {
+        for answer in carries.answers {
             // The watcher may have gone; it will announce again.
             let _ = answer.send(());
         }
@@ -486,7 +525,11 @@ impl<W: LogWriter> Session<'_, W> {
             }
             Report::Joined { gaps, durable } => {
                 self.gaps.extend(gaps);
-                self.gap_answers.push(durable);
+                self.answers.push(durable);
+            }
+            Report::Hold { tables, durable } => {
+                self.holds.extend(tables);
+                self.answers.push(durable);
             }
             Report::Shortfalls(tables) => self.capture.progress.set_tables(tables),
             Report::PublicationDropped { name, since } => {

@@ -47,6 +47,14 @@ pub enum Report {
         /// Answered when they are durable.
         durable: oneshot::Sender<()>,
     },
+    /// Tables of which the existing rows are to be read, and then their changes from now on: they are about to join, or
+    /// somebody has asked for it.
+    Hold {
+        /// The tables.
+        tables: Vec<TrackedTable>,
+        /// Answered when it is durable that their changes are held.
+        durable: oneshot::Sender<()>,
+    },
     /// Tables that are captured less than whole.
     Shortfalls(Shortfalls),
     /// A publication is gone: the server fails on the next change, or from version 18 on leaves changes out.

@@ -1,7 +1,10 @@
 //! The shape of a table when a row of it was written.
 
+use serde::{Deserialize, Serialize};
+
 /// What the source sends of an old row (`ALTER TABLE … REPLICA IDENTITY`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ReplicaIdentity {
     /// The primary key, if there is one.
     Default,
@@ -14,7 +17,7 @@ pub enum ReplicaIdentity {
 }
 
 /// One column.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Column {
     /// Its name.
     pub name: String,
@@ -29,7 +32,7 @@ pub struct Column {
 }
 
 /// A table: its names and columns, and which of them identify a row.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableShape {
     /// `pg_class.oid`.
     pub oid: u32,

@@ -10,7 +10,6 @@ use tonic_health::server::HealthReporter;
 
 use super::service::Service;
 use crate::proto::subscriber_server::SubscriberServer;
-use crate::task::State;
 use crate::task::supervisor::Task;
 
 /// The services that health is told of; the empty name stands for all.
@@ -26,7 +25,7 @@ pub async fn follow_readiness(
     loop {
         let mut ready = true;
         for state in &mut states {
-            ready &= state.borrow_and_update().state == State::Running;
+            ready &= state.borrow_and_update().state.is_capturing();
         }
         let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
         report(&reporter, status).await;

@@ -88,7 +88,7 @@ async fn ready(State(site): State<Site>) -> Response {
     let mut waiting = String::new();
     for task in site.tasks.iter() {
         let status = task.lifecycle.status();
-        if status.state != task::State::Running {
+        if !status.state.is_capturing() {
             waiting.push_str(&format!("{} {} {}\n", task.definition.name, status.state, status.reason));
         }
     }

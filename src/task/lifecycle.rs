@@ -19,6 +19,8 @@ pub enum State {
     Ready,
     /// Connecting, finding or making the slot.
     Starting,
+    /// The rows that the task starts with are being read, and the changes since then kept.
+    Snapshotting,
     /// Changes flow.
     Running,
     /// In trouble that may pass; tries again.
@@ -38,6 +40,7 @@ impl State {
             State::PrecheckFailed => "precheck_failed",
             State::Ready => "ready",
             State::Starting => "starting",
+            State::Snapshotting => "snapshotting",
             State::Running => "running",
             State::Retrying => "retrying",
             State::Paused => "paused",
@@ -45,13 +48,19 @@ impl State {
         }
     }
 
+    /// Whether changes arrive and are kept.
+    pub fn is_capturing(self) -> bool {
+        matches!(self, State::Snapshotting | State::Running)
+    }
+
     /// Every state there is.
-    pub const ALL: [State; 9] = [
+    pub const ALL: [State; 10] = [
         State::Created,
         State::Prechecking,
         State::PrecheckFailed,
         State::Ready,
         State::Starting,
+        State::Snapshotting,
         State::Running,
         State::Retrying,
         State::Paused,
@@ -66,7 +75,8 @@ impl State {
             Prechecking => matches!(next, PrecheckFailed | Ready | Paused),
             PrecheckFailed => matches!(next, Prechecking),
             Ready => matches!(next, Starting | Prechecking | Paused),
-            Starting => matches!(next, Running | Retrying | Failed | Paused),
+            Starting => matches!(next, Snapshotting | Running | Retrying | Failed | Paused),
+            Snapshotting => matches!(next, Running | Retrying | Failed | Paused),
             Running => matches!(next, Retrying | Failed | Paused),
             Retrying => matches!(next, Starting | Failed | Paused),
             Paused | Failed => matches!(next, Starting | Prechecking),

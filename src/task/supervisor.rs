@@ -18,7 +18,7 @@ use super::definition::TaskDefinition;
 use super::lifecycle::{Lifecycle, State};
 use crate::capture::Trouble;
 use crate::capture::progress::Progress;
-use crate::capture::session::Capture;
+use crate::capture::session::{Capture, Flow};
 use crate::log::LogWriter;
 use crate::state::Store;
 
@@ -88,13 +88,13 @@ impl Supervisor {
     pub fn start<W: LogWriter>(
         task: Arc<Task>,
         mut capture: Capture<W>,
-        running: watch::Receiver<bool>,
+        flow: watch::Receiver<Flow>,
         retry: RetryTimes,
     ) -> Self {
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let task = tokio::spawn(async move {
-            let supervised = supervise(&task, &mut capture, running, retry, stopped);
+            let supervised = supervise(&task, &mut capture, flow, retry, stopped);
             if AssertUnwindSafe(supervised).catch_unwind().await.is_err() {
                 // The panic hook has told where.
                 task.become_state(State::Failed, "a fault in millrace; please report what its log says")
@@ -123,7 +123,7 @@ impl Supervisor {
 async fn supervise<W: LogWriter>(
     task: &Task,
     capture: &mut Capture<W>,
-    mut running: watch::Receiver<bool>,
+    mut flow: watch::Receiver<Flow>,
     retry: RetryTimes,
     stop: CancellationToken,
 ) {
@@ -138,11 +138,14 @@ async fn supervise<W: LogWriter>(
             loop {
                 tokio::select! {
                     ended = &mut session => break ended,
-                    Ok(()) = running.changed(), if running_since.is_none() => {
-                        if *running.borrow_and_update() {
-                            running_since = Some(Instant::now());
-                            task.become_state(State::Running, "").await;
-                        }
+                    Ok(()) = flow.changed() => {
+                        let state = match *flow.borrow_and_update() {
+                            Flow::Stopped => continue,
+                            Flow::Snapshotting => State::Snapshotting,
+                            Flow::Running => State::Running,
+                        };
+                        running_since.get_or_insert_with(Instant::now);
+                        task.become_state(state, "").await;
                     }
                 }
             }

@@ -28,7 +28,7 @@ fn pipeline_over(log: Options, spool: &Path, output: &str) -> (Pipeline<LocalWri
         outputs.push(Output::open(format, output.routing(Codec::None), &topics, &mut writer).unwrap());
     }
     let spools = Spools::open(spool).unwrap();
-    let mut pipeline = Pipeline::new(writer, outputs, spools, Arc::default());
+    let mut pipeline = Pipeline::new(writer, reader.clone(), outputs, spools, Arc::default());
     for (oid, name) in [(1, "a"), (2, "b"), (3, "c")] {
         rename(&mut pipeline, oid, name);
     }

@@ -40,6 +40,7 @@ impl<W: LogWriter> Capture<W> {
     /// Connects, and finds the place to go on from.
     pub(super) async fn connect_and_attach(&mut self) -> Result<Attached, CaptureError> {
         self.restart_from_log().await?;
+        self.pipeline.recall().await?;
         let control = connect::connect(&self.options.source).await?;
         let replication = ReplicationConnection::connect(&self.options.source).await?;
         let patience = replication.wal_sender_timeout().map_or(KEEPALIVE_INTERVAL, |timeout| timeout / 3);
@@ -110,8 +111,8 @@ impl<W: LogWriter> Capture<W> {
                         "the rows that there are cannot be read yet; start with --start now".to_owned(),
                     ));
                 }
-                let (tables, made) = self.make_publications(control).await?;
-                self.announce(&tables, &made.reconciled, &[]).await?;
+                let (tables, published) = self.make_publications(control).await?;
+                self.announce(&tables, &published.reconciled, &[]).await?;
                 let intent = Intent {
                     slot: slot_name.clone(),
                     system_identifier: system.system_identifier,
@@ -131,7 +132,8 @@ impl<W: LogWriter> Capture<W> {
                     // What is missing reaches to where the new slot begins.
                     self.pipeline.gap(&Gap { to: made.consistent_point, ..gap })?;
                 }
-                self.first_commit(made.consistent_point, &system, generation).await?
+                let held = self.held_at_start(&tables, &published.reconciled);
+                self.first_commit(made.consistent_point, &system, generation, held).await?
             }
             Plan::Adopt { from } => self.adopt_slot(control, from, &system).await?,
             Plan::Resume(position) => {
@@ -266,7 +268,8 @@ impl<W: LogWriter> Capture<W> {
                      {confirmed} and {from} are not included"
                 ),
             })?;
-            return self.first_commit(from, system, 1).await;
+            let held = self.held_at_start(&tables, done);
+            return self.first_commit(from, system, 1, held).await;
         }
         // What is announced before its gap event is durable would never be told after a crash: so first the others. A
         // table that somebody was writing to is left to the watcher, which can wait for the end of that.
@@ -277,7 +280,8 @@ impl<W: LogWriter> Capture<W> {
         for joined in settled {
             self.pipeline.gap(&watcher::late_gap(&joined.table, None, joined.complete_from))?;
         }
-        let position = self.first_commit(confirmed, system, 1).await?;
+        let held = self.held_at_start(&tables, done);
+        let position = self.first_commit(confirmed, system, 1, held).await?;
         let unsettled: Vec<u32> = open.iter().map(|joined| joined.table.oid).collect();
         self.announce(&tables, done, &unsettled).await?;
         Ok(position)
@@ -311,13 +315,22 @@ impl<W: LogWriter> Capture<W> {
         self.store_call(move |store, task| watcher::set_announced_tables(store, task, &announced)).await
     }
 
-    /// Writes where a new slot starts, before anything is read from it. It sends nothing that the log has, and commit
-    /// LSNs from before it may be those of another cluster.
+    /// The tables whose existing rows a task begins with: of those that are captured, all or none.
+    fn held_at_start(&mut self, tables: &[TrackedTable], done: &Reconciled) -> Vec<TrackedTable> {
+        let is_first = self.pipeline.writer().resume().is_none();
+        let is_wanted = is_first && self.options.start == Start::Snapshot;
+        let held = tables.iter().filter(|table| is_wanted && !watcher::is_left_out(done, table.oid));
+        held.cloned().collect()
+    }
+
+    /// Writes where a new slot starts, before anything is read from it, and that these tables are held. It sends nothing
+    /// that the log has, and commit LSNs from before it may be those of another cluster.
     async fn first_commit(
         &mut self,
         from: Lsn,
         system: &IdentifySystem,
         slot_generation: u32,
+        held: Vec<TrackedTable>,
     ) -> Result<SourcePosition, CaptureError> {
         let position = SourcePosition {
             last_commit: None,
@@ -328,6 +341,12 @@ impl<W: LogWriter> Capture<W> {
             system_identifier: system.system_identifier,
             slot_generation,
         };
+        self.pipeline.set_position(position);
+        // What was held of tables until now is not complete behind a gap.
+        self.pipeline.hold_again(None)?;
+        if !held.is_empty() {
+            self.pipeline.hold(&held, true)?;
+        }
         self.commit(position).await?;
         self.store_call(|store, task| store.clear_intent(task)).await?;
         Ok(position)
@@ -348,6 +367,8 @@ impl<W: LogWriter> Capture<W> {
             timeline,
             ..position
         };
+        // What was read of tables may have been lost with the old timeline.
+        self.pipeline.hold_again(None)?;
         self.commit(position).await?;
         Ok(position)
     }

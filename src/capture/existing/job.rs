@@ -1,0 +1,299 @@
+//! A job: tables that are held together until the existing rows of all of them have been read.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::Place;
+use super::held::{self, HeldChange};
+use crate::change::{Lsn, TableShape, Transaction};
+use crate::log::{LogError, LogWriter, Record};
+use crate::postgres::snapshot::{Part, ReadFrom, Visibility, Wanted};
+
+/// Something that has become true of a job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mark {
+    /// From here on a table's changes are held. Of a table that is held already: its rows are to be read again.
+    Hold {
+        /// The table.
+        oid: u32,
+        /// Its schema.
+        schema: String,
+        /// Its name.
+        table: String,
+        /// Behind the commit of every change before, and before every commit that is held.
+        lsn: u64,
+        /// Whether the task starts with it.
+        start: bool,
+    },
+    /// Rows of a table follow; those that were read under a lower epoch are void.
+    Begin {
+        /// The table.
+        oid: u32,
+        /// The epoch.
+        epoch: u32,
+        /// Names of the columns of its key.
+        key: Vec<String>,
+        /// What the snapshot of all of the rows sees; `None` where each part has one of its own.
+        visibility: Option<Visibility>,
+        /// What a reader that goes on must find unchanged.
+        stamp: String,
+    },
+    /// A part of the rows stands before this.
+    Rows {
+        /// The table.
+        oid: u32,
+        /// The epoch.
+        epoch: u32,
+        /// Which part.
+        part: Part,
+        /// How many rows.
+        rows: u64,
+        /// How large they were as they were read.
+        bytes: u64,
+    },
+    /// All rows stand before this.
+    End {
+        /// The table.
+        oid: u32,
+        /// The epoch.
+        epoch: u32,
+    },
+    /// The rows will not be read.
+    Unread {
+        /// The table.
+        oid: u32,
+        /// Why not; `None` where there is no such table any more.
+        reason: Option<String>,
+    },
+    /// What was held has followed the rows: the job is done.
+    Released,
+}
+
+/// Rows that have been read under one epoch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Contents {
+    /// Names of the columns of the key.
+    pub key: Vec<String>,
+    /// What a reader that goes on must find unchanged.
+    pub stamp: String,
+    /// What the snapshot of all of the rows sees, where they share one.
+    pub visibility: Option<Visibility>,
+    /// Otherwise the parts in key order: their last keys, and what they see.
+    pub chunks: Vec<(Option<Vec<String>>, Visibility)>,
+    /// How many.
+    pub rows: u64,
+}
+
+/// How far the reading of a table is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stage {
+    /// Nothing has been read under this epoch.
+    Waiting,
+    /// Some of the rows have been read.
+    Reading(Contents),
+    /// All have been.
+    Read(Contents),
+    /// They will not be read.
+    Unread {
+        /// Why not; `None` where there is no such table any more.
+        reason: Option<String>,
+    },
+}
+
+/// A table that is held.
+#[derive(Debug)]
+pub struct Table {
+    /// Its schema.
+    pub schema: String,
+    /// Its name.
+    pub name: String,
+    /// Which attempt to read it is wanted, or was the last to begin.
+    pub epoch: u32,
+    /// How far that is.
+    pub stage: Stage,
+    /// What its rows look like, while they are being told.
+    pub shape: Option<Arc<TableShape>>,
+}
+
+impl Table {
+    /// Whether nothing more is to be read of it.
+    pub fn is_read(&self) -> bool {
+        matches!(self.stage, Stage::Read(_) | Stage::Unread { .. })
+    }
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub struct Job {
+    /// Where it stands in the log.
+    pub place: Place,
+    /// Commit LSN of the rows that are read: behind every change before the hold, before every change in it.
+    pub lsn: Lsn,
+    /// Whether the task starts with it.
+    pub is_start: bool,
+    /// By OID.
+    pub tables: BTreeMap<u32, Table>,
+    /// Rows that have been told, under whatever epoch: the next one's ordinal.
+    pub rows: u64,
+    /// The shapes that the hold has had since the connection was made.
+    shapes: HashMap<u32, Arc<TableShape>>,
+    /// Whether the hold has the beginning of the open transaction.
+    has_begin: bool,
+}
+
+impl Job {
+    /// A job of no tables.
+    pub fn new(place: Place) -> Self {
+        Job {
+            place,
+            lsn: Lsn::ZERO,
+            is_start: false,
+            tables: BTreeMap::new(),
+            rows: 0,
+            shapes: HashMap::new(),
+            has_begin: false,
+        }
+    }
+
+    /// Writes a mark, and is from here on what it says.
+    pub fn note<W: LogWriter>(
+        &mut self,
+        mark: &Mark,
+        timestamp: i64,
+        writer: &mut W,
+    ) -> Result<(), LogError> {
+        // A mark is numbers and texts.
+        let value = serde_json::to_vec(mark).unwrap_or_default();
+        let record = Record { timestamp, key: None, value: Some(&value), headers: &[] };
+        writer.append(self.place.marks, &record)?;
+        self.apply(mark);
+        Ok(())
+    }
+
+    /// Is what a mark says.
+    pub fn apply(&mut self, mark: &Mark) {
+        match mark {
+            Mark::Hold { oid, schema, table, lsn, start } => {
+                if self.tables.is_empty() {
+                    self.lsn = Lsn(*lsn);
+                }
+                self.is_start |= start;
+                // What a reader has on its way is of an epoch before.
+                let epoch = self.tables.get(oid).map_or(1, |known| known.epoch + 1);
+                let (schema, name) = (schema.clone(), table.clone());
+                self.tables.insert(*oid, Table { schema, name, epoch, stage: Stage::Waiting, shape: None });
+            }
+            Mark::Begin { oid, epoch, key, visibility, stamp } => {
+                let Some(table) = self.tables.get_mut(oid) else { return };
+                if table.goes_on(*epoch, visibility.as_ref()) {
+                    return;
+                }
+                table.epoch = *epoch;
+                let (key, stamp, visibility) = (key.clone(), stamp.clone(), visibility.clone());
+                table.stage =
+                    Stage::Reading(Contents { key, stamp, visibility, chunks: Vec::new(), rows: 0 });
+            }
+            Mark::Rows { oid, epoch, part, rows, .. } => {
+                self.rows += rows;
+                let Some(table) = self.tables.get_mut(oid).filter(|table| table.epoch == *epoch) else {
+                    return;
+                };
+                let Stage::Reading(contents) = &mut table.stage else { return };
+                contents.rows += rows;
+                if let Part::Keys { through, visibility } = part {
+                    contents.chunks.push((through.clone(), visibility.clone()));
+                    if through.is_none() {
+                        table.stage = Stage::Read(contents.clone());
+                    }
+                }
+            }
+            Mark::End { oid, epoch } => {
+                let Some(table) = self.tables.get_mut(oid).filter(|table| table.epoch == *epoch) else {
+                    return;
+                };
+                if let Stage::Reading(contents) = &table.stage {
+                    table.stage = Stage::Read(contents.clone());
+                }
+            }
+            Mark::Unread { oid, reason } => {
+                if let Some(table) = self.tables.get_mut(oid) {
+                    table.stage = Stage::Unread { reason: reason.clone() };
+                }
+            }
+            Mark::Released => self.tables.clear(),
+        }
+    }
+
+    /// Whether all rows of all tables have been read.
+    pub fn is_read(&self) -> bool {
+        self.tables.values().all(Table::is_read)
+    }
+
+    /// What is still to be read, by a reader that begins now.
+    pub fn wanted(&self) -> Vec<Wanted> {
+        let unread = self.tables.iter().filter(|(_, table)| !table.is_read());
+        unread.map(|(oid, table)| Wanted { oid: *oid, ..table.wanted() }).collect()
+    }
+
+    /// Another transaction begins.
+    pub fn begin_transaction(&mut self) {
+        self.has_begin = false;
+    }
+
+    /// What was written since the last boundary may be gone.
+    pub fn restart(&mut self) {
+        self.has_begin = false;
+        self.shapes.clear();
+    }
+
+    /// Holds a change of the open transaction, and gives the number of records that it made.
+    pub fn hold<W: LogWriter>(
+        &mut self,
+        transaction: &Transaction,
+        shape: &Arc<TableShape>,
+        change: &HeldChange<'_>,
+        writer: &mut W,
+    ) -> Result<u64, LogError> {
+        let mut held = held::Writer::new(writer, self.place.changes, transaction.commit_time.millis());
+        if !self.has_begin {
+            held.transaction(transaction)?;
+            self.has_begin = true;
+        }
+        if !self.shapes.get(&shape.oid).is_some_and(|known| Arc::ptr_eq(known, shape)) {
+            held.shape(shape)?;
+            self.shapes.insert(shape.oid, shape.clone());
+        }
+        held.change(change)?;
+        Ok(held.records())
+    }
+}
+
+impl Table {
+    /// Whether rows that begin like this go on behind those that have been read.
+    pub fn goes_on(&self, epoch: u32, visibility: Option<&Visibility>) -> bool {
+        let by_key = matches!(&self.stage, Stage::Reading(contents) if contents.visibility.is_none());
+        by_key && epoch == self.epoch && visibility.is_none()
+    }
+
+    /// Whether rows that begin like this are a new attempt.
+    pub fn begins_anew(&self, epoch: u32) -> bool {
+        epoch > self.epoch || epoch == self.epoch && self.stage == Stage::Waiting
+    }
+
+    fn wanted(&self) -> Wanted {
+        let (epoch, from) = match &self.stage {
+            Stage::Reading(Contents { visibility: Some(_), .. }) => (self.epoch + 1, ReadFrom::FirstKey),
+            Stage::Reading(contents) => match contents.chunks.last() {
+                Some((Some(key), _)) => {
+                    (self.epoch, ReadFrom::After { key: key.clone(), stamp: contents.stamp.clone() })
+                }
+                _ => (self.epoch, ReadFrom::FirstKey),
+            },
+            _ => (self.epoch, ReadFrom::Start),
+        };
+        Wanted { oid: 0, epoch, from }
+    }
+}

@@ -1,0 +1,587 @@
+//! The pipeline's share in reading existing rows: it holds tables, takes rows, and releases what was held.
+//!
+//! All of it happens between transactions of the source. What is taken of a part ends with its mark and a boundary, and
+//! so does a release: whatever interrupts them before that is followed by [`Pipeline::drop_open`] or a restart.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::{Pipeline, TableChange, deliver, enter};
+use crate::capture::CaptureError;
+use crate::capture::existing::held::{Assembled, Assembler};
+use crate::capture::existing::keys::Question;
+use crate::capture::existing::{Contents, Cursor, Existing, Job, Mark, Place, Stage, Table, unreadable};
+use crate::change::{
+    Before, Change, Event, Gap, Lsn, Operation, Phase, Row, SnapshotMark, SnapshotStage, TableShape,
+    Timestamp, Transaction, Value,
+};
+use crate::log::record_batch::Codec;
+use crate::log::{LogError, LogWriter};
+use crate::postgres::catalog::TrackedTable;
+use crate::postgres::pgoutput::{self, Cells, Message};
+use crate::postgres::snapshot::{CopyRows, CopyRowsError, Part, Read, Wanted};
+
+/// How much is made of a part at once, in bytes of records, and of how many rows.
+const SLICE: (usize, u64) = (256 << 10, 4096);
+
+/// Rows that are being taken.
+#[derive(Debug)]
+pub struct PartRows {
+    /// The job that they are for.
+    pub job: u64,
+    oid: u32,
+    epoch: u32,
+    part: Part,
+    shape: Arc<TableShape>,
+    transaction: Transaction,
+    lines: CopyRows,
+    bytes: u64,
+    rows: u64,
+}
+
+impl<W: LogWriter> Pipeline<W> {
+    /// Learns from the log what is held. Nothing may lie between the last commit and now.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub async fn recall(&mut self) -> Result<(), CaptureError> {
+        self.rows.existing = Existing::recall(&self.log).await?;
+        self.rows.last_shape = None;
+        self.clear_released().await
+    }
+
+    /// From here on changes of these tables are held. The rows of one that is held already are to be read again.
+    ///
+    /// # Errors
+    /// The log refuses it.
+    pub fn hold(&mut self, tables: &[TrackedTable], start: bool) -> Result<(), CaptureError> {
+        // Where the last transaction ends the next may have its commit record. No commit record has only one byte.
+        let lsn = self.position.end_lsn.0.saturating_sub(1);
+        let mut job = None;
+        for table in tables {
+            let index = match (self.rows.existing.holding(table.oid), job) {
+                (Some(index), _) | (None, Some(index)) => index,
+                (None, None) => *job.insert(self.new_job()?),
+            };
+            let (schema, name) = (table.schema.clone(), table.name.clone());
+            let mark = Mark::Hold { oid: table.oid, schema, table: name, lsn, start };
+            self.note(index, &mark)?;
+        }
+        self.rows.last_shape = None;
+        self.rows.writer.boundary();
+        Ok(())
+    }
+
+    /// The rows of tables that are held are to be read again: of one, or of all.
+    ///
+    /// # Errors
+    /// The log refuses it.
+    pub fn hold_again(&mut self, only: Option<u32>) -> Result<(), CaptureError> {
+        for index in 0..self.rows.existing.jobs.len() {
+            let Some(job) = self.rows.existing.jobs.get(index) else { break };
+            let tables = job.tables.iter().filter(|(oid, _)| only.is_none_or(|only| only == **oid));
+            let mark = |(oid, Table { schema, name, .. }): (&u32, &Table)| Mark::Hold {
+                oid: *oid,
+                schema: schema.clone(),
+                table: name.clone(),
+                lsn: job.lsn.0,
+                start: job.is_start,
+            };
+            let marks: Vec<_> = tables.map(mark).collect();
+            marks.iter().try_for_each(|mark| self.note(index, mark))?;
+        }
+        self.rows.writer.boundary();
+        Ok(())
+    }
+
+    /// The jobs that there are.
+    pub fn jobs(&self) -> &[Job] {
+        &self.rows.existing.jobs
+    }
+
+    /// Everything that the source had below this has been taken.
+    pub fn processed(&self) -> Lsn {
+        self.idle_through
+    }
+
+    /// What is still to be read for a job.
+    pub fn wanted(&self, job: u64) -> Vec<Wanted> {
+        self.rows.existing.job(job).map(Job::wanted).unwrap_or_default()
+    }
+
+    fn new_job(&mut self) -> Result<usize, CaptureError> {
+        let existing = &mut self.rows.existing;
+        let place = match existing.free.pop() {
+            Some(place) => place,
+            None => {
+                existing.last_number += 1;
+                let number = existing.last_number;
+                let name = Place::topic(number);
+                let made = self.rows.writer.create_topic(&name, Place::PARTITIONS, Codec::Lz4)?;
+                Place::with(number, &made).ok_or(LogError::Stopped)?
+            }
+        };
+        existing.jobs.push(Job::new(place));
+        Ok(existing.jobs.len() - 1)
+    }
+
+    fn note(&mut self, job: usize, mark: &Mark) -> Result<(), CaptureError> {
+        let Some(job) = self.rows.existing.jobs.get_mut(job) else { return Ok(()) };
+        Ok(job.note(mark, Timestamp::now().millis(), &mut self.rows.writer)?)
+    }
+
+    /// Takes what a reader tells. Rows are given back, to be taken slice by slice. What belongs to an attempt that is void
+    /// by now is left out.
+    ///
+    /// # Errors
+    /// A record that the log or the format refuses; a reader that breaks the order.
+    pub fn take(&mut self, read: Read) -> Result<Option<PartRows>, CaptureError> {
+        let (Read::Begin { oid, .. }
+        | Read::Rows { oid, .. }
+        | Read::End { oid, .. }
+        | Read::Refused { oid, .. }
+        | Read::Gone { oid }) = read;
+        let Some(index) = self.rows.existing.holding(oid) else { return Ok(None) };
+        let Some(job) = self.rows.existing.jobs.get_mut(index) else { return Ok(None) };
+        let (number, lsn) = (job.place.number, job.lsn);
+        let Some(table) = job.tables.get_mut(&oid) else { return Ok(None) };
+        let out_of_order = |what: &str| CaptureError::Held {
+            detail: format!(
+                "{what} of table {oid} cannot follow {:?} under epoch {}",
+                table.stage, table.epoch
+            ),
+        };
+        match read {
+            Read::Begin { epoch, shape, visibility, stamp, .. } => {
+                if table.goes_on(epoch, visibility.as_ref()) {
+                    table.shape = Some(shape);
+                    return Ok(None);
+                }
+                if !table.begins_anew(epoch) {
+                    return match epoch < table.epoch {
+                        true => Ok(None),
+                        false => Err(out_of_order("the beginning")),
+                    };
+                }
+                table.shape = Some(shape.clone());
+                let key = shape.key.iter().filter_map(|column| shape.columns.get(*column));
+                let key = key.map(|column| column.name.clone()).collect();
+                self.mark_event(&shape.schema, &shape.name, epoch, SnapshotStage::Begin, lsn)?;
+                self.note(index, &Mark::Begin { oid, epoch, key, visibility, stamp })?;
+                self.rows.writer.boundary();
+            }
+            Read::Rows { epoch, part, lines, .. } => {
+                if epoch < table.epoch {
+                    return Ok(None);
+                }
+                let shape = match (&table.stage, &table.shape) {
+                    (Stage::Reading(_), Some(shape)) if epoch == table.epoch => shape.clone(),
+                    _ => return Err(out_of_order("a part")),
+                };
+                enter(&mut self.rows.outputs, &mut self.rows.writer, &shape)?;
+                self.rows.last_shape = None;
+                return Ok(Some(PartRows {
+                    job: number,
+                    oid,
+                    epoch,
+                    part,
+                    transaction: read_under(lsn),
+                    bytes: lines.len() as u64,
+                    lines: CopyRows::new(lines, shape.columns.len()),
+                    shape,
+                    rows: 0,
+                }));
+            }
+            Read::End { epoch, .. } => match &table.stage {
+                _ if epoch < table.epoch => {}
+                // The last part has said so.
+                Stage::Read(_) => {}
+                Stage::Reading(contents) if epoch == table.epoch && contents.visibility.is_some() => {
+                    self.note(index, &Mark::End { oid, epoch })?;
+                    self.rows.writer.boundary();
+                }
+                _ => return Err(out_of_order("the end")),
+            },
+            Read::Refused { reason, .. } => {
+                self.note(index, &Mark::Unread { oid, reason: Some(reason) })?;
+                self.rows.writer.boundary();
+            }
+            Read::Gone { .. } => {
+                self.note(index, &Mark::Unread { oid, reason: None })?;
+                self.rows.writer.boundary();
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes more of a part. False when all of it has been taken.
+    ///
+    /// # Errors
+    /// A record that the log or the format refuses; lines that are no rows.
+    pub fn take_rows(&mut self, part: &mut PartRows) -> Result<bool, CaptureError> {
+        let Some(index) = self.rows.existing.jobs.iter().position(|job| job.place.number == part.job) else {
+            return Ok(false);
+        };
+        let before = self.rows.existing.jobs.get(index).map_or(0, |job| job.rows);
+        let (until, last) = (self.rows.writer.buffered() + SLICE.0, part.rows + SLICE.1);
+        let bad = |error: CopyRowsError| CaptureError::Held { detail: error.to_string() };
+        while let Some(row) = part.lines.next_row().map_err(bad)? {
+            let table = &*part.shape;
+            let change = Change::Row { operation: Operation::Read, table, before: None, after: Some(row) };
+            let ordinal = before + part.rows;
+            let event =
+                Event { transaction: &part.transaction, ordinal, lsn: part.transaction.commit_lsn, change };
+            deliver(&mut self.rows.outputs, &mut self.rows.writer, &event)?;
+            part.rows += 1;
+            if part.rows >= last || self.rows.writer.buffered() >= until {
+                return Ok(true);
+            }
+        }
+        let (rows, bytes) = (part.rows, part.bytes);
+        let mark = Mark::Rows { oid: part.oid, epoch: part.epoch, part: part.part.clone(), rows, bytes };
+        self.note(index, &mark)?;
+        self.rows.writer.boundary();
+        Ok(false)
+    }
+
+    /// Writes where a table's rows begin or end.
+    fn mark_event(
+        &mut self,
+        schema: &str,
+        table: &str,
+        epoch: u32,
+        stage: SnapshotStage,
+        lsn: Lsn,
+    ) -> Result<(), CaptureError> {
+        let mark = SnapshotMark { schema: schema.to_owned(), table: table.to_owned(), epoch, stage };
+        let transaction = read_under(lsn);
+        self.rows.event(&Event {
+            transaction: &transaction,
+            ordinal: 0,
+            lsn,
+            change: Change::Snapshot(&mark),
+        })?;
+        self.rows.records = 0;
+        Ok(())
+    }
+
+    /// Begins to release a job, all of whose tables have been read and everything of which is durable.
+    pub fn begin_release(&self, job: u64) -> Option<Release> {
+        let job = self.rows.existing.job(job).filter(|job| job.is_read())?;
+        let tables = job.tables.iter().map(|(oid, table)| {
+            let judge = match &table.stage {
+                Stage::Read(contents) => Some(contents.clone()),
+                _ => None,
+            };
+            (*oid, judge)
+        });
+        Some(Release {
+            job: job.place.number,
+            tables: tables.collect(),
+            cursor: Cursor::new(self.log.clone(), job.place.changes),
+            assembler: Assembler::default(),
+            open: None,
+            cells: Cells::default(),
+        })
+    }
+
+    /// Appends those changes of a window that the rows do not have.
+    ///
+    /// # Errors
+    /// A record that the log or the format refuses.
+    pub fn catch_up(&mut self, release: &mut Release, window: &Window) -> Result<(), CaptureError> {
+        for held in &window.changes {
+            let Some(wanted) = window.wanted(held) else { continue };
+            let Assembled { transaction, shape, lsn, ordinal, in_stream, body } = &held.change;
+            if release.open.is_some_and(|(open, _)| open != *transaction) {
+                self.end_transaction(release)?;
+            }
+            release.open = Some((*transaction, ordinal + 1));
+            let is_same = |last: &Arc<TableShape>| Arc::ptr_eq(last, shape);
+            if !self.rows.last_shape.as_ref().is_some_and(is_same) {
+                enter(&mut self.rows.outputs, &mut self.rows.writer, shape)?;
+                self.rows.last_shape = Some(shape.clone());
+            }
+            let message = pgoutput::parse(body, *in_stream, &mut release.cells)?;
+            let change = change_of(message, wanted)?.of(shape);
+            let event = Event { transaction, ordinal: *ordinal, lsn: *lsn, change };
+            deliver(&mut self.rows.outputs, &mut self.rows.writer, &event)?;
+        }
+        Ok(())
+    }
+
+    /// Ends the transaction whose held changes have been appended.
+    fn end_transaction(&mut self, release: &mut Release) -> Result<(), CaptureError> {
+        if let Some((transaction, changes)) = release.open.take() {
+            for output in &mut self.rows.outputs {
+                output.end(&mut self.rows.writer, &transaction, changes)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends a release: the tables are complete, and their changes go to the outputs from here on. Everything since it
+    /// began is part of one group.
+    ///
+    /// # Errors
+    /// A record that the log or the format refuses.
+    pub fn end_release(&mut self, mut release: Release) -> Result<(), CaptureError> {
+        self.end_transaction(&mut release)?;
+        self.rows.last_shape = None;
+        let jobs = &mut self.rows.existing.jobs;
+        let Some(index) = jobs.iter().position(|job| job.place.number == release.job) else { return Ok(()) };
+        let mut job = jobs.swap_remove(index);
+        let lsn = self.position.last_commit.unwrap_or(job.lsn);
+        for table in job.tables.values() {
+            match &table.stage {
+                Stage::Read(Contents { rows, .. }) => {
+                    let stage = SnapshotStage::End { rows: *rows };
+                    self.mark_event(&table.schema, &table.name, table.epoch, stage, lsn)?;
+                }
+                Stage::Unread { reason: Some(reason) } => self.gap(&unread(table, lsn, reason))?,
+                _ => {}
+            }
+        }
+        job.note(&Mark::Released, Timestamp::now().millis(), &mut self.rows.writer)?;
+        self.rows.existing.done.push(job.place);
+        self.rows.writer.boundary();
+        Ok(())
+    }
+
+    /// Deletes the records of jobs that are done, and of which that is durable.
+    ///
+    /// # Errors
+    /// The log cannot delete them.
+    pub async fn clear_released(&mut self) -> Result<(), CaptureError> {
+        let done = std::mem::take(&mut self.rows.existing.done);
+        if done.is_empty() {
+            return Ok(());
+        }
+        let snapshot = self.log.snapshot();
+        let partitions = done.iter().flat_map(|place| [place.marks, place.changes]);
+        let ends = partitions.filter_map(|id| Some((id, snapshot.range(id)?.end))).collect();
+        drop(snapshot);
+        self.log.delete_records(ends).await?;
+        self.rows.existing.free.extend(done);
+        Ok(())
+    }
+}
+
+/// What rows that are read are part of.
+fn read_under(lsn: Lsn) -> Transaction {
+    Transaction {
+        xid: 0,
+        commit_lsn: lsn,
+        end_lsn: lsn,
+        commit_time: Timestamp::now(),
+        previous_commit_lsn: Lsn::ZERO,
+        phase: Phase::Snapshot,
+    }
+}
+
+/// The event for a table whose rows could not be read.
+fn unread(Table { schema, name, .. }: &Table, to: Lsn, reason: &str) -> Gap {
+    Gap {
+        cause: "existing_rows_not_read",
+        table: Some((schema.clone(), name.clone())),
+        from: None,
+        to,
+        detail: format!(
+            "the rows that table {schema}.{name} had when it joined cannot be read: {reason}; its changes since then are complete"
+        ),
+    }
+}
+
+/// A release under way: what was held, from the first change on.
+pub struct Release {
+    job: u64,
+    /// What has been read of each table; nothing of one that is gone, whose changes are all told.
+    tables: BTreeMap<u32, Option<Contents>>,
+    cursor: Cursor,
+    assembler: Assembler,
+    /// The transaction whose changes are being appended, and the ordinal behind the last.
+    open: Option<(Transaction, u64)>,
+    cells: Cells,
+}
+
+/// Some of what was held, in order.
+#[derive(Debug, Default)]
+pub struct Window {
+    changes: Vec<Held>,
+    /// What the server is to be asked, by table.
+    pub questions: BTreeMap<u32, Vec<Question>>,
+    answers: BTreeMap<u32, Vec<bool>>,
+}
+
+/// What comes next in a release.
+#[derive(Debug)]
+pub enum Next {
+    /// These changes.
+    Window(Window),
+    /// Nothing more.
+    End,
+    /// The rows of this table do not fit the changes: they are to be read again.
+    Again(u32),
+}
+
+#[derive(Debug)]
+struct Held {
+    change: Assembled,
+    /// Whether the rows lack what became of the old row, and of the new one.
+    old: Lack,
+    new: Lack,
+}
+
+/// Whether the rows lack something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lack {
+    Known(bool),
+    /// Unless the key lies behind that of the table's question with this number.
+    Asked(usize),
+}
+
+/// Which halves of a change are to be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Half {
+    Both,
+    Old,
+    New,
+}
+
+impl Window {
+    /// What the server says to a table's questions.
+    pub fn answer(&mut self, oid: u32, answers: Vec<bool>) {
+        self.answers.insert(oid, answers);
+    }
+
+    fn lacks(&self, oid: u32, lack: Lack) -> bool {
+        match lack {
+            Lack::Known(lacks) => lacks,
+            Lack::Asked(number) => {
+                self.answers.get(&oid).and_then(|answers| answers.get(number)).is_none_or(|behind| !behind)
+            }
+        }
+    }
+
+    /// What is to be told of a change.
+    fn wanted(&self, held: &Held) -> Option<Half> {
+        let oid = held.change.shape.oid;
+        match (self.lacks(oid, held.old), self.lacks(oid, held.new)) {
+            (true, true) => Some(Half::Both),
+            (true, false) => Some(Half::Old),
+            (false, true) => Some(Half::New),
+            (false, false) => None,
+        }
+    }
+}
+
+impl Release {
+    /// The names of the columns of a table's key.
+    pub fn key_of(&self, oid: u32) -> &[String] {
+        self.tables.get(&oid).and_then(Option::as_ref).map_or(&[], |contents| &contents.key)
+    }
+
+    /// Reads on.
+    ///
+    /// # Errors
+    /// What is held cannot be read.
+    pub async fn next(&mut self) -> Result<Next, CaptureError> {
+        let Some(mut records) = self.cursor.next().await? else { return Ok(Next::End) };
+        let mut window = Window::default();
+        while let Some(record) = records.next_record().map_err(unreadable)? {
+            if record.offset < self.cursor.from {
+                continue;
+            }
+            let (key, value) = (record.key.unwrap_or_default(), record.value.unwrap_or_default());
+            let Some(change) = self.assembler.take(key, value)? else { continue };
+            let contents = self.tables.get(&change.shape.oid).and_then(Option::as_ref);
+            let message = pgoutput::parse(&change.body, change.in_stream, &mut self.cells)?;
+            let questions = window.questions.entry(change.shape.oid).or_default();
+            let Some((old, new)) = judge(contents, &change, &message, questions) else {
+                return Ok(Next::Again(change.shape.oid));
+            };
+            if (old, new) != (Lack::Known(false), Lack::Known(false)) {
+                window.changes.push(Held { change, old, new });
+            }
+        }
+        window.questions.retain(|_, questions| !questions.is_empty());
+        Ok(Next::Window(window))
+    }
+}
+
+/// Whether a table's rows lack a change, as far as that is known without the server. `None` where it cannot be told.
+fn judge(
+    contents: Option<&Contents>,
+    change: &Assembled,
+    message: &Message<'_>,
+    questions: &mut Vec<Question>,
+) -> Option<(Lack, Lack)> {
+    let xid = change.transaction.xid;
+    let Some(contents) = contents else { return Some((Lack::Known(true), Lack::Known(true))) };
+    if let Some(visibility) = &contents.visibility {
+        let lack = Lack::Known(!visibility.sees(xid));
+        return Some((lack, lack));
+    }
+    // Each part was read later than the one before, and sees no less.
+    let unseeing = contents.chunks.iter().take_while(|(_, visibility)| !visibility.sees(xid)).count();
+    let Some((bound, _)) = unseeing.checked_sub(1).and_then(|last| contents.chunks.get(last)) else {
+        return (!contents.chunks.is_empty()).then_some((Lack::Known(false), Lack::Known(false)));
+    };
+    // No key lies behind the last part.
+    let Some(bound) = bound else { return Some((Lack::Known(true), Lack::Known(true))) };
+    let mut ask = |row, otherwise| {
+        let key = key_of(&change.shape, &contents.key, row, otherwise)?;
+        questions.push(Question { key, bound: bound.clone() });
+        Some(Lack::Asked(questions.len() - 1))
+    };
+    let (old, new) = match message {
+        Message::Insert { new, .. } => (None, Some(ask(*new, None)?)),
+        Message::Delete { old: Before::Key(old) | Before::Full(old), .. } => (Some(ask(*old, None)?), None),
+        Message::Update { old: None, new, .. } => (None, Some(ask(*new, None)?)),
+        Message::Update { old: Some(Before::Key(old) | Before::Full(old)), new, .. } => {
+            (Some(ask(*old, None)?), Some(ask(*new, Some(*old))?))
+        }
+        // It has emptied what some of the parts have, and the others were read behind it.
+        _ => return None,
+    };
+    // Without a half of its own, the other decides for both.
+    old.or(new).zip(new.or(old))
+}
+
+/// The values of a row's key.
+fn key_of(
+    shape: &TableShape,
+    key: &[String],
+    row: Row<'_>,
+    otherwise: Option<Row<'_>>,
+) -> Option<Vec<String>> {
+    let value = |name: &String| {
+        let column = shape.columns.iter().position(|column| column.name == *name)?;
+        let value = match (row.get(column), otherwise) {
+            (Value::Unsent, Some(other)) => other.get(column),
+            (value, _) => value,
+        };
+        match value {
+            Value::Text(text) => String::from_utf8(text.to_vec()).ok(),
+            // The server has another way to write it, or there is no key.
+            Value::Binary(_) | Value::Null | Value::Unsent => None,
+        }
+    };
+    key.iter().map(value).collect()
+}
+
+/// What is to be told of a change, as a change.
+fn change_of(message: Message<'_>, half: Half) -> Result<TableChange<'_>, CaptureError> {
+    let row = |operation, before, after| TableChange::Row { operation, before, after };
+    Ok(match (message, half) {
+        (Message::Insert { new, .. }, _) => row(Operation::Insert, None, Some(new)),
+        (Message::Delete { old, .. }, _) => row(Operation::Delete, Some(old), None),
+        (Message::Update { old: Some(old), .. }, Half::Old) => row(Operation::Delete, Some(old), None),
+        (Message::Update { new, .. }, Half::New) => row(Operation::Insert, None, Some(new)),
+        (Message::Update { old, new, .. }, _) => row(Operation::Update, old, Some(new)),
+        (Message::Truncate { .. }, _) => TableChange::Truncate,
+        (other, _) => {
+            return Err(CaptureError::Held { detail: format!("{other:?} is no change of a table") });
+        }
+    })
+}

@@ -1,0 +1,213 @@
+//! A session's share in reading existing rows: it keeps a reader for each job that is not done, takes what they tell
+//! between transactions, and releases what was held when the stream has come far enough.
+
+use std::collections::BTreeMap;
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
+use tracing::info;
+
+use super::{CATALOG_WAIT, GROUP_LIMIT, Session, query};
+use crate::capture::CaptureError;
+use crate::capture::existing::keys;
+use crate::capture::pipeline::existing::Next;
+use crate::change::Lsn;
+use crate::log::LogWriter;
+use crate::postgres::connect::Control;
+use crate::postgres::replication::{Feed, ReplicationError};
+use crate::postgres::snapshot::Read;
+use crate::postgres::{catalog, heartbeat};
+
+/// How many parts may wait to be taken.
+const WAITING_PARTS: usize = 2;
+
+/// The readers of a session.
+pub(super) struct Reading {
+    out: mpsc::Sender<Read>,
+    inbox: mpsc::Receiver<Read>,
+    /// Jobs that are read: they are done when everything that the source had below this has been taken.
+    barriers: BTreeMap<u64, Lsn>,
+    /// Jobs some table of which is to be read again.
+    void: Vec<u64>,
+    /// The stream has as much time for itself as the last part took.
+    stream_first_until: Instant,
+}
+
+/// What has arrived.
+pub(super) enum Arrived {
+    /// Frames of the stream.
+    Frames,
+    /// Something of a reader.
+    Read(Read),
+}
+
+impl Reading {
+    pub(super) fn new() -> Self {
+        let (out, inbox) = mpsc::channel(WAITING_PARTS);
+        Reading {
+            out,
+            inbox,
+            barriers: BTreeMap::new(),
+            void: Vec::new(),
+            stream_first_until: Instant::now(),
+        }
+    }
+
+    /// Waits for the stream, if there is `room`, and for the readers, if what they tell `may` be taken. Cancel-safe.
+    pub(super) async fn next(
+        &mut self,
+        feed: &mut Feed,
+        room: bool,
+        may: bool,
+    ) -> Result<Arrived, ReplicationError> {
+        // The inbox never ends, since one of its senders is here.
+        if Instant::now() < self.stream_first_until {
+            tokio::select! {
+                biased;
+                filled = feed.fill(), if room => filled.map(|_| Arrived::Frames),
+                Some(read) = self.inbox.recv(), if may => Ok(Arrived::Read(read)),
+                else => std::future::pending().await,
+            }
+        } else {
+            tokio::select! {
+                biased;
+                Some(read) = self.inbox.recv(), if may => Ok(Arrived::Read(read)),
+                filled = feed.fill(), if room => filled.map(|_| Arrived::Frames),
+                else => std::future::pending().await,
+            }
+        }
+    }
+
+    /// What has been read of some tables of these jobs is void.
+    pub(super) fn void(&mut self, jobs: impl IntoIterator<Item = u64>) {
+        self.void.extend(jobs);
+    }
+}
+
+impl<W: LogWriter> Session<'_, W> {
+    /// Sees that each job that is not done has a reader, and that those are released that can be. Between transactions.
+    pub(super) async fn look_after_existing(&mut self, feed: &mut Feed) -> Result<(), CaptureError> {
+        if self.capture.pipeline.jobs().is_empty() || self.capture.pipeline.in_transaction() {
+            return Ok(());
+        }
+        for job in std::mem::take(&mut self.reading.void) {
+            self.reading.barriers.remove(&job);
+        }
+        let jobs = self.capture.pipeline.jobs().iter();
+        let read: Vec<_> = jobs.filter(|job| job.is_read()).map(|job| job.place.number).collect();
+        for job in read {
+            self.release_if_due(job, feed).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes what a reader tells.
+    pub(super) async fn take_read(&mut self, read: Read, feed: &mut Feed) -> Result<(), CaptureError> {
+        let started = Instant::now();
+        if let Some(mut part) = self.capture.pipeline.take(read)? {
+            while self.capture.pipeline.take_rows(&mut part)? {
+                self.make_room().await?;
+                self.tick(feed);
+                if self.stop.is_cancelled() {
+                    self.capture.pipeline.drop_open();
+                    return Ok(());
+                }
+                tokio::task::yield_now().await;
+            }
+        }
+        self.reading.stream_first_until = Instant::now() + started.elapsed();
+        self.look_after_existing(feed).await
+    }
+
+    /// Writes what is buffered beyond the high watermark, where that is much.
+    async fn make_room(&mut self) -> Result<(), CaptureError> {
+        if self.capture.pipeline.writer().buffered() >= GROUP_LIMIT {
+            self.settle().await?;
+            self.capture.flush().await?;
+        }
+        Ok(())
+    }
+
+    /// Releases a job that has been read, when every transaction that a snapshot may have seen has arrived.
+    async fn release_if_due(&mut self, job: u64, feed: &mut Feed) -> Result<(), CaptureError> {
+        let barrier = match self.reading.barriers.get(&job) {
+            Some(barrier) => *barrier,
+            None => {
+                let barrier = barrier(&self.control, &self.capture.options.task).await?;
+                *self.reading.barriers.entry(job).or_insert(barrier)
+            }
+        };
+        if self.capture.pipeline.processed() < barrier {
+            return Ok(());
+        }
+        self.reading.barriers.remove(&job);
+        self.release(job, feed).await
+    }
+
+    async fn release(&mut self, job: u64, feed: &mut Feed) -> Result<(), CaptureError> {
+        self.settle().await?;
+        let Some(mut release) = self.capture.pipeline.begin_release(job) else { return Ok(()) };
+        loop {
+            let mut window = match release.next().await? {
+                Next::Window(window) => window,
+                Next::End => break,
+                Next::Again(oid) => return self.read_again(job, oid),
+            };
+            for (oid, questions) in std::mem::take(&mut window.questions) {
+                let asked = keys::are_behind(&self.control, oid, release.key_of(oid), &questions);
+                let answered = timeout(CATALOG_WAIT, asked)
+                    .await
+                    .map_err(query("compare keys in time"))?
+                    .map_err(query("compare keys"))?;
+                match answered {
+                    Some(answers) => window.answer(oid, answers),
+                    None => return self.read_again(job, oid),
+                }
+            }
+            self.capture.pipeline.catch_up(&mut release, &window)?;
+            self.make_room().await?;
+            self.tick(feed);
+            if self.stop.is_cancelled() {
+                self.capture.pipeline.drop_open();
+                return Ok(());
+            }
+        }
+        self.capture.pipeline.end_release(release)?;
+        self.settle().await?;
+        self.capture.pipeline.clear_released().await?;
+        self.capture.tell_flow();
+        info!(
+            task = self.capture.options.task,
+            "existing rows have been read, and what was held has followed them"
+        );
+        Ok(())
+    }
+
+    /// What was read of a table does not fit what was held: it is read again, and the job is released later.
+    fn read_again(&mut self, job: u64, oid: u32) -> Result<(), CaptureError> {
+        info!(
+            task = self.capture.options.task,
+            table = oid,
+            "a table was changed while its rows were read; reading it again"
+        );
+        self.capture.pipeline.drop_open();
+        self.capture.pipeline.hold_again(Some(oid))?;
+        self.reading.void([job]);
+        Ok(())
+    }
+}
+
+/// A place in the WAL behind the commit of every transaction that can be seen now, and which the stream will reach.
+async fn barrier(control: &Control, task: &str) -> Result<Lsn, CaptureError> {
+    let sent = async {
+        // On an idle source nothing else may follow; on a standby nothing can be written.
+        match heartbeat::send(control, task).await? {
+            Some(lsn) => Ok(lsn),
+            None => catalog::source_position(control).await,
+        }
+    };
+    timeout(CATALOG_WAIT, sent)
+        .await
+        .map_err(query("read the end of the WAL in time"))?
+        .map_err(query("read the end of the WAL"))
+}
