@@ -290,7 +290,7 @@ impl Table {
                 Some((Some(key), _)) => {
                     (self.epoch, ReadFrom::After { key: key.clone(), stamp: contents.stamp.clone() })
                 }
-                _ => (self.epoch, ReadFrom::FirstKey),
+                _ => (self.epoch + 1, ReadFrom::FirstKey),
             },
             _ => (self.epoch, ReadFrom::Start),
         };

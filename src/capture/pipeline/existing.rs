@@ -529,6 +529,14 @@ fn judge(
     };
     // No key lies behind the last part.
     let Some(bound) = bound else { return Some((Lack::Known(true), Lack::Known(true))) };
+    // An old row tells no more than the table's identity. What does not come with it may have been another.
+    let is_told = |name: &String| {
+        let mut columns = change.shape.columns.iter();
+        columns.any(|column| column.name == *name && column.identity)
+    };
+    if !matches!(message, Message::Insert { .. }) && !contents.key.iter().all(is_told) {
+        return None;
+    }
     let mut ask = |row, otherwise| {
         let key = key_of(&change.shape, &contents.key, row, otherwise)?;
         questions.push(Question { key, bound: bound.clone() });
@@ -585,3 +593,6 @@ fn change_of(message: Message<'_>, half: Half) -> Result<TableChange<'_>, Captur
         }
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -246,7 +246,7 @@ async fn an_inline_event_is_copied_to_the_partitions_that_it_concerns() {
 #[tokio::test]
 async fn a_gap_is_told_where_no_table_has_a_topic_yet() {
     let directory = tempfile::tempdir().unwrap();
-    let settings = r#""layout":"table","events":{"gap":"inline","message":"off"}"#;
+    let settings = r#""layout":"table","events":{"gap":"inline","message":"off","snapshot":"off"}"#;
     let (mut pipeline, reader) = pipeline_with(directory.path(), settings);
     let gap = |table| Gap { cause: "test", table, from: None, to: Lsn(9), detail: String::new() };
     pipeline.gap(&gap(None)).unwrap();
@@ -259,7 +259,7 @@ async fn a_gap_is_told_where_no_table_has_a_topic_yet() {
 #[tokio::test]
 async fn topics_of_tables_follow_their_names_and_are_found_again() {
     let directory = tempfile::tempdir().unwrap();
-    let settings = r#""layout":"table","events":{"gap":"inline","message":"off","snapshot":"inline"}"#;
+    let settings = r#""layout":"table","events":{"gap":"inline","message":"off","snapshot":"off"}"#;
     let (mut pipeline, reader) = pipeline_with(directory.path(), settings);
     assert_eq!(committed(&mut pipeline, &reader).await.len(), 0, "no table has had an event");
     transaction(&mut pipeline, 80, &[(1, 1), (2, 2), (1, 3)]);

@@ -1,0 +1,633 @@
+//! Random histories of a source with a held table, over a real log, against a model of the source.
+//!
+//! `MILLRACE_SIM_SEED` repeats one history, `MILLRACE_SIM_ROUNDS` says how many are run.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use super::*;
+use crate::capture::output::Output;
+use crate::capture::pipeline::Step;
+use crate::capture::spool::Spools;
+use crate::change::{Column, ReplicaIdentity};
+use crate::log::local::{LocalLog, LocalReader, LocalWriter, Options};
+use crate::log::record_batch::BatchHeader;
+use crate::log::{LogReader, Offset};
+use crate::postgres::snapshot::{ReadFrom, Visibility};
+use crate::task::TaskDefinition;
+
+/// The table that is read while its changes are held, and one that is not.
+const HELD: u32 = 1;
+const PLAIN: u32 = 2;
+
+/// As the simulation of the log draws them.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+
+    fn one_in(&mut self, n: usize) -> bool {
+        self.below(n) == 0
+    }
+}
+
+type Rows = BTreeMap<(u32, i64), u64>;
+
+#[derive(Debug, Clone, PartialEq)]
+enum Act {
+    Insert { oid: u32, id: i64, v: u64 },
+    /// To another key, or to the same.
+    Update { oid: u32, id: i64, to: i64, v: u64 },
+    Delete { oid: u32, id: i64 },
+    Truncate { oids: Vec<u32> },
+}
+
+impl Act {
+    fn apply(&self, rows: &mut Rows) {
+        match self {
+            Act::Insert { oid, id, v } => assert_eq!(rows.insert((*oid, *id), *v), None, "{self:?}"),
+            Act::Update { oid, id, to, v } => {
+                rows.remove(&(*oid, *id)).unwrap_or_else(|| panic!("{self:?}"));
+                assert_eq!(rows.insert((*oid, *to), *v), None, "{self:?}");
+            }
+            Act::Delete { oid, id } => drop(rows.remove(&(*oid, *id)).unwrap_or_else(|| panic!("{self:?}"))),
+            Act::Truncate { oids } => rows.retain(|(oid, _), _| !oids.contains(oid)),
+        }
+    }
+
+    fn keys(&self) -> Vec<(u32, Option<i64>)> {
+        match self {
+            Act::Insert { oid, id, .. } | Act::Delete { oid, id } => vec![(*oid, Some(*id))],
+            Act::Update { oid, id, to, .. } => vec![(*oid, Some(*id)), (*oid, Some(*to))],
+            Act::Truncate { oids } => oids.iter().map(|oid| (*oid, None)).collect(),
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Committed {
+    xid: u32,
+    commit_lsn: u64,
+    acts: Vec<Act>,
+    streamed: bool,
+}
+
+/// The source: its transactions in commit order.
+struct Source {
+    transactions: Vec<Committed>,
+    rows: Rows,
+    /// Transactions have numbers in the order in which they begin.
+    open: Vec<u32>,
+    next_xid: u32,
+    counter: u64,
+}
+
+impl Source {
+    fn commit(&mut self, random: &mut Random) {
+        while self.open.len() < 3 {
+            self.open.push(self.next_xid);
+            self.next_xid = self.next_xid.wrapping_add(1);
+        }
+        let xid = self.open.remove(random.below(3));
+        let mut acts = Vec::new();
+        for _ in 0..1 + random.below(4) {
+            self.counter += 1;
+            let (oid, id, v) = (1 + random.below(2) as u32, random.below(12) as i64, self.counter);
+            let to = random.below(12) as i64;
+            let is_there = self.rows.contains_key(&(oid, id));
+            let act = match random.below(12) {
+                _ if !is_there => Act::Insert { oid, id, v },
+                0..=3 => Act::Delete { oid, id },
+                4..=6 if !self.rows.contains_key(&(oid, to)) => Act::Update { oid, id, to, v },
+                11 if random.one_in(4) => {
+                    Act::Truncate { oids: if random.one_in(2) { vec![oid] } else { vec![HELD, PLAIN] } }
+                }
+                _ => Act::Update { oid, id, to: id, v },
+            };
+            act.apply(&mut self.rows);
+            acts.push(act);
+        }
+        let commit_lsn = 1000 + 100 * self.transactions.len() as u64;
+        self.transactions.push(Committed { xid, commit_lsn, acts, streamed: random.one_in(4) });
+    }
+
+    /// A snapshot taken now: the rows of the held table that it sees, and which transactions those are of. The last to
+    /// have committed may not be visible yet, unless one that is has changed the same rows.
+    fn snapshot(&self, random: &mut Random, settled: usize) -> (Rows, Visibility) {
+        let mut hidden: BTreeSet<u32> = BTreeSet::new();
+        let mut touched = BTreeSet::new();
+        for transaction in self.transactions.iter().skip(settled).rev().take(3) {
+            let keys: Vec<_> = transaction.acts.iter().flat_map(Act::keys).collect();
+            let meets = keys.iter().any(|(oid, id)| {
+                touched.iter().any(|(other, key): &(u32, Option<i64>)| other == oid && (key == id || key.is_none() || id.is_none()))
+            });
+            if !meets && random.one_in(2) {
+                hidden.insert(transaction.xid);
+            } else {
+                touched.extend(keys);
+            }
+        }
+        let mut rows = Rows::new();
+        let seen = self.transactions.iter().filter(|transaction| !hidden.contains(&transaction.xid));
+        seen.flat_map(|transaction| &transaction.acts).for_each(|act| act.apply(&mut rows));
+        rows.retain(|(oid, _), _| *oid == HELD);
+        let in_progress: BTreeSet<u32> = hidden.iter().chain(&self.open).copied().collect();
+        let first = in_progress.first().copied().unwrap_or(self.next_xid);
+        let listed: Vec<_> = in_progress.iter().map(u32::to_string).collect();
+        (rows, format!("{first}:{}:{}", self.next_xid, listed.join(",")).parse().unwrap())
+    }
+}
+
+fn shape(oid: u32) -> TableShape {
+    let column = |name: &str, identity| Column {
+        name: name.into(),
+        type_oid: 20,
+        base_oid: 20,
+        type_modifier: -1,
+        identity,
+    };
+    TableShape {
+        oid,
+        schema: "s".into(),
+        name: format!("t{oid}"),
+        identity: ReplicaIdentity::Default,
+        columns: vec![column("id", true), column("v", false)],
+        key: vec![0],
+    }
+}
+
+fn tracked(oid: u32) -> TrackedTable {
+    TrackedTable {
+        oid,
+        schema: "s".into(),
+        name: format!("t{oid}"),
+        partitioned: false,
+        usable_identity: true,
+        deferrable_key: false,
+        owned_by_us: true,
+        owner: "o".into(),
+    }
+}
+
+fn tuple(values: &[Option<String>]) -> Vec<u8> {
+    let mut out = (values.len() as u16).to_be_bytes().to_vec();
+    for value in values {
+        match value {
+            Some(text) => {
+                out.push(b't');
+                out.extend((text.len() as u32).to_be_bytes());
+                out.extend(text.as_bytes());
+            }
+            None => out.push(b'n'),
+        }
+    }
+    out
+}
+
+fn message(act: &Act, xid: Option<u32>) -> Vec<u8> {
+    let number = |n: &dyn std::fmt::Display| Some(n.to_string());
+    let xid = xid.map(u32::to_be_bytes).map_or(Vec::new(), |xid| xid.to_vec());
+    match act {
+        Act::Insert { oid, id, v } => {
+            let row = tuple(&[number(id), number(v)]);
+            [b"I".as_slice(), &xid, &oid.to_be_bytes(), b"N", &row].concat()
+        }
+        Act::Update { oid, id, to, v } => {
+            let old = match id == to {
+                true => Vec::new(),
+                false => [b"K".as_slice(), &tuple(&[number(id), None])].concat(),
+            };
+            [b"U".as_slice(), &xid, &oid.to_be_bytes(), &old, b"N", &tuple(&[number(to), number(v)])].concat()
+        }
+        Act::Delete { oid, id } => {
+            [b"D".as_slice(), &xid, &oid.to_be_bytes(), b"K", &tuple(&[number(id), None])].concat()
+        }
+        Act::Truncate { oids } => {
+            let oids_bytes: Vec<u8> = oids.iter().flat_map(|oid| oid.to_be_bytes()).collect();
+            [b"T".as_slice(), &xid, &(oids.len() as u32).to_be_bytes(), &[0], &oids_bytes].concat()
+        }
+    }
+}
+
+/// A reader that is under way.
+struct Reader {
+    wanted: Wanted,
+    has_begun: bool,
+    /// Under a shared snapshot, what is left to tell.
+    shared: Option<(Vec<(i64, u64)>, Visibility)>,
+    after: Option<i64>,
+    /// What the table's file was like: a truncate makes another.
+    stamp: usize,
+}
+
+struct History<'a> {
+    random: Random,
+    directory: &'a Path,
+    source: Source,
+    pipeline: Pipeline<LocalWriter>,
+    log: Arc<LocalReader>,
+    /// Transactions that the stream has brought, on this connection.
+    streamed: usize,
+    /// Transactions whose visibility is settled: nothing is read before they are.
+    settled: usize,
+    reader: Option<Reader>,
+    barrier: Option<u64>,
+    /// What the jobs have been told to read at least once.
+    releases: usize,
+    agains: usize,
+}
+
+fn open(directory: &Path) -> (Pipeline<LocalWriter>, Arc<LocalReader>) {
+    let options = Options { segment_bytes: 8192, ..Options::new(directory.join("log"), "t") };
+    let (mut writer, log, topics) = LocalLog::open(options).unwrap();
+    let json = r#"{"name":"t","source":"s","outputs":[{"events":{"gap":"inline","snapshot":"inline","transaction":"topic"}}]}"#;
+    let task: TaskDefinition = serde_json::from_str(json).unwrap();
+    let output = &task.outputs[0];
+    let format = output.format.make(&output.name, "db");
+    let output = Output::open(format, output.routing(Codec::Lz4), &topics, &mut writer).unwrap();
+    let spools = Spools::open(&directory.join("spool")).unwrap();
+    (Pipeline::new(writer, log.clone(), vec![output], spools, Arc::default()), log)
+}
+
+impl<'a> History<'a> {
+    fn new(seed: u64, directory: &'a Path) -> Self {
+        let (pipeline, log) = open(directory);
+        let mut random = Random(seed);
+        let next_xid = if random.one_in(4) { u32::MAX - 20 } else { 700 };
+        let source =
+            Source { transactions: Vec::new(), rows: Rows::new(), open: Vec::new(), next_xid, counter: 0 };
+        History {
+            random,
+            directory,
+            source,
+            pipeline,
+            log,
+            streamed: 0,
+            settled: 0,
+            reader: None,
+            barrier: None,
+            releases: 0,
+            agains: 0,
+        }
+    }
+
+    async fn run(&mut self) {
+        self.connect().await;
+        for _ in 0..self.random.below(6) {
+            self.source.commit(&mut self.random);
+        }
+        for _ in 0..30 + self.random.below(120) {
+            self.step().await;
+        }
+        if self.releases == 0 && self.pipeline.jobs().is_empty() {
+            self.hold();
+        }
+        // To the end.
+        while self.streamed < self.source.transactions.len() || !self.pipeline.jobs().is_empty() {
+            self.deliver(false);
+            self.read();
+            self.look_after().await;
+        }
+        self.commit().await;
+        self.check().await;
+    }
+
+    async fn step(&mut self) {
+        match self.random.below(20) {
+            0..=5 => self.source.commit(&mut self.random),
+            6..=9 => self.deliver(false),
+            10 | 11 => self.commit().await,
+            12 if self.random.one_in(3) => {
+                // In the middle of a transaction, or between two.
+                if self.random.one_in(2) {
+                    self.deliver(true);
+                }
+                self.restart().await;
+            }
+            13 if self.random.one_in(4) => self.hold(),
+            14..=17 => self.read(),
+            _ => self.look_after().await,
+        }
+    }
+
+    /// A new connection, after whatever became of the one before.
+    async fn connect(&mut self) {
+        self.pipeline.recall().await.unwrap();
+        let position = self.pipeline.writer().resume();
+        let position = position.unwrap_or_else(|| self.pipeline.position());
+        self.pipeline.restart(position);
+        for oid in [HELD, PLAIN] {
+            let arrival = self.pipeline.rows.shapes.read();
+            self.pipeline.set_shape(arrival, Arc::new(shape(oid)));
+        }
+        let last = position.last_commit.map_or(0, |last| last.0);
+        let known = self.source.transactions.iter().filter(|one| one.commit_lsn <= last).count();
+        // Some that the log has come again.
+        self.streamed = known.saturating_sub(self.random.below(3));
+        self.settled = self.settled.max(known);
+        (self.reader, self.barrier) = (None, None);
+    }
+
+    async fn restart(&mut self) {
+        if self.random.one_in(2) {
+            // The process is killed: what no commit has made durable is gone.
+            let nowhere = self.directory.join("nowhere");
+            let other = open(&nowhere);
+            drop(std::mem::replace(&mut self.pipeline, other.0));
+            (self.pipeline, self.log) = open(self.directory);
+        } else if self.random.one_in(2) {
+            // The connection breaks: whole transactions are kept.
+            self.pipeline.drop_open();
+            self.commit().await;
+        } else {
+            let position = self.pipeline.position();
+            self.pipeline.restart(position);
+            self.commit().await;
+        }
+        self.connect().await;
+    }
+
+    async fn commit(&mut self) {
+        let position = self.pipeline.position();
+        self.pipeline.writer().commit(position).await.unwrap();
+        if self.random.one_in(3) {
+            self.pipeline.clear_released_when_durable().await;
+        }
+    }
+
+    fn hold(&mut self) {
+        // Whoever wants a table's rows again while they are read gets them anew.
+        self.pipeline.hold(&[tracked(HELD)], false).unwrap();
+        // The reader is begun anew, and waits for every transaction that has been delivered.
+        self.settled = self.source.transactions.len();
+        (self.reader, self.barrier) = (None, None);
+    }
+
+    /// The stream brings a transaction, or the first part of one.
+    fn deliver(&mut self, cut: bool) {
+        let Some(transaction) = self.source.transactions.get(self.streamed).cloned() else { return };
+        let Committed { xid, commit_lsn, acts, streamed } = transaction;
+        let mut take = |body: &[u8]| self.pipeline.message(Lsn(commit_lsn - 1), body).unwrap();
+        if streamed {
+            take(&[b"S".as_slice(), &xid.to_be_bytes(), &[1]].concat());
+            for act in &acts {
+                take(&message(act, Some(xid)));
+            }
+            take(b"E");
+            if cut {
+                return;
+            }
+            let places = [commit_lsn.to_be_bytes(), (commit_lsn + 50).to_be_bytes(), [0; 8]].concat();
+            let step = take(&[b"c".as_slice(), &xid.to_be_bytes(), &[0], &places].concat());
+            let Step::Replay { spool, end_lsn } = step else { panic!("{step:?}") };
+            for oid in [HELD, PLAIN] {
+                let arrival = self.pipeline.rows.shapes.read();
+                self.pipeline.set_shape(arrival, Arc::new(shape(oid)));
+            }
+            for act in &acts {
+                let step = self.pipeline.replayed(Lsn(commit_lsn - 1), &message(act, Some(xid)), &spool).unwrap();
+                assert!(matches!(step, Step::Done));
+            }
+            self.pipeline.commit(end_lsn).unwrap();
+        } else {
+            take(&[b"B".as_slice(), &commit_lsn.to_be_bytes(), &[0; 8], &xid.to_be_bytes()].concat());
+            for act in &acts {
+                take(&message(act, None));
+            }
+            if cut {
+                return;
+            }
+            let end = (commit_lsn + 50).to_be_bytes();
+            take(&[b"C\0".as_slice(), &commit_lsn.to_be_bytes(), &end, &[0; 8]].concat());
+        }
+        self.streamed += 1;
+    }
+
+    /// The reader tells something.
+    fn read(&mut self) {
+        let Some(job) = self.pipeline.jobs().first() else { return };
+        let number = job.place.number;
+        let truncates = self.source.transactions.iter().flat_map(|one| &one.acts);
+        let truncated = |act: &&Act| matches!(act, Act::Truncate { oids } if oids.contains(&HELD));
+        let stamp = truncates.filter(truncated).count();
+        let (random, source) = (&mut self.random, &self.source);
+        let wanted = self.pipeline.wanted(number).into_iter().next();
+        let Some(reader) = self.reader.as_mut() else {
+            let Some(wanted) = wanted else { return };
+            let after = match &wanted.from {
+                ReadFrom::After { key, .. } => Some(key[0].parse().unwrap()),
+                _ => None,
+            };
+            self.reader = Some(Reader { wanted, has_begun: false, shared: None, after, stamp });
+            return;
+        };
+        let (oid, epoch) = (reader.wanted.oid, reader.wanted.epoch);
+        let lines = |rows: &[(i64, u64)]| -> Vec<u8> {
+            rows.iter().flat_map(|(id, v)| format!("{id}\t{v}\n").into_bytes()).collect()
+        };
+        if !reader.has_begun {
+            reader.has_begun = true;
+            // A table may have lost its key.
+            let from = &reader.wanted.from;
+            let shared = matches!(from, ReadFrom::Start) || matches!(from, ReadFrom::FirstKey) && random.one_in(5);
+            let begun = shared.then(|| source.snapshot(random, self.settled));
+            let visibility = begun.as_ref().map(|(_, visibility)| visibility.clone());
+            reader.shared = begun.map(|(rows, visibility)| {
+                (rows.into_iter().map(|((_, id), v)| (id, v)).collect(), visibility)
+            });
+            let stamp = String::new();
+            let begin = Read::Begin { oid, epoch, shape: Arc::new(shape(oid)), visibility, stamp };
+            assert!(self.pipeline.take(begin).unwrap().is_none());
+            return;
+        }
+        let (part, rows, is_last) = match &mut reader.shared {
+            Some((rows, _)) if rows.is_empty() => {
+                self.reader = None;
+                assert!(self.pipeline.take(Read::End { oid, epoch }).unwrap().is_none());
+                return;
+            }
+            Some((rows, _)) => {
+                let count = (1 + random.below(4)).min(rows.len());
+                (Part::Shared, rows.drain(..count).collect::<Vec<_>>(), false)
+            }
+            None => {
+                // A reader looks at the file before each part; one may slip through between two connections.
+                if stamp != reader.stamp && !random.one_in(3) {
+                    reader.wanted.epoch += 1;
+                    (reader.after, reader.has_begun, reader.stamp) = (None, false, stamp);
+                    reader.wanted.from = ReadFrom::FirstKey;
+                    return;
+                }
+                let (rows, visibility) = source.snapshot(random, self.settled);
+                // Later parts see no less.
+                self.settled = source.transactions.len();
+                let behind = rows.into_iter().map(|((_, id), v)| (id, v));
+                let mut behind: Vec<_> = behind.filter(|(id, _)| reader.after.is_none_or(|after| *id > after)).collect();
+                let count = 1 + random.below(4);
+                let through = (behind.len() > count).then(|| behind[count - 1].0);
+                behind.truncate(count);
+                reader.after = through;
+                let through = through.map(|id| vec![id.to_string()]);
+                let is_last = through.is_none();
+                (Part::Keys { through, visibility }, behind, is_last)
+            }
+        };
+        let count = rows.len() as u64;
+        let read = Read::Rows { oid, epoch, part, lines: lines(&rows), rows: count };
+        if is_last {
+            self.reader = None;
+        }
+        if let Some(mut part) = self.pipeline.take(read).unwrap() {
+            while self.pipeline.take_rows(&mut part).unwrap() {}
+        }
+    }
+
+    /// What the session does between transactions: a barrier, and then the release.
+    async fn look_after(&mut self) {
+        let Some(job) = self.pipeline.jobs().first() else { return };
+        let number = job.place.number;
+        if !job.is_read() {
+            self.barrier = None;
+            return;
+        }
+        let now = self.source.transactions.last().map_or(0, |last| last.commit_lsn + 50);
+        let barrier = *self.barrier.get_or_insert(now);
+        if self.pipeline.processed().0 < barrier {
+            return;
+        }
+        self.commit().await;
+        let mut release = self.pipeline.begin_release(number).unwrap();
+        loop {
+            let mut window = match release.next().await.unwrap() {
+                Next::Window(window) => window,
+                Next::End => break,
+                Next::Again(oid) => {
+                    self.agains += 1;
+                    self.pipeline.drop_open();
+                    self.pipeline.hold_again(Some(oid)).unwrap();
+                    (self.reader, self.barrier) = (None, None);
+                    self.settled = self.source.transactions.len();
+                    return;
+                }
+            };
+            for (oid, questions) in std::mem::take(&mut window.questions) {
+                assert_eq!(release.key_of(oid), ["id"]);
+                let number = |key: &[String]| key[0].parse::<i64>().unwrap();
+                let behind = questions.iter().map(|asked| number(&asked.key) > number(&asked.bound));
+                window.answer(oid, behind.collect());
+            }
+            self.pipeline.catch_up(&mut release, &window).unwrap();
+            if self.random.one_in(4) {
+                self.pipeline.writer().flush().await.unwrap();
+            }
+            if self.random.one_in(8) {
+                // Stopped in the middle.
+                self.pipeline.drop_open();
+                return;
+            }
+        }
+        self.pipeline.end_release(release).unwrap();
+        self.releases += 1;
+        self.barrier = None;
+    }
+
+    /// Rebuilds the tables from the log alone. Each change must fit what is there, and stand at its place.
+    async fn check(&mut self) {
+        let topics = self.log.topics().borrow().clone();
+        let partition = topics.iter().find(|topic| topic.name == "t").unwrap().partitions[0];
+        let mut rows = Rows::new();
+        let mut places = BTreeSet::new();
+        let mut last = BTreeMap::new();
+        let snapshot = self.log.snapshot();
+        let mut next = Offset(0);
+        while next < snapshot.range(partition).unwrap().end {
+            let fetched = self.log.fetch(&snapshot, partition, next, 1 << 20).await.unwrap();
+            for batch in &fetched.batches {
+                let header = BatchHeader::check(batch).unwrap();
+                next = header.end_offset();
+                let mut records = header.records(batch, 1 << 26).unwrap();
+                while let Some(record) = records.next_record().unwrap() {
+                    let Some(value) = record.value else { continue };
+                    let header = |name: &str| {
+                        let found = record.headers().map(Result::unwrap).find(|(known, _)| *known == name);
+                        found.and_then(|(_, value)| value).map(|value| String::from_utf8(value.to_vec()).unwrap())
+                    };
+                    let value: serde_json::Value = serde_json::from_slice(value).unwrap();
+                    if value["type"] == "snapshot" {
+                        // What was read before is void, and what was known of the table.
+                        if value["stage"] == "begin" {
+                            rows.retain(|(oid, _), _| *oid != HELD);
+                        }
+                        continue;
+                    }
+                    let oid: u32 = value["source"]["table"].as_str().unwrap()[1..].parse().unwrap();
+                    let number = |image: &str, field: &str| value[image][field].as_i64().unwrap();
+                    let phase = header("millrace.phase");
+                    let op = value["op"].as_str().unwrap();
+                    let place = header("millrace.position").unwrap();
+                    let (lsn, ordinal) = place.split_once(':').unwrap();
+                    let ordinal: u64 = ordinal.parse().unwrap();
+                    if op != "r" {
+                        // A change of the key is two records at one place.
+                        let place = (oid, lsn.parse::<Lsn>().unwrap(), ordinal, op.to_owned());
+                        assert!(places.insert(place.clone()), "{place:?} stands twice");
+                        let before = last.insert((oid, phase.clone()), (place.1, place.2));
+                        assert!(before.is_none_or(|before| before <= (place.1, place.2)), "{place:?} out of order");
+                    }
+                    let place = format!("{phase:?} {value}");
+                    match op {
+                        "r" | "c" => {
+                            let row = ((oid, number("after", "id")), number("after", "v") as u64);
+                            assert_eq!(rows.insert(row.0, row.1), None, "{place}");
+                        }
+                        "u" => {
+                            let row = ((oid, number("after", "id")), number("after", "v") as u64);
+                            assert!(rows.insert(row.0, row.1).is_some(), "{place}");
+                        }
+                        "d" => assert!(rows.remove(&(oid, number("before", "id"))).is_some(), "{place}"),
+                        "t" => rows.retain(|(known, _), _| *known != oid),
+                        other => panic!("{other}"),
+                    }
+                }
+            }
+        }
+        assert_eq!(rows, self.source.rows);
+    }
+}
+
+impl Pipeline<LocalWriter> {
+    /// As a session does when its release is durable.
+    async fn clear_released_when_durable(&mut self) {
+        self.clear_released().await.unwrap();
+    }
+}
+
+// I1, I2
+#[tokio::test]
+async fn rows_and_what_they_lack_are_told_once_whatever_interrupts() {
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let first = number("MILLRACE_SIM_SEED").unwrap_or(1);
+    let alone = number("MILLRACE_SIM_SEED").is_some();
+    let count = number("MILLRACE_SIM_ROUNDS").unwrap_or(if alone { 1 } else { 60 });
+    let (mut releases, mut agains) = (0, 0);
+    for seed in first..first + count {
+        println!("MILLRACE_SIM_SEED={seed}");
+        let directory = tempfile::tempdir().unwrap();
+        let mut history = History::new(seed, directory.path());
+        history.run().await;
+        releases += history.releases;
+        agains += history.agains;
+    }
+    println!("{releases} releases, {agains} tables read again");
+    assert!(alone || releases as u64 >= count, "{releases}");
+}
