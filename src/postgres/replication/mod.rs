@@ -6,6 +6,7 @@
 mod auth;
 mod backlog;
 mod buffer;
+mod copy;
 mod drain;
 mod feed;
 mod stream;
@@ -21,6 +22,7 @@ use postgres_protocol::message::frontend;
 use tokio_postgres::fallible_iterator::FallibleIterator;
 
 pub use self::backlog::{Backlog, Begun, Reading};
+pub use self::copy::{CopyConnection, CopyError};
 pub use self::feed::Feed;
 pub use self::stream::{Frame, ReplicationStream, Status, StreamLimits};
 use self::wire::Wire;
@@ -380,15 +382,44 @@ async fn start_session(
     config: &SourceConfig,
     password: Option<Secret>,
 ) -> Result<ReplicationConnection, ConnectError> {
+    // Making a slot waits for running transactions by their locks, however long they run.
+    let settings = [("replication", "database"), ("lock_timeout", "0")];
+    let LoggedIn { wire, server_version, unknown_encoding } =
+        log_in(transport, config, password, &settings).await?;
+    let mut connection = ReplicationConnection { wire, server_version, wal_sender_timeout: None };
+    connection.settle(unknown_encoding).await.map_err(|error| match error {
+        ReplicationError::Server(server) => ConnectError::from_server(*server, config),
+        ReplicationError::Io(io) => ConnectError::Io(io),
+        other => ConnectError::Protocol(other.to_string()),
+    })?;
+    Ok(connection)
+}
+
+/// A session that takes statements.
+struct LoggedIn {
+    wire: Wire,
+    server_version: u32,
+    /// The database has texts that nobody knows the encoding of.
+    unknown_encoding: bool,
+}
+
+/// The server would check that what it cannot convert is UTF-8, and fail at the first text that is not.
+const AS_IT_IS: &str = "SET client_encoding = 'SQL_ASCII'";
+
+/// Begins a session with these settings and the pinned ones.
+async fn log_in(
+    transport: Transport,
+    config: &SourceConfig,
+    password: Option<Secret>,
+    settings: &[(&str, &str)],
+) -> Result<LoggedIn, ConnectError> {
     let mut wire = Wire::new(transport);
     let mut parameters = vec![
         ("user", config.user.as_str()),
         ("database", config.dbname.as_str()),
-        ("replication", "database"),
         ("application_name", config.application_name.as_str()),
-        // Making a slot waits for running transactions by their locks, however long they run.
-        ("lock_timeout", "0"),
     ];
+    parameters.extend(settings);
     parameters.extend(SESSION);
     if let Some(options) = &config.options {
         parameters.push(("options", options));
@@ -414,21 +445,14 @@ async fn start_session(
             _ => return Err(ConnectError::Protocol("a message that does not belong to a login".to_owned())),
         }
     }
-    let mut connection = ReplicationConnection { wire, server_version, wal_sender_timeout: None };
-    connection.settle(unknown_encoding).await.map_err(|error| match error {
-        ReplicationError::Server(server) => ConnectError::from_server(*server, config),
-        ReplicationError::Io(io) => ConnectError::Io(io),
-        other => ConnectError::Protocol(other.to_string()),
-    })?;
-    Ok(connection)
+    Ok(LoggedIn { wire, server_version, unknown_encoding })
 }
 
 impl ReplicationConnection {
     /// Settings that the startup message cannot carry, and what the server expects of us.
     async fn settle(&mut self, unknown_encoding: bool) -> Result<(), ReplicationError> {
         if unknown_encoding {
-            // The server would check that what it cannot convert is UTF-8, and fail at the first text that is not.
-            self.query("SET client_encoding = 'SQL_ASCII'").await?;
+            self.query(AS_IT_IS).await?;
         }
         let newer = newer_settings(self.server_version);
         if !newer.is_empty() {

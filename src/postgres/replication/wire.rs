@@ -45,10 +45,6 @@ impl Wire {
         self.buffer.next_message()
     }
 
-    pub(super) fn content(&self, place: Range<usize>) -> &[u8] {
-        self.buffer.content(place)
-    }
-
     /// Reads once; 0 means that the peer has closed. May be cancelled.
     pub(super) async fn fill(&mut self) -> io::Result<usize> {
         let Wire { transport, buffer } = self;
@@ -64,20 +60,36 @@ impl Wire {
         self.transport.flush().await
     }
 
-    /// Type of the next message, and its bytes with header.
-    pub(super) async fn receive_raw(&mut self) -> io::Result<(u8, BytesMut)> {
+    /// Type of the next message, and where its content lies until the one after it is asked for.
+    pub(super) async fn next(&mut self) -> io::Result<(u8, Range<usize>)> {
         loop {
-            if let Some((tag, place)) = self.buffer.next_message().map_err(invalid)? {
-                let mut message = BytesMut::with_capacity(place.len() + 5);
-                message.extend_from_slice(&[tag]);
-                message.extend_from_slice(&(place.len() as u32 + 4).to_be_bytes());
-                message.extend_from_slice(self.buffer.content(place));
-                return Ok((tag, message));
+            if let Some(message) = self.buffer.next_message().map_err(invalid)? {
+                return Ok(message);
             }
             if self.fill().await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
+    }
+
+    /// The content of the message that [`Self::next`] or [`Self::next_message`] gave.
+    pub(super) fn content(&self, place: Range<usize>) -> &[u8] {
+        self.buffer.content(place)
+    }
+
+    /// Type of the next message, and its bytes with header.
+    pub(super) async fn receive_raw(&mut self) -> io::Result<(u8, BytesMut)> {
+        let (tag, place) = self.next().await?;
+        Ok((tag, self.with_header(tag, place)))
+    }
+
+    /// A message as it was sent.
+    pub(super) fn with_header(&self, tag: u8, place: Range<usize>) -> BytesMut {
+        let mut message = BytesMut::with_capacity(place.len() + 5);
+        message.extend_from_slice(&[tag]);
+        message.extend_from_slice(&(place.len() as u32 + 4).to_be_bytes());
+        message.extend_from_slice(self.content(place));
+        message
     }
 
     /// The next message that is neither notice nor parameter nor notification.

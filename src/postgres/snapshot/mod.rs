@@ -4,6 +4,11 @@
 //! which of them are not in the rows. What was read comes in parts; a part that has been kept is never read again.
 
 mod copy_rows;
+mod pace;
+mod progress;
+mod reader;
+mod round;
+mod table;
 mod visibility;
 
 use std::sync::Arc;
@@ -11,6 +16,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 pub use self::copy_rows::{CopyRows, CopyRowsError};
+pub use self::progress::{ReadProgress, ReadState, ReadTotals, TableProgress};
+pub use self::reader::{ReadOptions, Reader};
 pub use self::visibility::Visibility;
 use crate::change::TableShape;
 

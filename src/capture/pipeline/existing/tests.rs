@@ -45,11 +45,25 @@ type Rows = BTreeMap<(u32, i64), u64>;
 
 #[derive(Debug, Clone, PartialEq)]
 enum Act {
-    Insert { oid: u32, id: i64, v: u64 },
+    Insert {
+        oid: u32,
+        id: i64,
+        v: u64,
+    },
     /// To another key, or to the same.
-    Update { oid: u32, id: i64, to: i64, v: u64 },
-    Delete { oid: u32, id: i64 },
-    Truncate { oids: Vec<u32> },
+    Update {
+        oid: u32,
+        id: i64,
+        to: i64,
+        v: u64,
+    },
+    Delete {
+        oid: u32,
+        id: i64,
+    },
+    Truncate {
+        oids: Vec<u32>,
+    },
 }
 
 impl Act {
@@ -129,7 +143,9 @@ impl Source {
         for transaction in self.transactions.iter().skip(settled).rev().take(3) {
             let keys: Vec<_> = transaction.acts.iter().flat_map(Act::keys).collect();
             let meets = keys.iter().any(|(oid, id)| {
-                touched.iter().any(|(other, key): &(u32, Option<i64>)| other == oid && (key == id || key.is_none() || id.is_none()))
+                touched.iter().any(|(other, key): &(u32, Option<i64>)| {
+                    other == oid && (key == id || key.is_none() || id.is_none())
+                })
             });
             if !meets && random.one_in(2) {
                 hidden.insert(transaction.xid);
@@ -395,7 +411,8 @@ impl<'a> History<'a> {
                 self.pipeline.set_shape(arrival, Arc::new(shape(oid)));
             }
             for act in &acts {
-                let step = self.pipeline.replayed(Lsn(commit_lsn - 1), &message(act, Some(xid)), &spool).unwrap();
+                let step =
+                    self.pipeline.replayed(Lsn(commit_lsn - 1), &message(act, Some(xid)), &spool).unwrap();
                 assert!(matches!(step, Step::Done));
             }
             self.pipeline.commit(end_lsn).unwrap();
@@ -439,7 +456,8 @@ impl<'a> History<'a> {
             reader.has_begun = true;
             // A table may have lost its key.
             let from = &reader.wanted.from;
-            let shared = matches!(from, ReadFrom::Start) || matches!(from, ReadFrom::FirstKey) && random.one_in(5);
+            let shared =
+                matches!(from, ReadFrom::Start) || matches!(from, ReadFrom::FirstKey) && random.one_in(5);
             let begun = shared.then(|| source.snapshot(random, self.settled));
             let visibility = begun.as_ref().map(|(_, visibility)| visibility.clone());
             reader.shared = begun.map(|(rows, visibility)| {
@@ -472,7 +490,8 @@ impl<'a> History<'a> {
                 // Later parts see no less.
                 self.settled = source.transactions.len();
                 let behind = rows.into_iter().map(|((_, id), v)| (id, v));
-                let mut behind: Vec<_> = behind.filter(|(id, _)| reader.after.is_none_or(|after| *id > after)).collect();
+                let mut behind: Vec<_> =
+                    behind.filter(|(id, _)| reader.after.is_none_or(|after| *id > after)).collect();
                 let count = 1 + random.below(4);
                 let through = (behind.len() > count).then(|| behind[count - 1].0);
                 behind.truncate(count);
@@ -560,7 +579,9 @@ impl<'a> History<'a> {
                     let Some(value) = record.value else { continue };
                     let header = |name: &str| {
                         let found = record.headers().map(Result::unwrap).find(|(known, _)| *known == name);
-                        found.and_then(|(_, value)| value).map(|value| String::from_utf8(value.to_vec()).unwrap())
+                        found
+                            .and_then(|(_, value)| value)
+                            .map(|value| String::from_utf8(value.to_vec()).unwrap())
                     };
                     let value: serde_json::Value = serde_json::from_slice(value).unwrap();
                     if value["type"] == "snapshot" {
@@ -582,7 +603,10 @@ impl<'a> History<'a> {
                         let place = (oid, lsn.parse::<Lsn>().unwrap(), ordinal, op.to_owned());
                         assert!(places.insert(place.clone()), "{place:?} stands twice");
                         let before = last.insert((oid, phase.clone()), (place.1, place.2));
-                        assert!(before.is_none_or(|before| before <= (place.1, place.2)), "{place:?} out of order");
+                        assert!(
+                            before.is_none_or(|before| before <= (place.1, place.2)),
+                            "{place:?} out of order"
+                        );
                     }
                     let place = format!("{phase:?} {value}");
                     match op {

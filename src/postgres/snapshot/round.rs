@@ -1,0 +1,580 @@
+//! One round: workers that read chunk after chunk, each in a transaction of its own.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+use memchr::{memchr_iter, memrchr};
+use tokio::time::{Instant, sleep, sleep_until};
+use tracing::{info, warn};
+
+use super::pace::{CHUNK_LIMIT, PLACES_PER_BLOCK, Pace, Places, ctid};
+use super::progress::ReadState;
+use super::reader::{Pending, Reading, RoundError, SharedSnapshot};
+use super::table::{self, Table};
+use super::{CopyRows, Part, Read, ReadFrom, Visibility};
+use crate::change::Value;
+use crate::postgres::connect::Control;
+use crate::postgres::replication::{CopyConnection, CopyError};
+use crate::postgres::server_error::{ServerError, sqlstate};
+
+/// How long to leave a table alone that somebody has locked.
+const BUSY_PAUSE: Duration = Duration::from_millis(200);
+/// How long to wait before connecting again.
+const CONNECT_PAUSE: Duration = Duration::from_secs(2);
+/// How many rows the first chunk in key order asks for when nothing is known of the table.
+const FIRST_ROWS: f64 = 1000.0;
+
+pub(super) struct Round<'a> {
+    reading: &'a Reading,
+    control: Control,
+    snapshot: Option<SharedSnapshot>,
+    work: Mutex<Work>,
+}
+
+/// What is left to do.
+#[derive(Default)]
+struct Work {
+    /// Tables under the shared snapshot.
+    shared: Vec<Shared>,
+    /// Tables that are read in key order, and that no worker has in hand.
+    keyed: VecDeque<Keyed>,
+    /// The shared snapshot is of no use any more.
+    snapshot_lost: bool,
+    /// When the rate limit allows the next chunk.
+    next: Option<Instant>,
+}
+
+struct Shared {
+    table: Table,
+    epoch: u32,
+    places: Places,
+    all_places: u64,
+    pace: Pace,
+    /// Chunks that are being read.
+    in_flight: usize,
+    /// Somebody has it locked.
+    busy_until: Option<Instant>,
+    /// It is not to be read on.
+    stopped: Option<Stopped>,
+    told_rows: bool,
+    /// Everything has been told.
+    ended: bool,
+}
+
+/// Why a table is not read on in this round.
+enum Stopped {
+    /// It is another than it was, and is to be read anew from here.
+    Changed(ReadFrom),
+    Refused(String),
+}
+
+struct Keyed {
+    table: Table,
+    epoch: u32,
+    after: Option<Vec<String>>,
+    pace: Pace,
+    busy_until: Option<Instant>,
+}
+
+enum Next {
+    /// A chunk of the shared table with this index.
+    Places(usize, Range<u64>),
+    Keys(Keyed),
+    Later(Instant),
+    Nothing,
+}
+
+/// Which snapshot a chunk is read under.
+#[derive(Clone, Copy)]
+enum Under<'a> {
+    Shared(&'a str),
+    Own,
+}
+
+/// Why a chunk was not read.
+enum Failed {
+    /// Somebody has locked the table, or the server asks to try again.
+    Busy,
+    TooMuch,
+    Stopped(Stopped),
+    /// The shared snapshot is gone.
+    SnapshotLost,
+    /// The connection is lost, or cannot be made.
+    Connection(String),
+    Round(RoundError),
+}
+
+impl From<Stopped> for Failed {
+    fn from(stopped: Stopped) -> Self {
+        Failed::Stopped(stopped)
+    }
+}
+
+impl From<CopyError> for Failed {
+    fn from(error: CopyError) -> Self {
+        match error {
+            CopyError::TooMuch(_) => Failed::TooMuch,
+            error => Failed::Connection(error.to_string()),
+        }
+    }
+}
+
+struct Chunk {
+    lines: Vec<u8>,
+    rows: u64,
+    /// Of a chunk in key order.
+    visibility: Option<Visibility>,
+    time: Duration,
+}
+
+impl<'a> Round<'a> {
+    /// Reads these tables as far as it goes.
+    pub(super) async fn read(
+        reading: &'a Reading,
+        control: Control,
+        shared: Vec<(Table, Pending)>,
+        keyed: Vec<(Table, Pending)>,
+    ) -> Result<(), RoundError> {
+        let snapshot = match shared.is_empty() {
+            true => None,
+            false => Some(SharedSnapshot::take(&reading.source).await?),
+        };
+        let round = Round { reading, control, snapshot, work: Mutex::default() };
+        for (table, pending) in shared {
+            round.add_shared(table, pending).await?;
+        }
+        for (table, pending) in keyed {
+            round.add_keyed(table, pending).await?;
+        }
+        let workers = (0..reading.options.connections.max(1)).map(|_| round.worker());
+        let outcome = try_join_all(workers).await;
+        round.end().await?;
+        outcome.map(drop)
+    }
+
+    fn work(&self) -> MutexGuard<'_, Work> {
+        self.work.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    async fn begin(
+        &self,
+        table: &Table,
+        pending: &Pending,
+        visibility: Option<Visibility>,
+    ) -> Result<(), RoundError> {
+        if pending.begun.is_none() {
+            let (oid, epoch, shape, stamp) =
+                (table.oid, pending.epoch, table.shape.clone(), table.stamp.clone());
+            info!(task = self.reading.task, table = table.name(), epoch, "reading existing rows");
+            self.reading.tell(Read::Begin { oid, epoch, shape, visibility, stamp }).await?;
+            if let Some(pending) = self.reading.pending().get_mut(&oid) {
+                pending.begun = Some(table.stamp.clone());
+            }
+            self.reading.progress.table(oid, |table| {
+                (table.state, table.rows, table.bytes, table.fraction) = (ReadState::Reading, 0, 0, 0.0);
+            });
+        }
+        Ok(())
+    }
+
+    async fn add_shared(&self, table: Table, pending: Pending) -> Result<(), RoundError> {
+        let Some(snapshot) = &self.snapshot else { return Ok(()) };
+        // After the snapshot was taken: what it sees lies within this. And a first block also where there is none, so
+        // that a table that was truncated meanwhile is noticed.
+        let (blocks, block_size) = table::file_size(&self.control, table.oid).await?;
+        let blocks = blocks.max(1);
+        let per_place =
+            (table.bytes as f64 / f64::from(blocks)).max(block_size as f64) / PLACES_PER_BLOCK as f64;
+        self.begin(&table, &pending, Some(snapshot.visibility.clone())).await?;
+        let (places, pace) =
+            (Places::new(blocks), Pace::new(per_place, self.reading.options.bytes_per_second));
+        self.work().shared.push(Shared {
+            table,
+            epoch: pending.epoch,
+            all_places: places.len(),
+            places,
+            pace,
+            in_flight: 0,
+            busy_until: None,
+            stopped: None,
+            told_rows: false,
+            ended: false,
+        });
+        Ok(())
+    }
+
+    async fn add_keyed(&self, table: Table, pending: Pending) -> Result<(), RoundError> {
+        self.begin(&table, &pending, None).await?;
+        let per_row = match table.estimated_rows {
+            0 => (8 << 20) as f64 / FIRST_ROWS,
+            rows => table.bytes as f64 / rows as f64,
+        };
+        let after = match pending.from {
+            ReadFrom::After { key, .. } => Some(key),
+            ReadFrom::FirstKey | ReadFrom::Start => None,
+        };
+        let pace = Pace::new(per_row, self.reading.options.bytes_per_second);
+        let keyed = Keyed { table, epoch: pending.epoch, after, pace, busy_until: None };
+        self.work().keyed.push_back(keyed);
+        Ok(())
+    }
+
+    /// Reads chunks until there is nothing left that this round could read.
+    async fn worker(&self) -> Result<(), RoundError> {
+        let mut connection = None;
+        loop {
+            let outcome = match self.next() {
+                Next::Nothing => return Ok(()),
+                Next::Later(at) => {
+                    sleep_until(at).await;
+                    continue;
+                }
+                Next::Places(index, places) => self.read_places(&mut connection, index, places).await,
+                Next::Keys(keyed) => self.read_keys(&mut connection, keyed).await,
+            };
+            if let Err(error) = outcome {
+                match error {
+                    Failed::Round(error) => return Err(error),
+                    Failed::Connection(error) => {
+                        connection = None;
+                        warn!(task = self.reading.task, %error, "a connection that reads existing rows is lost; making it anew");
+                        sleep(CONNECT_PAUSE).await;
+                    }
+                    // The rest still comes on a connection that had too much to say.
+                    Failed::TooMuch => connection = None,
+                    Failed::Busy | Failed::SnapshotLost | Failed::Stopped(_) => {}
+                }
+            }
+        }
+    }
+
+    /// What a worker does next.
+    fn next(&self) -> Next {
+        let now = Instant::now();
+        let mut work = self.work();
+        if let Some(at) = work.next.filter(|at| *at > now) {
+            return Next::Later(at);
+        }
+        if let Some(snapshot) = &self.snapshot {
+            work.snapshot_lost |= snapshot.is_lost() || snapshot.age() >= self.reading.options.max_age;
+        }
+        let snapshot_lost = work.snapshot_lost;
+        let mut waits = Vec::new();
+        for _ in 0..work.keyed.len() {
+            let Some(keyed) = work.keyed.pop_front() else { break };
+            match keyed.busy_until.filter(|until| *until > now) {
+                Some(until) => {
+                    waits.push(until);
+                    work.keyed.push_back(keyed);
+                }
+                None => return Next::Keys(keyed),
+            }
+        }
+        for (index, shared) in work.shared.iter_mut().enumerate() {
+            // A chunk that another worker has in hand may come back.
+            if shared.in_flight > 0 {
+                waits.push(now + BUSY_PAUSE);
+            }
+            if snapshot_lost || shared.stopped.is_some() || shared.places.is_empty() {
+                continue;
+            }
+            match shared.busy_until.filter(|until| *until > now) {
+                Some(until) => waits.push(until),
+                None => {
+                    if let Some(places) = shared.places.take(shared.pace.units()) {
+                        shared.in_flight += 1;
+                        return Next::Places(index, places);
+                    }
+                }
+            }
+        }
+        waits.into_iter().min().map_or(Next::Nothing, Next::Later)
+    }
+
+    async fn read_places(
+        &self,
+        connection: &mut Option<CopyConnection>,
+        index: usize,
+        places: Range<u64>,
+    ) -> Result<(), Failed> {
+        let Some(snapshot) = &self.snapshot else { return Ok(()) };
+        let known = self.work().shared.get(index).map(|shared| (shared.table.clone(), shared.epoch));
+        let Some((table, epoch)) = known else { return Ok(()) };
+        let count = places.end - places.start;
+        let under = Under::Shared(&snapshot.name);
+        let copy = table.copy_between(&ctid(places.start), &ctid(places.end));
+        let outcome = match self.chunk(connection, &table, under, &copy, count == 1).await {
+            Ok(chunk) => self.tell_places(&table, epoch, chunk).await,
+            Err(failed) => Err(failed),
+        };
+        let (outcome, is_read) = self.work().settle(index, places, outcome);
+        let place = |progress: &mut super::progress::TableProgress| progress.fraction = is_read.fraction;
+        self.reading.progress.table(table.oid, place);
+        if is_read.ended {
+            self.reading
+                .finish(table.oid, Read::End { oid: table.oid, epoch })
+                .await
+                .map_err(Failed::Round)?;
+        }
+        outcome
+    }
+
+    async fn tell_places(&self, table: &Table, epoch: u32, chunk: Chunk) -> Result<Told, Failed> {
+        let told = Told { rows: chunk.rows, bytes: chunk.lines.len(), time: chunk.time };
+        if told.rows > 0 {
+            self.tell_rows(table, epoch, Part::Shared, chunk).await?;
+        }
+        Ok(told)
+    }
+
+    async fn tell_rows(&self, table: &Table, epoch: u32, part: Part, chunk: Chunk) -> Result<(), Failed> {
+        let (rows, lines) = (chunk.rows, chunk.lines);
+        self.reading.progress.table(table.oid, |table| {
+            table.rows += rows;
+            table.bytes += lines.len() as u64;
+        });
+        if let Some(rate) = self.reading.options.bytes_per_second {
+            let takes = Duration::from_secs_f64(lines.len() as f64 / rate.max(1) as f64);
+            let now = Instant::now();
+            let mut work = self.work();
+            work.next = Some(work.next.map_or(now, |next| next.max(now)) + takes);
+        }
+        let read = Read::Rows { oid: table.oid, epoch, part, lines, rows };
+        self.reading.tell(read).await.map_err(Failed::Round)
+    }
+
+    /// Reads the next chunk of a table in key order, and puts the table back behind the others.
+    async fn read_keys(
+        &self,
+        connection: &mut Option<CopyConnection>,
+        mut keyed: Keyed,
+    ) -> Result<(), Failed> {
+        let limit = keyed.pace.units();
+        let copy = keyed.table.copy_behind(keyed.after.as_deref(), limit);
+        let outcome = match self.chunk(connection, &keyed.table, Under::Own, &copy, limit == 1).await {
+            Ok(chunk) => self.tell_keys(&mut keyed, limit, chunk).await,
+            Err(failed) => Err(failed),
+        };
+        let oid = keyed.table.oid;
+        match outcome {
+            Ok(true) => {
+                let end = Read::End { oid, epoch: keyed.epoch };
+                return self.reading.finish(oid, end).await.map_err(Failed::Round);
+            }
+            Ok(false) => {}
+            Err(Failed::Stopped(Stopped::Refused(reason))) => {
+                return self.reading.finish(oid, Read::Refused { oid, reason }).await.map_err(Failed::Round);
+            }
+            Err(Failed::Stopped(Stopped::Changed(from))) => {
+                if let Some(pending) = self.reading.pending().get_mut(&oid) {
+                    pending.again(from);
+                }
+                return Ok(());
+            }
+            Err(failed) => {
+                match &failed {
+                    Failed::TooMuch => keyed.pace.too_much(limit),
+                    Failed::Busy => keyed.busy_until = Some(Instant::now() + BUSY_PAUSE),
+                    _ => {}
+                }
+                self.work().keyed.push_back(keyed);
+                return Err(failed);
+            }
+        }
+        self.work().keyed.push_back(keyed);
+        Ok(())
+    }
+
+    /// Tells a chunk in key order, and whether it is the table's last.
+    async fn tell_keys(&self, keyed: &mut Keyed, limit: u64, chunk: Chunk) -> Result<bool, Failed> {
+        let visibility = chunk.visibility.clone().ok_or(Failed::Busy)?;
+        keyed.pace.took(chunk.rows, chunk.lines.len(), chunk.time);
+        let through = match chunk.rows < limit {
+            true => None,
+            // A key that is no text cannot be kept; the table is read in another way.
+            false => Some(last_key(&keyed.table, &chunk.lines).ok_or(Stopped::Changed(ReadFrom::Start))?),
+        };
+        let part = Part::Keys { through: through.clone(), visibility };
+        self.tell_rows(&keyed.table, keyed.epoch, part, chunk).await?;
+        let stamp = keyed.table.stamp.clone();
+        if let (Some(key), Some(pending)) = (&through, self.reading.pending().get_mut(&keyed.table.oid)) {
+            pending.from = ReadFrom::After { key: key.clone(), stamp };
+        }
+        self.reading.progress.table(keyed.table.oid, |table| {
+            table.fraction = table.rows as f64 / table.estimated_rows.max(table.rows).max(1) as f64;
+        });
+        let is_last = through.is_none();
+        keyed.after = through;
+        Ok(is_last)
+    }
+
+    /// Reads a chunk in a transaction of its own, into memory: no lock is held while its rows go their way.
+    async fn chunk(
+        &self,
+        connection: &mut Option<CopyConnection>,
+        table: &Table,
+        under: Under<'_>,
+        copy: &str,
+        is_one_row: bool,
+    ) -> Result<Chunk, Failed> {
+        let session = match connection {
+            Some(session) => session,
+            None => {
+                let made = CopyConnection::connect(&self.reading.source).await;
+                connection.insert(made.map_err(|error| Failed::Connection(error.to_string()))?)
+            }
+        };
+        let limit = if is_one_row { usize::MAX } else { CHUNK_LIMIT };
+        let began = Instant::now();
+        let begin = match under {
+            Under::Shared(name) => format!("SET TRANSACTION SNAPSHOT '{name}'"),
+            Under::Own => "SELECT pg_current_snapshot()::text".to_owned(),
+        };
+        let statements = format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {begin}; {copy}");
+        let mut lines = Vec::new();
+        let first = match session.run(&statements, &mut lines, limit).await {
+            Ok(first) => first,
+            Err(CopyError::Server(error)) => {
+                session.run("ROLLBACK", &mut Vec::new(), 0).await?;
+                return Err(self.sort(&error, table, under).await);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        // While COPY's lock is held nothing about the table can change.
+        let stamps = table::stamps(&self.control, &self.reading.task, &[table.oid]).await;
+        session.run("COMMIT", &mut Vec::new(), 0).await?;
+        let stamps = stamps.map_err(|error| Failed::Round(error.into()))?;
+        if stamps.get(&table.oid) != Some(&table.stamp) {
+            return Err(Stopped::Changed(ReadFrom::Start).into());
+        }
+        let rows = memchr_iter(b'\n', &lines).count() as u64;
+        let visibility = first.map(|text| text.parse::<Visibility>()).transpose();
+        let visibility = visibility.map_err(|error| Failed::Round(error.into()))?;
+        Ok(Chunk { lines, rows, visibility, time: began.elapsed() })
+    }
+
+    /// What is to be done about an error of the server.
+    async fn sort(&self, error: &ServerError, table: &Table, under: Under<'_>) -> Failed {
+        match error.code.as_str() {
+            _ if error.is_transient() => Failed::Busy,
+            // Asked for a snapshot whose transaction has ended, servers say the one or the other.
+            "22023" | sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE | sqlstate::UNDEFINED_OBJECT
+                if matches!(under, Under::Shared(_)) =>
+            {
+                Failed::SnapshotLost
+            }
+            // Table, schema, column or type are gone or are others than they were.
+            "42P01" | "3F000" | "42703" | "42809" | sqlstate::UNDEFINED_OBJECT => {
+                Stopped::Changed(ReadFrom::Start).into()
+            }
+            sqlstate::INSUFFICIENT_PRIVILEGE => match table::right_to_read(&self.control, table).await {
+                Ok(what_to_do) => Stopped::Refused(format!("{}: {error}; {what_to_do}", table.name())).into(),
+                Err(error) => Failed::Round(error.into()),
+            },
+            _ => Stopped::Refused(format!("{}: {error}", table.name())).into(),
+        }
+    }
+
+    /// Leaves word for the next round of the tables that this one has not finished.
+    async fn end(self) -> Result<(), RoundError> {
+        let too_old =
+            |snapshot: &SharedSnapshot| !snapshot.is_lost() && snapshot.age() >= self.reading.options.max_age;
+        let too_old = self.snapshot.as_ref().is_some_and(too_old);
+        let unfinished = std::mem::take(&mut self.work().shared);
+        for shared in unfinished.into_iter().filter(|shared| !shared.ended) {
+            let (oid, has_key) = (shared.table.oid, shared.table.has_key());
+            let from = match shared.stopped {
+                Some(Stopped::Refused(reason)) => Err(reason),
+                Some(Stopped::Changed(from)) => Ok(from),
+                None if too_old && shared.told_rows && !has_key => Err(format!(
+                    "{}: it has no key to go on by, and was not read within the longest time that a snapshot may be \
+                     held ({} s); raise snapshot.max_age, or give it a primary key",
+                    shared.table.name(),
+                    self.reading.options.max_age.as_secs()
+                )),
+                None if shared.told_rows && has_key => Ok(ReadFrom::FirstKey),
+                None => Ok(ReadFrom::Start),
+            };
+            match from {
+                Err(reason) => self.reading.finish(oid, Read::Refused { oid, reason }).await?,
+                Ok(from) => {
+                    if let Some(pending) = self.reading.pending().get_mut(&oid) {
+                        pending.again(from);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Work {
+    /// Files what became of a chunk, and says how far its table is.
+    fn settle(
+        &mut self,
+        index: usize,
+        places: Range<u64>,
+        outcome: Result<Told, Failed>,
+    ) -> (Result<(), Failed>, HowFar) {
+        let mut how_far = HowFar { fraction: 0.0, ended: false };
+        self.snapshot_lost |= matches!(outcome, Err(Failed::SnapshotLost));
+        let Some(shared) = self.shared.get_mut(index) else { return (Ok(()), how_far) };
+        let count = places.end - places.start;
+        shared.in_flight = shared.in_flight.saturating_sub(1);
+        let outcome = match outcome {
+            Ok(told) => {
+                shared.pace.took(count, told.bytes, told.time);
+                shared.told_rows |= told.rows > 0;
+                Ok(())
+            }
+            Err(failed) => {
+                shared.places.give_back(places);
+                match failed {
+                    Failed::TooMuch => shared.pace.too_much(count),
+                    Failed::Busy => shared.busy_until = Some(Instant::now() + BUSY_PAUSE),
+                    _ => {}
+                }
+                match failed {
+                    Failed::Stopped(stopped) => {
+                        shared.stopped.get_or_insert(stopped);
+                        Ok(())
+                    }
+                    other => Err(other),
+                }
+            }
+        };
+        how_far.fraction = 1.0 - shared.places.len() as f64 / shared.all_places.max(1) as f64;
+        if shared.places.is_empty() && shared.in_flight == 0 && shared.stopped.is_none() && !shared.ended {
+            (shared.ended, how_far.ended) = (true, true);
+        }
+        (outcome, how_far)
+    }
+}
+
+struct HowFar {
+    fraction: f64,
+    ended: bool,
+}
+
+struct Told {
+    rows: u64,
+    bytes: usize,
+    time: Duration,
+}
+
+/// The key of the last of these lines.
+fn last_key(table: &Table, lines: &[u8]) -> Option<Vec<String>> {
+    let whole = lines.strip_suffix(b"\n").unwrap_or(lines);
+    let start = memrchr(b'\n', whole).map_or(0, |end| end + 1);
+    let last = whole.get(start..)?.to_vec();
+    let mut rows = CopyRows::new(last, table.shape.columns.len());
+    let row = rows.next_row().ok()??;
+    let value = |index: &usize| match row.get(*index) {
+        Value::Text(text) => String::from_utf8(text.to_vec()).ok(),
+        _ => None,
+    };
+    table.shape.key.iter().map(value).collect()
+}

@@ -1,0 +1,295 @@
+//! What the catalog says of a table that is to be read: how its rows look in the stream, and how to ask for them.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use tokio_postgres::Row;
+
+use crate::change::TableShape;
+use crate::postgres::catalog;
+use crate::postgres::connect::Control;
+use crate::postgres::publication;
+use crate::postgres::sql::{SqlError, qualified, quoted};
+
+/// A table as it is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Table {
+    pub(super) oid: u32,
+    pub(super) shape: Arc<TableShape>,
+    /// See [`stamps`].
+    pub(super) stamp: String,
+    /// Which of its rows are published; all without one.
+    filter: Option<String>,
+    /// Of each column of the key, the type that its values are compared as; empty where there is no key to go on by.
+    key_types: Vec<String>,
+    /// Rows that the server expects to be there.
+    pub(super) estimated_rows: u64,
+    /// What it takes on disk, with what is stored out of line.
+    pub(super) bytes: u64,
+}
+
+impl Table {
+    /// Schema and name, quoted.
+    pub(super) fn name(&self) -> String {
+        qualified(&self.shape.schema, &self.shape.name)
+    }
+
+    pub(super) fn has_key(&self) -> bool {
+        !self.key_types.is_empty()
+    }
+
+    /// Copies the rows for which `condition` holds.
+    fn copy(&self, condition: &str, order: &str) -> String {
+        let columns: Vec<_> = self.shape.columns.iter().map(|column| quoted(&column.name)).collect();
+        let filter = self.filter.as_ref().map(|filter| format!(" AND ({filter})")).unwrap_or_default();
+        let (columns, table) = (columns.join(", "), self.name());
+        format!("COPY (SELECT {columns} FROM ONLY {table} WHERE {condition}{filter}{order}) TO STDOUT")
+    }
+
+    /// Copies the rows between two places of the file.
+    pub(super) fn copy_between(&self, from: &str, to: &str) -> String {
+        self.copy(&format!("ctid >= '{from}' AND ctid < '{to}'"), "")
+    }
+
+    /// Copies at most `limit` rows in key order, those behind `after`.
+    pub(super) fn copy_behind(&self, after: Option<&[String]>, limit: u64) -> String {
+        let names = self.shape.key.iter().filter_map(|&index| self.shape.columns.get(index));
+        let names: Vec<_> = names.map(|column| quoted(&column.name)).collect();
+        let names = names.join(", ");
+        let condition = match after {
+            None => "true".to_owned(),
+            Some(key) => format!("({names}) > ({})", self.key_literals(key)),
+        };
+        self.copy(&condition, &format!(" ORDER BY {names} LIMIT {limit}"))
+    }
+
+    fn key_literals(&self, key: &[String]) -> String {
+        let literal = |(value, key_type): (&String, &String)| {
+            format!("{}::{key_type}", postgres_protocol::escape::escape_literal(value))
+        };
+        key.iter().zip(&self.key_types).map(literal).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// Of each table that exists, a text that becomes another when its file, its name, its columns, its key or what is
+/// published of it become others.
+///
+/// Asked by a snapshot of its own while a reader's lock is held, it tells whether the reader saw all there is: rows that
+/// TRUNCATE or a rewriting ALTER TABLE moved to another file are not seen by an older snapshot.
+pub(super) async fn stamps(
+    control: &Control,
+    task: &str,
+    oids: &[u32],
+) -> Result<HashMap<u32, String>, SqlError> {
+    let published = if control.server_version() >= 150_000 { "r.prattrs, r.prqual" } else { "true" };
+    let sql = format!(
+        "SELECT c.oid, concat_ws('/', pg_relation_filenode(c.oid), n.nspname, c.relname, c.relreplident,
+             (SELECT hashtextextended(string_agg(concat_ws(' ', a.attnum, a.attname, a.atttypid, a.atttypmod,
+                         a.attgenerated, a.attnotnull), ',' ORDER BY a.attnum), 0)
+              FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
+             (SELECT hashtextextended(string_agg(concat_ws(' ', i.indexrelid, i.indkey, i.indisprimary,
+                         i.indisreplident, i.indisvalid, i.indimmediate), ',' ORDER BY i.indexrelid), 0)
+              FROM pg_index i WHERE i.indrelid = c.oid AND (i.indisprimary OR i.indisreplident)),
+             (SELECT hashtextextended(string_agg(DISTINCT concat_ws(' ', {published}), ','), 0)
+              FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid = p.oid
+              WHERE r.prrelid = c.oid AND p.pubname IN ($2, $3)))
+         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+         WHERE c.oid = ANY($1) AND c.relkind = 'r'"
+    );
+    let failed = |error| SqlError::new("see whether tables are as they were", error);
+    let names = (publication::full_name(task), publication::insert_only_name(task));
+    let rows = control.query(&sql, &[&oids, &names.0, &names.1]).await.map_err(failed)?;
+    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<_, _>>().map_err(failed)
+}
+
+/// Reads what there is to know about these tables; those that are gone, or have no rows of their own, are left out.
+pub(super) async fn tables(
+    control: &Control,
+    task: &str,
+    oids: &[u32],
+) -> Result<BTreeMap<u32, Table>, SqlError> {
+    // First, so that what changes meanwhile is noticed at the first chunk.
+    let stamps = stamps(control, task, oids).await?;
+    let catalog = catalog::table_shapes(control, oids).await?;
+    let mut columns = columns(control, task, oids).await?;
+    let types: Vec<u32> = columns.values().flatten().map(|column| column.type_oid).collect();
+    let domains = catalog::base_types(control, &types).await?;
+    let mut facts = facts(control, task, oids).await?;
+    let mut tables = BTreeMap::new();
+    for (oid, stamp) in stamps {
+        let (Some(known), Some(facts)) = (catalog.get(&oid), facts.remove(&oid)) else { continue };
+        let columns = columns.remove(&oid).unwrap_or_default();
+        let relation: Vec<_> = columns
+            .iter()
+            .map(|column| (column.name.as_str(), column.type_oid, column.type_modifier, column.identity))
+            .collect();
+        let (schema, name, identity) = (&known.schema, &known.name, known.identity);
+        let shape =
+            catalog::shape_from_relation(oid, schema, name, identity, &relation, &domains, Some(known));
+        let key_types = key_types(control, &shape, &columns).await?;
+        let Facts { filter, estimated_rows, bytes } = facts;
+        let shape = Arc::new(shape);
+        tables.insert(oid, Table { oid, shape, stamp, filter, key_types, estimated_rows, bytes });
+    }
+    Ok(tables)
+}
+
+struct StreamColumn {
+    name: String,
+    type_oid: u32,
+    type_modifier: i32,
+    identity: bool,
+    not_null: bool,
+}
+
+/// The columns that the stream sends of each table, in its order.
+async fn columns(
+    control: &Control,
+    task: &str,
+    oids: &[u32],
+) -> Result<HashMap<u32, Vec<StreamColumn>>, SqlError> {
+    let version = control.server_version();
+    // A list may name generated columns; without one they come where the publication says so.
+    let published = match version {
+        180_000.. => {
+            "CASE WHEN r.prattrs IS NULL THEN a.attgenerated = '' OR (a.attgenerated = 's' AND p.pubgencols = 's')
+                  ELSE a.attnum = ANY (r.prattrs::int2[]) END"
+        }
+        150_000.. => {
+            "a.attgenerated = '' AND (r.prattrs IS NULL OR a.attnum = ANY (r.prattrs::int2[]))"
+        }
+        _ => "a.attgenerated = ''",
+    };
+    let sql = format!(
+        "SELECT c.oid, a.attname::text, a.atttypid, a.atttypmod, a.attnotnull,
+                c.relreplident = 'f' OR EXISTS (
+                    SELECT FROM pg_index i
+                    WHERE i.indrelid = c.oid AND i.indisvalid AND i.indimmediate
+                      AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident ELSE false END
+                      AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]))
+         FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+         WHERE c.oid = ANY($1) AND a.attnum > 0 AND NOT a.attisdropped
+           AND EXISTS (SELECT FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid = p.oid
+                       WHERE r.prrelid = c.oid AND p.pubname IN ($2, $3) AND {published})
+         ORDER BY c.oid, a.attnum"
+    );
+    let failed = |error| SqlError::new("read the columns of tables", error);
+    let names = (publication::full_name(task), publication::insert_only_name(task));
+    let mut columns: HashMap<u32, Vec<StreamColumn>> = HashMap::new();
+    let read = |row: &Row| {
+        let column = StreamColumn {
+            name: row.try_get(1)?,
+            type_oid: row.try_get(2)?,
+            type_modifier: row.try_get(3)?,
+            not_null: row.try_get(4)?,
+            identity: row.try_get(5)?,
+        };
+        Ok((row.try_get(0)?, column))
+    };
+    for row in control.query(&sql, &[&oids, &names.0, &names.1]).await.map_err(failed)? {
+        let (oid, column) = read(&row).map_err(failed)?;
+        columns.entry(oid).or_default().push(column);
+    }
+    Ok(columns)
+}
+
+struct Facts {
+    filter: Option<String>,
+    estimated_rows: u64,
+    bytes: u64,
+}
+
+async fn facts(control: &Control, task: &str, oids: &[u32]) -> Result<HashMap<u32, Facts>, SqlError> {
+    // Where both publications list a table, what one of them publishes is published.
+    let filter = match control.server_version() {
+        150_000.. => {
+            "(SELECT CASE WHEN bool_and(r.prqual IS NOT NULL)
+                          THEN string_agg('(' || pg_get_expr(r.prqual, r.prrelid) || ')', ' OR ') END
+              FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid = p.oid
+              WHERE r.prrelid = c.oid AND p.pubname IN ($2, $3))"
+        }
+        _ => "CASE WHEN $2::text = $3::text THEN '' END",
+    };
+    let sql = format!(
+        "SELECT c.oid, {filter}, greatest(c.reltuples, 0)::int8, pg_table_size(c.oid)
+         FROM pg_class c WHERE c.oid = ANY($1)"
+    );
+    let failed = |error| SqlError::new("read the sizes of tables", error);
+    let names = (publication::full_name(task), publication::insert_only_name(task));
+    let size = |row: &Row, column| {
+        row.try_get::<_, Option<i64>>(column).map(|size| size.unwrap_or(0).max(0).cast_unsigned())
+    };
+    let read = |row: &Row| {
+        let facts = Facts { filter: row.try_get(1)?, estimated_rows: size(row, 2)?, bytes: size(row, 3)? };
+        Ok((row.try_get(0)?, facts))
+    };
+    let rows = control.query(&sql, &[&oids, &names.0, &names.1]).await.map_err(failed)?;
+    rows.iter().map(read).collect::<Result<_, _>>().map_err(failed)
+}
+
+/// The types that the key's values are compared as: below domains, and without a modifier that would cut them. Empty
+/// where the key may be null, for null compares with nothing.
+async fn key_types(
+    control: &Control,
+    shape: &TableShape,
+    columns: &[StreamColumn],
+) -> Result<Vec<String>, SqlError> {
+    let key = || shape.key.iter().filter_map(|&index| shape.columns.get(index).zip(columns.get(index)));
+    if key().any(|(_, column)| !column.not_null) {
+        return Ok(Vec::new());
+    }
+    let oids: Vec<u32> = key().map(|(column, _)| column.base_oid).collect();
+    let sql = "SELECT format_type(t.oid, -1)
+               FROM unnest($1::oid[]) WITH ORDINALITY t(oid, place) ORDER BY t.place";
+    let failed = |error| SqlError::new("name the types of a key", error);
+    let rows = control.query(sql, &[&oids]).await.map_err(failed)?;
+    rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(failed)
+}
+
+/// The size of a table's file in blocks, and of a block in bytes.
+pub(super) async fn file_size(control: &Control, oid: u32) -> Result<(u32, u64), SqlError> {
+    const SQL: &str = "
+        SELECT coalesce(pg_relation_size($1::oid), 0), current_setting('block_size')::int8";
+    let failed = |error| SqlError::new("read the size of a table", error);
+    let row = control.query_one(SQL, &[&oid]).await.map_err(failed)?;
+    let read = |column| row.try_get::<_, i64>(column).map(|size| size.max(0).cast_unsigned());
+    let (bytes, block) = (read(0).map_err(failed)?, read(1).map_err(failed)?.max(1));
+    Ok((u32::try_from(bytes.div_ceil(block)).unwrap_or(u32::MAX), block))
+}
+
+/// By table, the transactions that write to it now or have done so and not ended.
+pub(super) async fn writers(
+    control: &Control,
+    oids: &[u32],
+) -> Result<HashMap<u32, HashSet<String>>, SqlError> {
+    const SQL: &str = "
+        SELECT l.relation, l.virtualtransaction FROM pg_locks l
+        WHERE l.locktype = 'relation' AND l.granted AND l.relation = ANY($1)
+          AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+          AND l.mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')";
+    let failed = |error| SqlError::new("see who writes to tables", error);
+    let mut writers: HashMap<u32, HashSet<String>> = HashMap::new();
+    for row in control.query(SQL, &[&oids]).await.map_err(failed)? {
+        let table = row.try_get(0).map_err(failed)?;
+        writers.entry(table).or_default().insert(row.try_get(1).map_err(failed)?);
+    }
+    Ok(writers)
+}
+
+/// What gives our role the right to read a table.
+pub(super) async fn right_to_read(control: &Control, table: &Table) -> Result<String, SqlError> {
+    let failed = |error| SqlError::new("see what our role may read", error);
+    let sql = "SELECT row_security_active($1::oid), current_user::text";
+    let row = control.query_one(sql, &[&table.oid]).await.map_err(failed)?;
+    let user = quoted(row.try_get(1).map_err(failed)?);
+    Ok(match row.try_get(0).map_err(failed)? {
+        true => format!(
+            "row-level security would hide rows from us; run as a superuser: ALTER ROLE {user} BYPASSRLS;"
+        ),
+        false => format!(
+            "run: GRANT USAGE ON SCHEMA {} TO {user}; GRANT SELECT ON {} TO {user};",
+            quoted(&table.shape.schema),
+            table.name()
+        ),
+    })
+}
