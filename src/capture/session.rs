@@ -32,6 +32,7 @@ use crate::postgres::connect::Control;
 use crate::postgres::objects::Objects;
 use crate::postgres::replication::{Backlog, Feed, Frame, ReplicationConnection, Status};
 use crate::postgres::slot;
+use crate::postgres::snapshot::ReadOptions;
 use crate::postgres::source::SourceConfig;
 use crate::state::Store;
 
@@ -65,6 +66,8 @@ pub struct CaptureOptions {
     pub objects: Arc<watch::Sender<Objects>>,
     /// What it begins with, when it has no log yet.
     pub start: Start,
+    /// How existing rows are read.
+    pub read: ReadOptions,
     /// Take over a slot that exists without our state.
     pub adopt_slot: bool,
     /// Go on behind a gap with a new slot.
@@ -210,6 +213,7 @@ impl<W: LogWriter> Capture<W> {
         };
         let ended = session.pump(&mut feed, &mut inbox).await;
         watcher.stop().await;
+        session.reading.stop().await;
         match ended {
             Ok(()) => {
                 session.capture.pipeline.write_last_watermark()?;
@@ -349,8 +353,9 @@ impl<W: LogWriter> Session<'_, W> {
                 pipeline.gap(&gap)?;
             }
             if !self.holds.is_empty() {
-                let held = |job: &&Job| self.holds.iter().any(|table| job.tables.contains_key(&table.oid));
-                self.reading.void(pipeline.jobs().iter().filter(held).map(|job| job.place.number));
+                let is_held = |job: &Job| self.holds.iter().any(|table| job.tables.contains_key(&table.oid));
+                let held = pipeline.jobs().iter().filter(|job| is_held(job));
+                held.for_each(|job| self.reading.void(job.place.number));
                 pipeline.hold(&std::mem::take(&mut self.holds), false)?;
             }
             pipeline.write_own_events()?;

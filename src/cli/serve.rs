@@ -10,6 +10,7 @@ use super::{Failure, tasks};
 use crate::broker::{Broker, BrokerError, Listeners, Settings, TaskStart};
 use crate::capture::session::CaptureOptions;
 use crate::config::Config;
+use crate::postgres::snapshot::ReadOptions;
 use crate::postgres::source::SourceConfig;
 use crate::state::{DataDir, Store};
 use crate::task::TaskDefinition;
@@ -31,6 +32,7 @@ impl StartArguments {
         CaptureOptions {
             task: task.name.clone(),
             source,
+            read: ReadOptions::default(),
             objects: Arc::new(watch::Sender::new(task.objects.clone())),
             start: task.start,
             adopt_slot: self.adopt_slot,

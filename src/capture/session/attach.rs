@@ -106,11 +106,6 @@ impl<W: LogWriter> Capture<W> {
             Plan::Unowned => return Err(CaptureError::SlotUnowned { slot: slot_name }),
             Plan::Gap(gap) => return Err(self.report_gap(gap).await),
             Plan::Create { drop_leftover, after, generation } => {
-                if self.options.start == Start::Snapshot {
-                    return Err(CaptureError::Unfit(
-                        "the rows that there are cannot be read yet; start with --start now".to_owned(),
-                    ));
-                }
                 let (tables, published) = self.make_publications(control).await?;
                 self.announce(&tables, &published.reconciled, &[]).await?;
                 let intent = Intent {

@@ -2,35 +2,48 @@
 //! between transactions, and releases what was held when the stream has come far enough.
 
 use std::collections::BTreeMap;
+use std::future::{pending, poll_fn};
+use std::task::Poll;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{CATALOG_WAIT, GROUP_LIMIT, Session, query};
 use crate::capture::CaptureError;
 use crate::capture::existing::keys;
 use crate::capture::pipeline::existing::Next;
+use crate::capture::session::CaptureOptions;
 use crate::change::Lsn;
 use crate::log::LogWriter;
 use crate::postgres::connect::Control;
 use crate::postgres::replication::{Feed, ReplicationError};
-use crate::postgres::snapshot::Read;
+use crate::postgres::snapshot::{Read, Reader, Wanted};
 use crate::postgres::{catalog, heartbeat};
 
-/// How many parts may wait to be taken.
+/// How many parts of a job may wait to be taken.
 const WAITING_PARTS: usize = 2;
+/// How long to wait before a reader that has failed is followed by another, at first and at most.
+const AGAIN_AFTER: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 /// The readers of a session.
 pub(super) struct Reading {
-    out: mpsc::Sender<Read>,
-    inbox: mpsc::Receiver<Read>,
+    /// By job.
+    readers: BTreeMap<u64, Running>,
+    /// Readers whose tables are to be read again: what they tell is not heard any more.
+    void: Vec<Reader>,
+    /// Jobs whose reader has ended too early: when the next one may begin, and how long was waited for that.
+    failed: BTreeMap<u64, (Instant, Duration)>,
     /// Jobs that are read: they are done when everything that the source had below this has been taken.
     barriers: BTreeMap<u64, Lsn>,
-    /// Jobs some table of which is to be read again.
-    void: Vec<u64>,
     /// The stream has as much time for itself as the last part took.
     stream_first_until: Instant,
+}
+
+struct Running {
+    reader: Reader,
+    inbox: mpsc::Receiver<Read>,
 }
 
 /// What has arrived.
@@ -43,12 +56,11 @@ pub(super) enum Arrived {
 
 impl Reading {
     pub(super) fn new() -> Self {
-        let (out, inbox) = mpsc::channel(WAITING_PARTS);
         Reading {
-            out,
-            inbox,
-            barriers: BTreeMap::new(),
+            readers: BTreeMap::new(),
             void: Vec::new(),
+            failed: BTreeMap::new(),
+            barriers: BTreeMap::new(),
             stream_first_until: Instant::now(),
         }
     }
@@ -60,27 +72,57 @@ impl Reading {
         room: bool,
         may: bool,
     ) -> Result<Arrived, ReplicationError> {
-        // The inbox never ends, since one of its senders is here.
-        if Instant::now() < self.stream_first_until {
+        let stream_first = Instant::now() < self.stream_first_until;
+        let readers = &mut self.readers;
+        let read = poll_fn(|context| {
+            for running in readers.values_mut() {
+                // One that has ended tells nothing more.
+                if let Poll::Ready(Some(read)) = running.inbox.poll_recv(context) {
+                    return Poll::Ready(read);
+                }
+            }
+            Poll::Pending
+        });
+        if stream_first {
             tokio::select! {
                 biased;
                 filled = feed.fill(), if room => filled.map(|_| Arrived::Frames),
-                Some(read) = self.inbox.recv(), if may => Ok(Arrived::Read(read)),
-                else => std::future::pending().await,
+                read = read, if may => Ok(Arrived::Read(read)),
+                else => pending().await,
             }
         } else {
             tokio::select! {
                 biased;
-                Some(read) = self.inbox.recv(), if may => Ok(Arrived::Read(read)),
+                read = read, if may => Ok(Arrived::Read(read)),
                 filled = feed.fill(), if room => filled.map(|_| Arrived::Frames),
-                else => std::future::pending().await,
+                else => pending().await,
             }
         }
     }
 
-    /// What has been read of some tables of these jobs is void.
-    pub(super) fn void(&mut self, jobs: impl IntoIterator<Item = u64>) {
-        self.void.extend(jobs);
+    /// Some tables of a job are to be read again: whatever its reader still has to tell may be too old for that.
+    pub(super) fn void(&mut self, job: u64) {
+        self.barriers.remove(&job);
+        self.void.extend(self.readers.remove(&job).map(|running| running.reader));
+    }
+
+    /// Ends all readers.
+    pub(super) async fn stop(&mut self) {
+        let running = std::mem::take(&mut self.readers).into_values().map(|running| running.reader);
+        self.void.extend(running);
+        self.stop_void().await;
+    }
+
+    async fn stop_void(&mut self) {
+        for reader in std::mem::take(&mut self.void) {
+            reader.stop().await;
+        }
+    }
+
+    fn start(&mut self, job: u64, options: &CaptureOptions, wanted: Vec<Wanted>) {
+        let (out, inbox) = mpsc::channel(WAITING_PARTS);
+        let reader = Reader::spawn(options.source.clone(), &options.task, options.read.clone(), wanted, out);
+        self.readers.insert(job, Running { reader, inbox });
     }
 }
 
@@ -90,21 +132,47 @@ impl<W: LogWriter> Session<'_, W> {
         if self.capture.pipeline.jobs().is_empty() || self.capture.pipeline.in_transaction() {
             return Ok(());
         }
-        for job in std::mem::take(&mut self.reading.void) {
-            self.reading.barriers.remove(&job);
-        }
+        self.reading.stop_void().await;
         let jobs = self.capture.pipeline.jobs().iter();
-        let read: Vec<_> = jobs.filter(|job| job.is_read()).map(|job| job.place.number).collect();
-        for job in read {
-            self.release_if_due(job, feed).await?;
+        let jobs: Vec<_> = jobs.map(|job| (job.place.number, job.is_read())).collect();
+        for (job, is_read) in jobs {
+            match is_read {
+                true => self.release_if_due(job, feed).await?,
+                false => self.keep_reading(job).await,
+            }
         }
         Ok(())
+    }
+
+    /// Sees that a job has a reader.
+    async fn keep_reading(&mut self, job: u64) {
+        let reading = &mut self.reading;
+        if let Some(running) = reading.readers.get(&job) {
+            if !running.inbox.is_closed() || !running.inbox.is_empty() {
+                return;
+            }
+            let waited = reading.failed.get(&job).map_or(Duration::ZERO, |(_, waited)| *waited);
+            let wait = (waited * 2).clamp(AGAIN_AFTER.0, AGAIN_AFTER.1);
+            reading.failed.insert(job, (Instant::now() + wait, wait));
+            reading.void(job);
+            reading.stop_void().await;
+            warn!(
+                task = self.capture.options.task,
+                retry_in_ms = wait.as_millis() as u64,
+                "the reading of existing rows was interrupted; going on with it"
+            );
+        }
+        if reading.failed.get(&job).is_none_or(|(at, _)| Instant::now() >= *at) {
+            let wanted = self.capture.pipeline.wanted(job);
+            reading.start(job, &self.capture.options, wanted);
+        }
     }
 
     /// Takes what a reader tells.
     pub(super) async fn take_read(&mut self, read: Read, feed: &mut Feed) -> Result<(), CaptureError> {
         let started = Instant::now();
         if let Some(mut part) = self.capture.pipeline.take(read)? {
+            self.reading.failed.remove(&part.job);
             while self.capture.pipeline.take_rows(&mut part)? {
                 self.make_room().await?;
                 self.tick(feed);
@@ -130,6 +198,9 @@ impl<W: LogWriter> Session<'_, W> {
 
     /// Releases a job that has been read, when every transaction that a snapshot may have seen has arrived.
     async fn release_if_due(&mut self, job: u64, feed: &mut Feed) -> Result<(), CaptureError> {
+        if let Some(running) = self.reading.readers.remove(&job) {
+            running.reader.stop().await;
+        }
         let barrier = match self.reading.barriers.get(&job) {
             Some(barrier) => *barrier,
             None => {
@@ -192,7 +263,7 @@ impl<W: LogWriter> Session<'_, W> {
         );
         self.capture.pipeline.drop_open();
         self.capture.pipeline.hold_again(Some(oid))?;
-        self.reading.void([job]);
+        self.reading.void(job);
         Ok(())
     }
 }

@@ -90,7 +90,8 @@ impl Act {
 
 #[derive(Debug, Clone)]
 struct Committed {
-    xid: u32,
+    /// With its epoch.
+    xid: u64,
     commit_lsn: u64,
     acts: Vec<Act>,
     streamed: bool,
@@ -101,8 +102,8 @@ struct Source {
     transactions: Vec<Committed>,
     rows: Rows,
     /// Transactions have numbers in the order in which they begin.
-    open: Vec<u32>,
-    next_xid: u32,
+    open: Vec<u64>,
+    next_xid: u64,
     counter: u64,
 }
 
@@ -110,7 +111,7 @@ impl Source {
     fn commit(&mut self, random: &mut Random) {
         while self.open.len() < 3 {
             self.open.push(self.next_xid);
-            self.next_xid = self.next_xid.wrapping_add(1);
+            self.next_xid += 1;
         }
         let xid = self.open.remove(random.below(3));
         let mut acts = Vec::new();
@@ -138,7 +139,7 @@ impl Source {
     /// A snapshot taken now: the rows of the held table that it sees, and which transactions those are of. The last to
     /// have committed may not be visible yet, unless one that is has changed the same rows.
     fn snapshot(&self, random: &mut Random, settled: usize) -> (Rows, Visibility) {
-        let mut hidden: BTreeSet<u32> = BTreeSet::new();
+        let mut hidden: BTreeSet<u64> = BTreeSet::new();
         let mut touched = BTreeSet::new();
         for transaction in self.transactions.iter().skip(settled).rev().take(3) {
             let keys: Vec<_> = transaction.acts.iter().flat_map(Act::keys).collect();
@@ -157,9 +158,9 @@ impl Source {
         let seen = self.transactions.iter().filter(|transaction| !hidden.contains(&transaction.xid));
         seen.flat_map(|transaction| &transaction.acts).for_each(|act| act.apply(&mut rows));
         rows.retain(|(oid, _), _| *oid == HELD);
-        let in_progress: BTreeSet<u32> = hidden.iter().chain(&self.open).copied().collect();
+        let in_progress: BTreeSet<u64> = hidden.iter().chain(&self.open).copied().collect();
         let first = in_progress.first().copied().unwrap_or(self.next_xid);
-        let listed: Vec<_> = in_progress.iter().map(u32::to_string).collect();
+        let listed: Vec<_> = in_progress.iter().map(u64::to_string).collect();
         (rows, format!("{first}:{}:{}", self.next_xid, listed.join(",")).parse().unwrap())
     }
 }
@@ -279,7 +280,7 @@ impl<'a> History<'a> {
     fn new(seed: u64, directory: &'a Path) -> Self {
         let (pipeline, log) = open(directory);
         let mut random = Random(seed);
-        let next_xid = if random.one_in(4) { u32::MAX - 20 } else { 700 };
+        let next_xid = if random.one_in(4) { u64::from(u32::MAX) - 20 } else { 700 };
         let source =
             Source { transactions: Vec::new(), rows: Rows::new(), open: Vec::new(), next_xid, counter: 0 };
         History {
@@ -393,6 +394,7 @@ impl<'a> History<'a> {
     fn deliver(&mut self, cut: bool) {
         let Some(transaction) = self.source.transactions.get(self.streamed).cloned() else { return };
         let Committed { xid, commit_lsn, acts, streamed } = transaction;
+        let xid = xid as u32;
         let mut take = |body: &[u8]| self.pipeline.message(Lsn(commit_lsn - 1), body).unwrap();
         if streamed {
             take(&[b"S".as_slice(), &xid.to_be_bytes(), &[1]].concat());
