@@ -41,6 +41,7 @@ pub mod resume;
 pub mod routing;
 pub mod session;
 mod shapes;
+pub mod snapshot_requests;
 pub mod spool;
 mod topic_name;
 mod watcher;

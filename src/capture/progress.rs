@@ -1,7 +1,7 @@
 //! How far a task is: numbers that the pipeline writes and that metrics, health and the summary line read.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::change::{Lsn, Timestamp};
 
@@ -20,6 +20,20 @@ pub struct Progress {
     retained_wal: AtomicU64,
     reconnects: AtomicU64,
     tables: Mutex<Shortfalls>,
+    captured: Mutex<Arc<[CapturedTable]>>,
+}
+
+/// A table whose changes are captured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CapturedTable {
+    /// Schema name.
+    pub schema: String,
+    /// Table name.
+    pub name: String,
+    /// Whether only inserts and truncates are.
+    pub insert_only: bool,
+    /// What to run so that its rows can be read; `None` where they can.
+    pub unreadable: Option<String>,
 }
 
 /// Tables that are captured less than whole, one sentence each.
@@ -114,6 +128,16 @@ impl Progress {
     /// Which tables are captured less than whole.
     pub fn set_tables(&self, tables: Shortfalls) {
         *self.tables.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = tables;
+    }
+
+    /// Which tables are captured.
+    pub fn set_captured(&self, tables: Arc<[CapturedTable]>) {
+        *self.captured.lock().unwrap_or_else(PoisonError::into_inner) = tables;
+    }
+
+    /// The tables that are captured, by name.
+    pub fn captured(&self) -> Arc<[CapturedTable]> {
+        self.captured.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The numbers now.

@@ -23,6 +23,7 @@ use super::pipeline::{Pipeline, Step};
 use super::progress::Progress;
 use super::relations::Relation;
 use super::shapes::Arrival;
+use super::snapshot_requests::SnapshotRequests;
 use super::spool::{Spool, messages};
 use super::watcher::{self, Report};
 use crate::change::{Gap, Lsn, Timestamp};
@@ -64,6 +65,8 @@ pub struct CaptureOptions {
     pub source: SourceConfig,
     /// The tables to track; may change while the task runs.
     pub objects: Arc<watch::Sender<Objects>>,
+    /// Snapshots that are asked for while it runs.
+    pub snapshots: Arc<SnapshotRequests>,
     /// What it begins with, when it has no log yet.
     pub start: Start,
     /// How existing rows are read.
@@ -536,6 +539,7 @@ impl<W: LogWriter> Session<'_, W> {
                 self.holds.extend(tables);
                 self.answers.push(durable);
             }
+            Report::Captured(tables) => self.capture.progress.set_captured(tables),
             Report::Shortfalls(tables) => self.capture.progress.set_tables(tables),
             Report::PublicationDropped { name, since } => {
                 self.capture.unpublished_since = since;

@@ -1,7 +1,7 @@
 //! Beside the stream: polls the source over a connection of its own, keeps the publications in step with the tables,
 //! sends heartbeats, and reports what the session has to know. Trouble here never ends a session; it is tried again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,13 +11,13 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::progress::Shortfalls;
+use super::progress::{CapturedTable, Shortfalls};
 use super::session::CaptureOptions;
 use crate::change::{Gap, Lsn};
 use crate::postgres::catalog::{self, Fingerprint, TrackedTable};
 use crate::postgres::connect::{self, Control};
 use crate::postgres::heartbeat;
-use crate::postgres::objects::Objects;
+use crate::postgres::objects::{Objects, ObjectsChange};
 use crate::postgres::publication::{self, Joined, NotCaptured, PublicationError, Reconciled};
 use crate::postgres::slot::{self, SlotTrouble};
 use crate::state::{StateError, Store};
@@ -40,21 +40,23 @@ pub enum Report {
         /// Why the slot can no longer deliver, if it cannot.
         slot_lost: Option<String>,
     },
-    /// Tables have joined or changed publication; a gap event for each says from where on it is complete.
+    /// Tables are about to join a publication, or their rows are wanted: from the commit on that answers, their changes are
+    /// held until the rows that there are have been read. No answer means that they are not held.
+    Hold {
+        /// The tables.
+        tables: Vec<TrackedTable>,
+        /// Answered when that is durable.
+        durable: oneshot::Sender<()>,
+    },
+    /// Tables have changed publication, or joined one unread; a gap event for each says from where on it is complete.
     Joined {
         /// The events.
         gaps: Vec<Gap>,
         /// Answered when they are durable.
         durable: oneshot::Sender<()>,
     },
-    /// Tables of which the existing rows are to be read, and then their changes from now on: they are about to join, or
-    /// somebody has asked for it.
-    Hold {
-        /// The tables.
-        tables: Vec<TrackedTable>,
-        /// Answered when it is durable that their changes are held.
-        durable: oneshot::Sender<()>,
-    },
+    /// Tables that are captured.
+    Captured(Arc<[CapturedTable]>),
     /// Tables that are captured less than whole.
     Shortfalls(Shortfalls),
     /// A publication is gone: the server fails on the next change, or from version 18 on leaves changes out.
@@ -175,6 +177,7 @@ impl Poll<'_> {
         reports.send(Report::Source { lsn, retained, slot_lost }).await?;
         self.reconcile(reports).await?;
         self.published = Some(lsn);
+        self.begin_snapshots(reports).await?;
         self.heartbeat().await
     }
 
@@ -191,18 +194,24 @@ impl Poll<'_> {
         let before = catalog::source_position(&self.control).await?;
         let tables = catalog::tracked_tables(&self.control, objects).await?;
         let unmatched = catalog::unmatched(&self.control, objects, &tables).await?;
-        let done = match publication::reconcile(&self.control, &self.options.task, &tables).await {
-            Err(PublicationError::Missing(name)) => {
-                reports
-                    .send(Report::PublicationDropped { name: name.clone(), since: self.published })
-                    .await?;
-                return Err(PublicationError::Missing(name).into());
-            }
-            done => done?,
+        let announced = self.announced().await?;
+        let listed = publication::listed(&self.control, &self.options.task).await?;
+        let is_late = |table: &&TrackedTable| {
+            !announced.contains_key(&table.oid) && (table.owned_by_us || listed.contains(&table.oid))
         };
+        let late: Vec<&TrackedTable> = tables.iter().filter(is_late).collect();
+        let mut earlier = Reconciled::default();
+        if !late.is_empty() {
+            // Users' statements may be failing for want of a move, which does not wait for the log (I7).
+            let is_known = |table: &&TrackedTable| listed.contains(&table.oid);
+            let known: Vec<TrackedTable> = tables.iter().filter(is_known).cloned().collect();
+            earlier = self.publish(reports, &known).await?;
+        }
+        let held = hold(reports, late).await?.unwrap_or_default();
+        let done = self.publish(reports, &tables).await?.after(earlier);
         self.look_again = (!done.not_captured.is_empty()).then(|| Instant::now() + LOOK_AGAIN_INTERVAL);
         reports.send(Report::Shortfalls(shortfalls(&tables, &done, unmatched))).await?;
-        let announced = self.announced().await?;
+        reports.send(Report::Captured(captured(&tables, &done))).await?;
         let mut now_announced = Announced::new();
         let mut gaps = Vec::new();
         for table in &done.moved_to_insert_only {
@@ -211,7 +220,7 @@ impl Poll<'_> {
         for table in &tables {
             let before = announced.get(&table.oid).copied();
             let extent = Extent::of(table);
-            let told = before.is_some_and(|before| before >= extent);
+            let told = before.is_some_and(|before| before >= extent) || held.contains(&table.oid);
             let now = if is_left_out(&done, table.oid) {
                 before
             } else if told {
@@ -242,6 +251,41 @@ impl Poll<'_> {
             done.added.is_empty() && done.moved_to_full.is_empty() && done.moved_to_insert_only.is_empty();
         self.fingerprint = (done.busy.is_empty() && unchanged).then_some(fingerprint);
         Ok(())
+    }
+
+    /// Puts exactly these tables into the publications.
+    async fn publish(
+        &self,
+        reports: &mpsc::Sender<Report>,
+        tables: &[TrackedTable],
+    ) -> Result<Reconciled, PollError> {
+        let done = publication::reconcile(&self.control, &self.options.task, tables).await;
+        if let Err(PublicationError::Missing(name)) = &done {
+            let report = Report::PublicationDropped { name: name.clone(), since: self.published };
+            reports.send(report).await?;
+        }
+        Ok(done?)
+    }
+
+    /// Has the changes of the tables held of which somebody wants a snapshot. The reader takes it from there.
+    async fn begin_snapshots(&self, reports: &mpsc::Sender<Report>) -> Result<(), PollError> {
+        let wanted = self.options.snapshots.wanted();
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let meant =
+            ObjectsChange { include: Some(wanted.clone()), exclude: None }.apply(&Objects::default())?;
+        let tables = catalog::tracked_tables(&self.control, &meant).await?;
+        let listed = publication::listed(&self.control, &self.options.task).await?;
+        let tables: Vec<&TrackedTable> = tables.iter().filter(|table| listed.contains(&table.oid)).collect();
+        for table in &tables {
+            if let Some(sql) = &table.unreadable {
+                warn!(task = self.options.task, %table, "a snapshot is wanted of what cannot be read; run: {sql}");
+            }
+        }
+        let Some(held) = hold(reports, tables).await? else { return Ok(()) };
+        info!(task = self.options.task, tables = held.len(), "the rows of tables are read, as was asked for");
+        Ok(self.options.snapshots.clone().done(wanted).await?)
     }
 
     /// From where on a table is complete that has joined a publication, or gained in one; `None` while transactions that
@@ -288,6 +332,23 @@ impl Poll<'_> {
         let (store, task) = (self.store.clone(), self.options.task.clone());
         Ok(tokio::task::spawn_blocking(move || set_announced_tables(&store, &task, &tables)).await??)
     }
+}
+
+/// Has the changes of those of these tables held whose rows can be read, and gives the tables that are; `None`
+/// when the session cannot.
+async fn hold(
+    reports: &mpsc::Sender<Report>,
+    tables: Vec<&TrackedTable>,
+) -> Result<Option<BTreeSet<u32>>, PollError> {
+    let can_be_read = |table: &&TrackedTable| !table.partitioned && table.unreadable.is_none();
+    let tables: Vec<TrackedTable> = tables.into_iter().filter(can_be_read).cloned().collect();
+    if tables.is_empty() {
+        return Ok(Some(BTreeSet::new()));
+    }
+    let oids: BTreeSet<u32> = tables.iter().map(|table| table.oid).collect();
+    let (durable, held) = oneshot::channel();
+    reports.send(Report::Hold { tables, durable }).await?;
+    Ok(held.await.is_ok().then_some(oids))
 }
 
 /// The saved fact that holds the tables whose joining needs no gap event any more: OIDs, with a sign behind those of
@@ -337,6 +398,18 @@ pub fn is_left_out(done: &Reconciled, oid: u32) -> bool {
         || done.not_captured.iter().any(|left| left.table.oid == oid)
 }
 
+/// The tables that are captured.
+fn captured(tables: &[TrackedTable], done: &Reconciled) -> Arc<[CapturedTable]> {
+    let captured = tables.iter().filter(|table| !is_left_out(done, table.oid));
+    let table = |table: &TrackedTable| CapturedTable {
+        schema: table.schema.clone(),
+        name: table.name.clone(),
+        insert_only: Extent::of(table) == Extent::Inserts && !table.partitioned,
+        unreadable: table.unreadable.clone(),
+    };
+    captured.map(table).collect()
+}
+
 /// The tables that are captured less than whole, in a sentence each.
 pub fn shortfalls(tables: &[TrackedTable], done: &Reconciled, unmatched: Vec<String>) -> Shortfalls {
     let is_left_out =
@@ -367,7 +440,13 @@ pub fn late_gap(table: &TrackedTable, before: Option<Extent>, to: Lsn) -> Gap {
         None => (
             "table_joined_late",
             format!(
-                "table {schema}.{name} has joined and is complete from {to} on; what was written into it before may be missing"
+                "table {schema}.{name} has joined and is complete from {to} on; what was written into it before may be \
+                 missing{}",
+                table
+                    .unreadable
+                    .iter()
+                    .map(|sql| format!("; so that its rows can be read, run: {sql}"))
+                    .collect::<String>()
             ),
         ),
         Some(_) => (

@@ -9,10 +9,11 @@ use super::config::ConfigArguments;
 use super::{Failure, tasks};
 use crate::broker::{Broker, BrokerError, Listeners, Settings, TaskStart};
 use crate::capture::session::CaptureOptions;
+use crate::capture::snapshot_requests::SnapshotRequests;
 use crate::config::Config;
 use crate::postgres::snapshot::ReadOptions;
 use crate::postgres::source::SourceConfig;
-use crate::state::{DataDir, Store};
+use crate::state::{DataDir, StateError, Store};
 use crate::task::TaskDefinition;
 
 /// What a start may do that is out of the ordinary.
@@ -28,19 +29,26 @@ pub struct StartArguments {
 
 impl StartArguments {
     /// How a task captures.
-    pub fn capture(self, config: &Config, task: &TaskDefinition, source: SourceConfig) -> CaptureOptions {
-        CaptureOptions {
+    pub fn capture(
+        self,
+        config: &Config,
+        task: &TaskDefinition,
+        source: SourceConfig,
+        store: &Arc<Store>,
+    ) -> Result<CaptureOptions, StateError> {
+        Ok(CaptureOptions {
             task: task.name.clone(),
             source,
             read: ReadOptions::default(),
             objects: Arc::new(watch::Sender::new(task.objects.clone())),
+            snapshots: Arc::new(SnapshotRequests::open(store.clone(), &task.name)?),
             start: task.start,
             adopt_slot: self.adopt_slot,
             accept_gap: self.accept_gap,
             heartbeat: config.heartbeat,
             wal_limit: config.wal_limit,
             catch_up: config.catch_up,
-        }
+        })
     }
 }
 
@@ -79,11 +87,12 @@ impl Serve {
         let listeners = Listeners::bind(settings).await?;
         let (data_dir, store) = open_state(settings).await?;
         let tasks = tasks::apply(&store, &config.tasks, self.start.adopt_slot).await?;
-        let start = |(definition, source): (TaskDefinition, SourceConfig)| TaskStart {
-            capture: self.start.capture(&config, &definition, source),
-            definition,
+        let start = |(definition, source): (TaskDefinition, SourceConfig)| {
+            let capture = self.start.capture(&config, &definition, source, &store)?;
+            Ok(TaskStart { capture, definition })
         };
-        let starts: Vec<TaskStart> = tasks.into_iter().map(start).collect();
+        let starts = tasks.into_iter().map(start).collect::<Result<Vec<_>, StateError>>();
+        let starts = starts.map_err(Failure::failed)?;
         if starts.is_empty() && !settings.unsafe_produce {
             tracing::warn!(
                 "there is no task in {}; make one with `millrace up`, or name one in a file for --config",

@@ -9,7 +9,7 @@ use std::fmt;
 use tokio_postgres::{Client, Row};
 
 use super::objects::{Objects, Pattern};
-use super::sql::{SqlError, qualified};
+use super::sql::{SqlError, qualified, quoted};
 use crate::change::{Column, Lsn, ReplicaIdentity, TableShape};
 
 /// The server, the database, and what our role may do there.
@@ -292,6 +292,23 @@ pub struct TrackedTable {
     pub owned_by_us: bool,
     /// Its owner.
     pub owner: String,
+    /// What to run so that our role can read all rows that there are; `None` where it can.
+    pub unreadable: Option<String>,
+}
+
+impl TrackedTable {
+    /// What to run so that the role `user` can read all rows.
+    fn needed_to_read(&self, select: bool, usage: bool, row_security: bool, user: &str) -> Option<String> {
+        let user = quoted(user);
+        let grant_usage = || format!("GRANT USAGE ON SCHEMA {} TO {user};", quoted(&self.schema));
+        let grant_select = || format!("GRANT SELECT ON {self} TO {user};");
+        let bypass = || format!("ALTER ROLE {user} BYPASSRLS;");
+        // Whether its policies hold for us is not known before we may select.
+        let needed =
+            [(!usage).then(grant_usage), (!select).then(grant_select), (select && row_security).then(bypass)];
+        let needed: Vec<String> = needed.into_iter().flatten().collect();
+        (!needed.is_empty()).then(|| needed.join(" "))
+    }
 }
 
 impl fmt::Display for TrackedTable {
@@ -334,14 +351,16 @@ pub async fn tracked_tables(client: &Client, objects: &Objects) -> Result<Vec<Tr
                 ARRAY(SELECT unnest(ARRAY[an.nspname::text, a.relname::text])
                       FROM pg_partition_ancestors(c.oid) p(oid)
                       JOIN pg_class a ON a.oid = p.oid JOIN pg_namespace an ON an.oid = a.relnamespace
-                      WHERE c.relispartition)
+                      WHERE c.relispartition),
+                has_table_privilege(c.oid, 'SELECT'), has_schema_privilege(n.oid, 'USAGE'),
+                row_security_active(c.oid), current_user::text
          {USER_TABLES}
          ORDER BY 2, 3"
     );
     let failed = |error| SqlError::new("list the tables of the database", error);
     let rows = client.query(&sql, &[]).await.map_err(failed)?;
     let read = |row: &Row| -> Result<Option<TrackedTable>, tokio_postgres::Error> {
-        let table = TrackedTable {
+        let mut table = TrackedTable {
             oid: row.try_get(0)?,
             schema: row.try_get(1)?,
             name: row.try_get(2)?,
@@ -350,7 +369,10 @@ pub async fn tracked_tables(client: &Client, objects: &Objects) -> Result<Vec<Tr
             deferrable_key: row.try_get(5)?,
             owned_by_us: row.try_get(6)?,
             owner: row.try_get(7)?,
+            unreadable: None,
         };
+        table.unreadable =
+            table.needed_to_read(row.try_get(9)?, row.try_get(10)?, row.try_get(11)?, row.try_get(12)?);
         // Schema and name of each partitioned table above it, one after the other.
         let above: Vec<&str> = row.try_get(8)?;
         let names = [table.schema.as_str(), table.name.as_str()];

@@ -488,6 +488,7 @@ mod tests {
             deferrable_key: false,
             owned_by_us,
             owner: "app".to_owned(),
+            unreadable: None,
         }
     }
 

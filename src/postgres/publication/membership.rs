@@ -73,6 +73,15 @@ pub struct Reconciled {
 }
 
 impl Reconciled {
+    /// What two runs did, of which this is the later one.
+    pub fn after(mut self, earlier: Reconciled) -> Self {
+        self.added.extend(earlier.added);
+        self.removed.extend(earlier.removed);
+        self.moved_to_insert_only.extend(earlier.moved_to_insert_only);
+        self.moved_to_full.extend(earlier.moved_to_full);
+        self
+    }
+
     /// Whether all is as wanted, so that nothing needs to be looked at before the fingerprint changes. Otherwise look
     /// again at the next poll while tables are `busy`; now and then while some are `not_captured`, because what is
     /// granted to our role does not show in the fingerprint.
@@ -460,6 +469,7 @@ mod tests {
             deferrable_key: false,
             owned_by_us,
             owner: "o".to_owned(),
+            unreadable: None,
         };
         let tables = prop::collection::vec((0u32..12, any::<bool>(), any::<bool>(), any::<bool>()), 0..12);
         tables.prop_map(move |tables| {
