@@ -250,7 +250,7 @@ impl Broker {
         let mut captures = Vec::new();
         let mut announcers = Vec::new();
         for start in starts {
-            let task = Arc::new(Task::new(start.definition.clone(), store.clone()));
+            let task = Arc::new(Task::new(start.definition.clone(), &start.capture, store.clone()));
             let directory = data_dir.join("tasks").join(&start.definition.name);
             let options =
                 log_options(settings, &topic_settings, &start.definition.name, directory.join("log"));
@@ -300,6 +300,7 @@ impl Broker {
             tasks: tasks.clone(),
             groups: groups.clone(),
             data_dir: data_dir.path().into(),
+            admin_token: data_dir.admin_token().clone(),
             metrics: recorder.clone(),
         };
         let listeners_stop = CancellationToken::new();

@@ -1,10 +1,12 @@
 //! The command line: one file a command.
 
+mod api;
 mod config;
 mod consume;
 mod objects;
 mod precheck;
 mod serve;
+mod task;
 mod tasks;
 mod up;
 
@@ -82,6 +84,8 @@ enum Command {
     /// Check or show the settings that `serve` would have
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// See and change the tasks of a running broker
+    Task(task::TaskArguments),
     /// Print what is in a topic, as it comes
     Consume(consume::Consume),
     /// Check whether a database can be captured, and say what to mend
@@ -117,6 +121,7 @@ pub fn main() -> ExitCode {
             Command::Up(up) => up.run().await,
             Command::Serve(serve) => serve.run().await,
             Command::Config(config) => config.run().await,
+            Command::Task(task) => task.run().await,
             Command::Consume(consume) => consume.run().await,
             Command::Precheck(precheck) => precheck.run().await,
             #[cfg(feature = "bench")]
@@ -170,8 +175,10 @@ mod tests {
         let page = include_str!("../../docs/operations.md");
         let mut arguments = Arguments::command();
         arguments.build();
-        for command in ["up", "serve", "consume", "precheck"] {
-            let command = arguments.find_subcommand(command).unwrap();
+        let named = |command: &str| arguments.find_subcommand(command).unwrap();
+        let task = named("task");
+        let commands = ["up", "serve", "consume", "precheck"].map(named);
+        for command in commands.into_iter().chain([task]).chain(task.get_subcommands()) {
             let flags = command.get_arguments().filter_map(|argument| argument.get_long());
             for flag in flags.filter(|flag| !["help", "version"].contains(flag)) {
                 assert!(page.contains(&format!("`--{flag}`")), "--{flag} of {}", command.get_name());

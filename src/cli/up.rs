@@ -161,10 +161,11 @@ impl Up {
         let differences = output.into_iter().flat_map(|output| output.differences(&asked_output));
         for Difference { setting, saved, wanted } in differences.chain(self.other_differences(saved)) {
             let flag = setting.replace('_', "-");
-            say(format_args!(
-                "task {name} is kept as it is: --{flag} is {saved}, not {wanted}; for other settings make another \
-                 task with --task"
-            ));
+            let next = match setting {
+                "tables" | "exclude" => format!("change it with millrace task tables {name}"),
+                _ => "for other settings make another task with --task".to_owned(),
+            };
+            say(format_args!("task {name} is kept as it is: --{flag} is {saved}, not {wanted}; {next}"));
         }
         check_database(saved, source)?.into_iter().for_each(say);
         Ok(())

@@ -1,5 +1,6 @@
 //! The HTTP listener: health, metrics and the state of tasks; gRPC on the same port.
 
+mod api;
 mod connections;
 mod resources;
 pub mod tls;
@@ -15,7 +16,6 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
-use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -24,6 +24,7 @@ use self::connections::Limits;
 pub use self::connections::{CloseConnection, OwnPlace};
 use crate::change::Timestamp;
 use crate::group::{Coordinator, GroupLag};
+use crate::state::AdminToken;
 use crate::task;
 use crate::task::supervisor::Task;
 
@@ -36,6 +37,8 @@ pub struct Site {
     pub groups: Arc<Coordinator>,
     /// Where everything is kept, for the room that is left there.
     pub data_dir: Arc<Path>,
+    /// What who changes something has to show.
+    pub admin_token: AdminToken,
     /// The metrics recorder.
     pub metrics: PrometheusHandle,
 }
@@ -53,14 +56,14 @@ pub async fn serve(
         .route("/health/live", get(|| async { "live\n" }))
         .route("/health/ready", get(ready))
         .route("/metrics", get(metrics))
-        .route("/api/v1/tasks", get(tasks))
-        .with_state(site)
+        .with_state(site.clone())
+        .merge(api::router(site))
         .merge(grpc)
         .layer(from_fn_with_state(local_only, check_host));
     connections::serve(listener, tls, router, Limits::default(), stop).await;
 }
 
-/// Refuses what was sent to another name than this machine's, where only this machine may ask: a web page elsewhere can
+/// Refuses what a page of another site sends, and what was sent to another name than this machine's, where only this machine may ask: a web page elsewhere can
 /// make its own name resolve to 127.0.0.1, and its visitors' browsers would let it read the answer.
 async fn check_host(State(local_only): State<bool>, request: Request, next: Next) -> Response {
     let host = request.headers().get(header::HOST).map(|host| host.to_str().unwrap_or_default());
@@ -70,7 +73,16 @@ async fn check_host(State(local_only): State<bool>, request: Request, next: Next
         return (StatusCode::FORBIDDEN, "this name is not the broker's; use localhost or an address\n")
             .into_response();
     }
+    let origin = request.headers().get(header::ORIGIN).map(|origin| origin.to_str().unwrap_or_default());
+    if origin.is_some_and(|origin| !is_own_page(origin, host.or(authority))) {
+        return (StatusCode::FORBIDDEN, "pages of other sites may not ask the broker\n").into_response();
+    }
     next.run(request).await
+}
+
+/// Whether a page that asks, by its `Origin`, has come from where it asks.
+fn is_own_page(origin: &str, host: Option<&str>) -> bool {
+    origin.split_once("://").is_some_and(|(_, authority)| Some(authority) == host)
 }
 
 /// Whether a host, with its port or without, is an address or localhost, which no name server can be made to redirect.
@@ -96,36 +108,6 @@ async fn ready(State(site): State<Site>) -> Response {
         true => (StatusCode::OK, "ready\n".to_owned()).into_response(),
         false => (StatusCode::SERVICE_UNAVAILABLE, waiting).into_response(),
     }
-}
-
-async fn tasks(State(site): State<Site>) -> Response {
-    let now = Timestamp::now();
-    let tasks: Vec<_> = site
-        .tasks
-        .iter()
-        .map(|task| {
-            let (status, progress) = (task.lifecycle.status(), task.progress.view());
-            json!({
-                "name": task.definition.name,
-                "source": task.definition.source,
-                "state": status.state.name(),
-                "reason": status.reason,
-                "since_ms": status.since.millis(),
-                "received_lsn": progress.received_lsn.to_string(),
-                "durable_lsn": progress.durable_lsn.to_string(),
-                "source_lsn": progress.source_lsn.to_string(),
-                "lag_bytes": progress.lag_bytes(),
-                "lag_seconds": progress.lag_seconds(now),
-                "transactions": progress.transactions,
-                "changes": progress.changes,
-                "retained_wal_bytes": progress.retained_wal,
-                "not_captured": progress.tables.not_captured,
-                "insert_only": progress.tables.insert_only,
-                "unmatched": progress.tables.unmatched,
-            })
-        })
-        .collect();
-    axum::Json(tasks).into_response()
 }
 
 async fn metrics(State(site): State<Site>) -> Response {
@@ -201,6 +183,15 @@ mod tests {
         {
             assert!(!is_this_machine(host), "{host}");
         }
+    }
+
+    #[test]
+    fn only_pages_of_the_broker_itself_may_ask() {
+        assert!(is_own_page("http://localhost:9080", Some("localhost:9080")));
+        for origin in ["http://localhost:8000", "https://evil.example", "null", "", "localhost:9080"] {
+            assert!(!is_own_page(origin, Some("localhost:9080")), "{origin}");
+        }
+        assert!(!is_own_page("http://localhost:9080", None));
     }
 
     #[test]

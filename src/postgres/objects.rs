@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 /// Longer than two names whose every character is quoted.
 const MAX_PATTERN_BYTES: usize = 300;
 /// Patterns of each list.
-const MAX_PATTERNS: usize = 1_000;
+pub const MAX_PATTERNS: usize = 1_000;
 
 /// A pattern of tables' names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,7 +4,7 @@
 //! full disk for ever (it resumes by itself), anything else for a short time; what retrying cannot help fails at once.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -18,9 +18,11 @@ use super::definition::TaskDefinition;
 use super::lifecycle::{Lifecycle, State};
 use crate::capture::Trouble;
 use crate::capture::progress::Progress;
-use crate::capture::session::{Capture, Flow};
+use crate::capture::session::{Capture, CaptureOptions, Flow};
+use crate::capture::snapshot_requests::SnapshotRequests;
 use crate::log::LogWriter;
-use crate::state::Store;
+use crate::postgres::objects::{Objects, ObjectsChange, ObjectsError};
+use crate::state::{StateError, Store};
 
 const FIRST_WAIT: Duration = Duration::from_millis(250);
 const LONGEST_WAIT: Duration = Duration::from_secs(15);
@@ -48,20 +50,67 @@ impl Default for RetryTimes {
 /// A task as the rest of the broker sees it.
 #[derive(Debug)]
 pub struct Task {
-    /// What it is to do.
+    /// What it is to do; its objects as they were at the start.
     pub definition: TaskDefinition,
+    /// The tables that it tracks.
+    pub objects: Arc<watch::Sender<Objects>>,
+    /// Snapshots that are asked for.
+    pub snapshots: Arc<SnapshotRequests>,
     /// Where it stands.
     pub lifecycle: Lifecycle,
     /// How far it is.
     pub progress: Arc<Progress>,
     /// The saved state, where every move is recorded.
     store: Arc<Store>,
+    /// Taken while its definition is changed and saved, by threads that may block.
+    changing: Mutex<()>,
+}
+
+/// A change of a task that was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    /// It cannot be meant.
+    #[error(transparent)]
+    Objects(#[from] ObjectsError),
+    /// It cannot be saved.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// It cannot be written down.
+    #[error("cannot save the task: {0}")]
+    Unsaved(String),
 }
 
 impl Task {
-    /// A task that has not been started.
-    pub fn new(definition: TaskDefinition, store: Arc<Store>) -> Self {
-        Task { definition, lifecycle: Lifecycle::default(), progress: Arc::default(), store }
+    /// A task that has not been started, and will capture like this.
+    pub fn new(definition: TaskDefinition, capture: &CaptureOptions, store: Arc<Store>) -> Self {
+        Task {
+            definition,
+            objects: capture.objects.clone(),
+            snapshots: capture.snapshots.clone(),
+            lifecycle: Lifecycle::default(),
+            progress: Arc::default(),
+            store,
+            changing: Mutex::default(),
+        }
+    }
+
+    /// Tracks other tables from the next poll of the source on. Durable when this returns.
+    ///
+    /// # Errors
+    /// [`ChangeError`]; nothing has changed then.
+    pub async fn change_objects(self: Arc<Self>, change: ObjectsChange) -> Result<(), ChangeError> {
+        let save = move || {
+            let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+            let objects = change.apply(&self.objects.borrow())?;
+            let task = TaskDefinition { objects: objects.clone(), ..self.definition.clone() };
+            let json =
+                serde_json::to_string(&task).map_err(|error| ChangeError::Unsaved(error.to_string()))?;
+            self.store.define_task(&task.name, &json)?;
+            info!(task = task.name, %objects, "tracks other tables");
+            self.objects.send_replace(objects);
+            Ok(())
+        };
+        tokio::task::spawn_blocking(save).await.map_err(|error| ChangeError::Unsaved(error.to_string()))?
     }
 
     /// Moves to another state and records it.

@@ -1,13 +1,30 @@
 //! Which tables a task tracks.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use millrace_test_support::PostgresOptions;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::stage::{Stage, rows};
 
 impl Stage {
+    /// Runs `millrace task` against the broker: its exit code, and all that it has printed.
+    async fn task_command(&self, args: &[&str]) -> (i32, String) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_millrace"));
+        let endpoint = format!("http://127.0.0.1:{}", self.millrace.http_port());
+        command.arg("task").args(args);
+        command.env("MILLRACE_DATA_DIR", self.data_dir()).env("MILLRACE_ENDPOINT", endpoint);
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        let printed = [output.stdout, output.stderr].concat();
+        (output.status.code().unwrap(), String::from_utf8(printed).unwrap())
+    }
+
+    /// A PATCH of the task, with these headers.
+    fn patch(&self, headers: &str, body: &str) -> (u16, String) {
+        self.millrace.request("PATCH", "/api/v1/tasks/t", headers, body).unwrap()
+    }
+
     /// Waits until exactly these tables are published, `schema.name` by name.
     async fn published(&self, expected: &str) {
         let deadline = Instant::now() + Duration::from_secs(30);
@@ -116,4 +133,99 @@ async fn a_task_tracks_the_tables_that_its_patterns_mean_also_when_they_are_made
     }
     assert!(!output.contains("--exclude is"), "{output}");
     stage.published(r#""odd.one"."A*" elsewhere.other new_one.t sales.kept sales.parts"#).await;
+}
+
+/// A writer goes on all the time: nothing that is done to the task fails or holds up one of its statements.
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_are_added_and_removed_while_the_task_runs_and_that_survives_a_kill() {
+    let setup = "CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY);
+                 CREATE TABLE c (id int PRIMARY KEY); CREATE VIEW v AS SELECT 1 AS id";
+    let mut stage = Stage::start(PostgresOptions::default(), setup, &["--tables", "public.a"]).await;
+    stage.published("a").await;
+    let writer = stage.postgres.client().await;
+    let writing = tokio::spawn(async move {
+        for id in 0.. {
+            let both = format!("BEGIN; INSERT INTO a VALUES ({id}); INSERT INTO b VALUES ({id}); COMMIT");
+            writer.batch_execute(&both).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    });
+
+    let (code, said) = stage.task_command(&["tables", "t", "--add", "public.b", "--add", "public.v"]).await;
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("tracks    public.a, public.b, public.v"), "{said}");
+    stage.published("a b").await;
+    let (code, shown) = stage.task_command(&["show", "t", "--output", "json"]).await;
+    assert_eq!(code, 0, "{shown}");
+    let shown: Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!(shown["objects"]["include"], json!(["public.a", "public.b", "public.v"]));
+    let table = |name: &str| json!({"schema": "public", "name": name, "insert_only": false});
+    assert_eq!(shown["tables"], json!([table("a"), table("b")]));
+    assert_eq!(shown["unmatched"].as_array().unwrap().len(), 1, "{shown}");
+
+    // The table that leaves: what was committed before is there, and nothing of what is committed after.
+    assert_eq!(stage.task_command(&["tables", "t", "--exclude", "public.a"]).await.0, 0);
+    stage.published("b").await;
+    stage.run("INSERT INTO b VALUES (-1)").await;
+    let at_most = stage.ask("SELECT max(id)::text FROM a").await.parse::<i64>().unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    writing.abort();
+    assert!(writing.await.unwrap_err().is_cancelled(), "a statement failed");
+    let records = stage.records().await;
+    let mut of_a: Vec<i64> = rows(&records, "a").iter().map(|row| row["id"].as_i64().unwrap()).collect();
+    let last = *of_a.last().unwrap();
+    assert!(last <= at_most, "{last} came after the table had left, at {at_most}");
+    of_a.dedup();
+    assert_eq!(of_a, (0..=last).collect::<Vec<_>>(), "up to the border nothing is missing or repeated");
+
+    stage.millrace.restart().await;
+    stage.published("b").await;
+    let (_, listed) = stage.task_command(&["list"]).await;
+    assert!(listed.contains("public.a, public.b, public.v without public.a"), "{listed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_a_task_needs_the_token_and_what_is_wrong_with_it_is_said() {
+    let stage = Stage::start(PostgresOptions::default(), "CREATE TABLE a (id int PRIMARY KEY)", &[]).await;
+    stage.published("a").await;
+    let change = r#"{"objects":{"include":["public.a"]}}"#;
+    let token = std::fs::read_to_string(stage.data_dir().join("admin-token")).unwrap();
+    let with_token = format!("Authorization: Bearer {}\r\nContent-Type: application/json\r\n", token.trim());
+    let wrong = with_token.replace(token.trim(), &"0".repeat(64));
+    for (headers, body, status, part) in [
+        ("", change, 401, "admin-token of the data directory"),
+        ("Authorization: Basic YTpi\r\n", change, 401, "admin token"),
+        (wrong.as_str(), change, 401, "admin token"),
+        (with_token.as_str(), "{", 400, "docs/operations.md"),
+        (with_token.as_str(), r#"{"objects":{"include":[]}}"#, 422, "write *.* for the whole database"),
+        (with_token.as_str(), r#"{"objects":{"include":["a"]}}"#, 422, "write public.a"),
+        (with_token.as_str(), r#"{"object":{}}"#, 422, "unknown field `object`"),
+        (&format!("{with_token}Origin: http://evil.example\r\n"), change, 403, "other sites"),
+        (&with_token.replace("application/json", "text/plain"), change, 415, "application/json"),
+    ] {
+        let (answered, said) = stage.patch(headers, body);
+        assert_eq!(answered, status, "{headers} {body}: {said}");
+        assert!(said.contains(part), "{headers} {body}: {said}");
+        assert!(!said.contains(token.trim()));
+    }
+    assert_eq!(stage.task()["objects"], json!({"include": ["*.*"], "exclude": []}));
+    let (status, changed) = stage.patch(&with_token, change);
+    assert_eq!(status, 200, "{changed}");
+    assert_eq!(stage.task()["objects"], json!({"include": ["public.a"], "exclude": []}));
+
+    for (args, code, part) in [
+        (&["show", "other"][..], 3, "there is no task other here; GET /api/v1/tasks"),
+        (&["show", "../x"], 2, "is no task's name"),
+        (&["tables", "t", "--add", "x"], 2, "write public.x"),
+        (&["tables", "t", "--remove", "public.x"], 2, "leave a table out of a wider pattern with --exclude"),
+        (&["tables", "t", "--add", "b.c", "--token", "wrong"], 3, "admin token"),
+        (&["snapshot", "t", "public.x"], 3, "public.x means no table that task t captures"),
+        (&["list", "--endpoint", "http://127.0.0.1:1"], 4, "cannot reach millrace at http://127.0.0.1:1/"),
+        (&["list", "--endpoint", "https://127.0.0.1:1"], 2, "does not speak yet"),
+    ] {
+        let (ended, said) = stage.task_command(args).await;
+        assert_eq!(ended, code, "{args:?}: {said}");
+        assert!(said.contains(part), "{args:?}: {said}");
+    }
+    assert!(!stage.millrace.output().contains(token.trim()));
 }

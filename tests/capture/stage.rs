@@ -143,6 +143,11 @@ impl Stage {
         sentences.map(name).collect()
     }
 
+    /// Millrace's data directory.
+    pub fn data_dir(&self) -> &Path {
+        self.data.path()
+    }
+
     /// The task as the API shows it.
     pub fn task(&self) -> Value {
         let (_, body) = self.millrace.get("/api/v1/tasks").unwrap();

@@ -1,0 +1,216 @@
+//! `millrace task`: the tasks of a running broker, and changing them.
+
+use axum::http::Method;
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::api::{ApiArguments, Output};
+use super::{Exit, Failure, say};
+use crate::postgres::objects::{Objects, ObjectsChange, Pattern};
+
+/// `millrace task`
+#[derive(Debug, Args)]
+pub struct TaskArguments {
+    #[command(flatten)]
+    api: ApiArguments,
+    #[command(subcommand)]
+    command: TaskCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum TaskCommand {
+    /// List the tasks and how far they are
+    List,
+    /// Show a task: its state, its tables, and what is not captured
+    Show {
+        /// The task
+        name: String,
+    },
+    /// Show which tables a task tracks, or change that while it runs
+    Tables {
+        /// The task
+        name: String,
+        /// Track these tables too, such as public.orders or 'sales.*'; their rows are read first
+        #[arg(long, value_name = "PATTERN")]
+        add: Vec<Pattern>,
+        /// Take a pattern away from those that are tracked
+        #[arg(long, value_name = "PATTERN")]
+        remove: Vec<Pattern>,
+        /// Leave these tables out, whatever includes them, until they are added again
+        #[arg(long, value_name = "PATTERN")]
+        exclude: Vec<Pattern>,
+    },
+    /// Read the rows of tables that a task captures, beside their changes
+    Snapshot {
+        /// The task
+        name: String,
+        /// The tables, such as public.orders or 'sales.*'
+        #[arg(value_name = "PATTERN", required = true)]
+        tables: Vec<Pattern>,
+    },
+}
+
+impl TaskArguments {
+    pub async fn run(self) -> Result<(), Failure> {
+        let api = &self.api;
+        let answer = match self.command {
+            TaskCommand::List => api.get("/api/v1/tasks").await?,
+            TaskCommand::Show { name } => api.get(&path(&name)?).await?,
+            TaskCommand::Tables { name, add, remove, exclude } => {
+                let task = api.get(&path(&name)?).await?;
+                if add.is_empty() && remove.is_empty() && exclude.is_empty() {
+                    task
+                } else {
+                    let change = changed(&objects(&task)?, add, remove, exclude)?;
+                    api.change(Method::PATCH, &path(&name)?, &json!({ "objects": change })).await?
+                }
+            }
+            TaskCommand::Snapshot { name, tables } => {
+                let path = format!("{}/snapshots", path(&name)?);
+                api.change(Method::POST, &path, &json!({ "tables": tables })).await?
+            }
+        };
+        match (api.output, &answer) {
+            (Output::Json, answer) => say(answer),
+            (Output::Table, Value::Array(tasks)) => say(table(tasks)),
+            (Output::Table, task) => say(sheet(task)),
+        }
+        Ok(())
+    }
+}
+
+/// A name of another form would be another path.
+fn path(name: &str) -> Result<String, Failure> {
+    match crate::task::definition::is_valid_name(name) {
+        true => Ok(format!("/api/v1/tasks/{name}")),
+        false => {
+            Err(Failure::new(Exit::Usage, format!("'{name}' is no task's name; see millrace task list")))
+        }
+    }
+}
+
+fn objects(task: &Value) -> Result<Objects, Failure> {
+    let objects = task.get("objects").cloned().unwrap_or_default();
+    serde_json::from_value(objects).map_err(|error| {
+        Failure::failed(format!("cannot read the task's objects: {error}; is the broker older?"))
+    })
+}
+
+/// What is added is excluded no longer.
+fn changed(
+    objects: &Objects,
+    add: Vec<Pattern>,
+    remove: Vec<Pattern>,
+    exclude: Vec<Pattern>,
+) -> Result<ObjectsChange, Failure> {
+    if let Some(strange) = remove.iter().find(|pattern| !objects.include().contains(pattern)) {
+        return Err(Failure::new(
+            Exit::Usage,
+            format!(
+                "{strange} is none of the patterns that are tracked ({}); leave a table out of a wider pattern with \
+                 --exclude",
+                crate::postgres::objects::list(objects.include())
+            ),
+        ));
+    }
+    let without = |list: &[Pattern], gone: &[Pattern]| -> Vec<Pattern> {
+        list.iter().filter(|pattern| !gone.contains(pattern)).cloned().collect()
+    };
+    let excluded = without(objects.exclude(), &add);
+    let included = without(objects.include(), &remove);
+    let change = ObjectsChange {
+        include: Some([included, add].concat()),
+        exclude: Some([excluded, exclude].concat()),
+    };
+    match change.clone().apply(objects) {
+        Ok(_) => Ok(change),
+        Err(error) => Err(Failure::new(Exit::Usage, error.to_string())),
+    }
+}
+
+/// The tasks, a line each.
+fn table(tasks: &[Value]) -> String {
+    let head = ["NAME", "STATE", "LAG", "TABLES"].map(str::to_owned);
+    let row = |task: &Value| {
+        let seconds = task.get("lag_seconds").and_then(Value::as_f64).unwrap_or_default();
+        [text(task, "name"), text(task, "state"), format!("{seconds:.1} s"), patterns(task)]
+    };
+    let rows: Vec<[String; 4]> = std::iter::once(head).chain(tasks.iter().map(row)).collect();
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let (name, state, lag) = (width(0), width(1), width(2));
+    let line = |[a, b, c, d]: &[String; 4]| format!("{a:name$}  {b:state$}  {c:lag$}  {d}");
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// A task, a line a fact.
+fn sheet(task: &Value) -> String {
+    let mut lines = vec![
+        format!("task      {}", text(task, "name")),
+        format!("source    {}", text(task, "source")),
+        format!("state     {} {}", text(task, "state"), text(task, "reason")).trim_end().to_owned(),
+        format!("tracks    {}", patterns(task)),
+    ];
+    let mut list = |title: &str, key: &str, show: &dyn Fn(&Value) -> String| {
+        let entries = task.get(key).and_then(Value::as_array);
+        for (number, entry) in entries.into_iter().flatten().enumerate() {
+            let title = if number == 0 { title } else { "" };
+            lines.push(format!("{title:9} {}", show(entry)));
+        }
+    };
+    let sentence = |entry: &Value| entry.as_str().unwrap_or_default().to_owned();
+    list("captures", "tables", &|table| format!("{}.{}", text(table, "schema"), text(table, "name")));
+    list("reads", "snapshots_wanted", &sentence);
+    list("not", "not_captured", &sentence);
+    list("partly", "insert_only", &sentence);
+    list("no table", "unmatched", &sentence);
+    lines.join("\n")
+}
+
+fn patterns(task: &Value) -> String {
+    objects(task).map_or_else(|_| "?".to_owned(), |objects| objects.to_string())
+}
+
+fn text(value: &Value, key: &str) -> String {
+    value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn patterns(list: &[&str]) -> Vec<Pattern> {
+        list.iter().map(|pattern| pattern.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn tables_are_added_removed_and_excluded() {
+        let start: Objects = serde_json::from_str(r#"{"include":["a.*","b.t"],"exclude":["a.x"]}"#).unwrap();
+        let change = |add: &[&str], remove: &[&str], exclude: &[&str]| {
+            let change = changed(&start, patterns(add), patterns(remove), patterns(exclude));
+            change.map(|change| change.apply(&start).unwrap().to_string()).map_err(|failure| failure.message)
+        };
+        assert_eq!(change(&["c.t", "b.t"], &[], &[]).unwrap(), "a.*, b.t, c.t without a.x");
+        assert_eq!(change(&["a.x"], &["b.t"], &[]).unwrap(), "a.*, a.x");
+        assert_eq!(change(&[], &[], &["b.t"]).unwrap(), "a.*, b.t without a.x, b.t");
+        assert!(change(&[], &["a.y"], &[]).unwrap_err().contains("--exclude"));
+        assert!(change(&[], &["a.*", "b.t"], &[]).unwrap_err().contains("*.*"));
+    }
+
+    #[test]
+    fn a_task_is_shown_in_lines() {
+        let task = json!({
+            "name": "shop", "state": "running", "reason": "", "source": "postgres://h/shop", "lag_seconds": 1.25,
+            "objects": {"include": ["*.*"], "exclude": []},
+            "tables": [{"schema": "public", "name": "a"}, {"schema": "public", "name": "b"}],
+            "not_captured": [], "insert_only": ["public.b: only inserts"],
+        });
+        assert_eq!(
+            sheet(&task),
+            "task      shop\nsource    postgres://h/shop\nstate     running\ntracks    *.*\n\
+             captures  public.a\n          public.b\npartly    public.b: only inserts"
+        );
+        assert_eq!(table(&[task]), "NAME  STATE    LAG    TABLES\nshop  running  1.2 s  *.*");
+    }
+}
