@@ -36,6 +36,7 @@ use crate::log::{LogError, LogReader, LogWriter, Retention};
 use crate::produce::{self, ClientTopics};
 use crate::state::{DataDir, OffsetStore, StateError, Store};
 use crate::task::definition::{DefinitionError, TaskDefinition, check_output_names};
+use crate::task::precheck::Checks;
 use crate::task::supervisor::{RetryTimes, Supervisor, Task};
 
 /// Upper bounds of the buckets of times, in seconds.
@@ -113,6 +114,8 @@ pub struct TaskStart {
     pub definition: TaskDefinition,
     /// How it captures.
     pub capture: CaptureOptions,
+    /// Whether its source has still to pass the checks.
+    pub is_unchecked: bool,
 }
 
 /// Why a broker cannot start.
@@ -257,8 +260,13 @@ impl Broker {
             let (writer, reader) = open_log(options).await?;
             let pipeline =
                 build_pipeline(settings, writer, &reader, &start, &task, directory.join("spool")).await?;
+            let checks = start.is_unchecked.then(|| Checks {
+                source: start.capture.source.clone(),
+                adopt_slot: start.capture.adopt_slot,
+            });
             announcers.push(Announcer::new(topics.clone(), reader));
-            captures.push(Capture::new(start.capture, pipeline, store.clone(), task.progress.clone()));
+            let capture = Capture::new(start.capture, pipeline, store.clone(), task.progress.clone());
+            captures.push((capture, checks));
             tasks.push(task);
         }
 
@@ -333,8 +341,8 @@ impl Broker {
         let supervisors = tasks
             .iter()
             .zip(captures)
-            .map(|(task, (capture, running))| {
-                Supervisor::start(task.clone(), capture, running, settings.retry)
+            .map(|(task, ((capture, flow), checks))| {
+                Supervisor::start(task.clone(), capture, flow, settings.retry, checks)
             })
             .collect();
         info!(kafka = %kafka_address, http = %http_address, "serving");

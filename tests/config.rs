@@ -180,17 +180,50 @@ async fn serve_makes_the_tasks_and_outputs_of_its_file_adds_outputs_and_refuses_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_task_that_cannot_be_captured_is_not_made() {
-    let postgres = Postgres::start(PostgresOptions::default().setting("wal_level", "replica")).await;
+async fn a_task_whose_source_fails_its_checks_waits_for_that_and_the_others_go_on() {
+    let postgres = Postgres::start(PostgresOptions::default()).await;
+    let shop = postgres.client().await;
+    let role = format!("CREATE TABLE t (id int PRIMARY KEY); CREATE ROLE weak LOGIN PASSWORD '{PASSWORD}'");
+    shop.batch_execute(&role).await.unwrap();
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path().join("data");
     let secret = directory.path().join("password");
     fs::write(&secret, PASSWORD).unwrap();
-    let url = postgres.url().replace(&format!(":{PASSWORD}"), "");
-    let task = format!("[[tasks]]\nsource = \"{url}\"\npassword_file = \"{}\"\n", secret.display());
-    let file = written(directory.path(), &task);
-    let options = || MillraceOptions::serve(&data).args(&["--config", file.to_str().unwrap()]);
-    let (code, output) = ended(options()).await;
-    assert_eq!(code, 1, "{output}");
-    assert!(output.contains("wal_level"), "{output}");
+    let task = |name: &str, user: &str| {
+        let url = postgres.url_for(user, PASSWORD, "postgres").replace(&format!(":{PASSWORD}"), "");
+        format!(
+            "[[tasks]]\nname = \"{name}\"\nsource = \"{url}\"\npassword_file = \"{}\"\n",
+            secret.display()
+        )
+    };
+    let file = written(directory.path(), &(task("weak", "weak") + &task("strong", "postgres")));
+    let options = MillraceOptions::serve(&data).args(&["--config", file.to_str().unwrap()]);
+    let mut millrace = Millrace::spawn(options);
+    let state = async |millrace: &Millrace, task: &str, state: &str| {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let answer = millrace.get(&format!("/api/v1/tasks/{task}")).map(|(_, body)| body);
+            if answer.as_ref().is_some_and(|body| body.contains(&format!("\"state\":\"{state}\""))) {
+                return answer.unwrap();
+            }
+            assert!(Instant::now() < deadline, "{task} is not {state}: {answer:?}\n{}", millrace.output());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let waiting = state(&millrace, "weak", "precheck_failed").await;
+    assert!(waiting.contains("run as a superuser: ALTER ROLE \\\"weak\\\" REPLICATION;"), "{waiting}");
+    state(&millrace, "strong", "running").await;
+    shop.batch_execute("INSERT INTO t VALUES (1), (2)").await.unwrap();
+    holds(&millrace, &[("strong", 2)]).await;
+
+    // After a restart too it is checked before anything is made.
+    millrace.kill9();
+    millrace.spawn_again();
+    state(&millrace, "weak", "precheck_failed").await;
+    let mend =
+        "ALTER ROLE weak REPLICATION; GRANT CREATE ON DATABASE postgres TO weak; ALTER TABLE t OWNER TO weak";
+    shop.batch_execute(mend).await.unwrap();
+    state(&millrace, "weak", "running").await;
+    shop.batch_execute("INSERT INTO t VALUES (3)").await.unwrap();
+    holds(&millrace, &[("strong", 3), ("weak", 1)]).await;
 }

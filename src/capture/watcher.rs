@@ -41,7 +41,7 @@ pub enum Report {
         slot_lost: Option<String>,
     },
     /// Tables are about to join a publication, or their rows are wanted: from the commit on that answers, their changes are
-    /// held until the rows that there are have been read. No answer means that they are not held.
+    /// held until the rows that there are have been read.
     Hold {
         /// The tables.
         tables: Vec<TrackedTable>,
@@ -207,7 +207,7 @@ impl Poll<'_> {
             let known: Vec<TrackedTable> = tables.iter().filter(is_known).cloned().collect();
             earlier = self.publish(reports, &known).await?;
         }
-        let held = hold(reports, late).await?.unwrap_or_default();
+        let held = hold(reports, late).await?;
         let done = self.publish(reports, &tables).await?.after(earlier);
         self.look_again = (!done.not_captured.is_empty()).then(|| Instant::now() + LOOK_AGAIN_INTERVAL);
         reports.send(Report::Shortfalls(shortfalls(&tables, &done, unmatched))).await?;
@@ -283,7 +283,7 @@ impl Poll<'_> {
                 warn!(task = self.options.task, %table, "a snapshot is wanted of what cannot be read; run: {sql}");
             }
         }
-        let Some(held) = hold(reports, tables).await? else { return Ok(()) };
+        let held = hold(reports, tables).await?;
         info!(task = self.options.task, tables = held.len(), "the rows of tables are read, as was asked for");
         Ok(self.options.snapshots.clone().done(wanted).await?)
     }
@@ -334,21 +334,21 @@ impl Poll<'_> {
     }
 }
 
-/// Has the changes of those of these tables held whose rows can be read, and gives the tables that are; `None`
-/// when the session cannot.
+/// Has the changes of those of these tables held whose rows can be read, and gives the tables that are.
 async fn hold(
     reports: &mpsc::Sender<Report>,
     tables: Vec<&TrackedTable>,
-) -> Result<Option<BTreeSet<u32>>, PollError> {
+) -> Result<BTreeSet<u32>, PollError> {
     let can_be_read = |table: &&TrackedTable| !table.partitioned && table.unreadable.is_none();
     let tables: Vec<TrackedTable> = tables.into_iter().filter(can_be_read).cloned().collect();
     if tables.is_empty() {
-        return Ok(Some(BTreeSet::new()));
+        return Ok(BTreeSet::new());
     }
     let oids: BTreeSet<u32> = tables.iter().map(|table| table.oid).collect();
     let (durable, held) = oneshot::channel();
     reports.send(Report::Hold { tables, durable }).await?;
-    Ok(held.await.is_ok().then_some(oids))
+    held.await?;
+    Ok(oids)
 }
 
 /// The saved fact that holds the tables whose joining needs no gap event any more: OIDs, with a sign behind those of

@@ -86,10 +86,12 @@ impl Serve {
         let settings = &config.broker;
         let listeners = Listeners::bind(settings).await?;
         let (data_dir, store) = open_state(settings).await?;
-        let tasks = tasks::apply(&store, &config.tasks, self.start.adopt_slot).await?;
+        let tasks = tasks::apply(&store, &config.tasks)?;
+        let unchecked = tasks::unchecked(&store)?;
         let start = |(definition, source): (TaskDefinition, SourceConfig)| {
             let capture = self.start.capture(&config, &definition, source, &store)?;
-            Ok(TaskStart { capture, definition })
+            let is_unchecked = unchecked.contains(&definition.name);
+            Ok(TaskStart { capture, definition, is_unchecked })
         };
         let starts = tasks.into_iter().map(start).collect::<Result<Vec<_>, StateError>>();
         let starts = starts.map_err(Failure::failed)?;

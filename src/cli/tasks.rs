@@ -1,5 +1,7 @@
 //! The tasks that a data directory holds, and what a file asks of them.
 
+use std::collections::HashSet;
+
 use tracing::info;
 
 use super::{Exit, Failure, precheck, say};
@@ -37,6 +39,13 @@ pub async fn check_new(
     } else {
         Err(Failure::new(Exit::Failed, "the database cannot be captured yet; see above"))
     }
+}
+
+/// The names of tasks whose source has never passed the checks.
+pub fn unchecked(store: &Store) -> Result<HashSet<String>, Failure> {
+    let before = [State::Created, State::Prechecking, State::PrecheckFailed].map(State::name);
+    let rows = store.tasks().map_err(Failure::failed)?.into_iter();
+    Ok(rows.filter(|row| before.contains(&row.state.as_str())).map(|row| row.name).collect())
 }
 
 /// Saves a new task.
@@ -78,12 +87,8 @@ pub fn check_database(saved: &TaskDefinition, source: &SourceConfig) -> Result<O
 /// tasks, and how their databases are reached.
 ///
 /// # Errors
-/// [`Exit::Refused`] with every other difference, and what [`check_new`] says; nothing has been changed then.
-pub async fn apply(
-    store: &Store,
-    wanted: &[WantedTask],
-    adopt_slot: bool,
-) -> Result<Vec<(TaskDefinition, SourceConfig)>, Failure> {
+/// [`Exit::Refused`] with every other difference; nothing has been changed then.
+pub fn apply(store: &Store, wanted: &[WantedTask]) -> Result<Vec<(TaskDefinition, SourceConfig)>, Failure> {
     let mut tasks = Vec::new();
     let mut changed = Vec::new();
     let mut refused = Vec::new();
@@ -134,9 +139,6 @@ pub async fn apply(
             refused.join("\n")
         );
         return Err(Failure::new(Exit::Refused, message));
-    }
-    for task in &new {
-        check_new(&task.definition, &task.source, adopt_slot).await?;
     }
     for task in &new {
         add(store, &task.definition)?;

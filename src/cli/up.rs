@@ -88,7 +88,7 @@ impl Up {
             }
         }
         let capture = self.leave.capture(&config, &definition, source, &store).map_err(Failure::failed)?;
-        let start = TaskStart { definition, capture };
+        let start = TaskStart { definition, capture, is_unchecked: false };
         let stop = wait_for_signal();
         let broker = Broker::start(settings, listeners, data_dir, store, vec![start]).await?;
         say(how_to_consume(&broker));

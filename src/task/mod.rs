@@ -2,6 +2,7 @@
 
 pub mod definition;
 pub mod lifecycle;
+pub mod precheck;
 pub mod supervisor;
 
 pub use definition::TaskDefinition;

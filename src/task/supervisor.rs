@@ -16,6 +16,7 @@ use tracing::{error, info, warn};
 
 use super::definition::TaskDefinition;
 use super::lifecycle::{Lifecycle, State};
+use super::precheck::{self, Checks};
 use crate::capture::Trouble;
 use crate::capture::progress::Progress;
 use crate::capture::session::{Capture, CaptureOptions, Flow};
@@ -133,17 +134,26 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// Starts sessions of `capture` for `task`.
+    /// Starts sessions of `capture` for `task`; after `checks`, where there are some.
     pub fn start<W: LogWriter>(
         task: Arc<Task>,
         mut capture: Capture<W>,
         flow: watch::Receiver<Flow>,
         retry: RetryTimes,
+        checks: Option<Checks>,
     ) -> Self {
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let task = tokio::spawn(async move {
-            let supervised = supervise(&task, &mut capture, flow, retry, stopped);
+            let supervised = async {
+                let passed = match &checks {
+                    Some(checks) => precheck::pass(&task, checks, &stopped).await,
+                    None => true,
+                };
+                if passed {
+                    supervise(&task, &mut capture, flow, retry, stopped).await;
+                }
+            };
             if AssertUnwindSafe(supervised).catch_unwind().await.is_err() {
                 // The panic hook has told where.
                 task.become_state(State::Failed, "a fault in millrace; please report what its log says")
