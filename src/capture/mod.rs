@@ -192,6 +192,14 @@ pub enum CaptureError {
     /// The source is a standby that has not received what the log holds already.
     #[error("the source is a standby, and not yet where the log is: {0}")]
     StandbyBehind(Divergence),
+    /// The source is a standby, which knows nothing of our slot.
+    #[error(
+        "the source is a standby and has no replication slot {slot}; connect to the primary, or wait until this one is promoted"
+    )]
+    NoSlotOnStandby {
+        /// The slot.
+        slot: String,
+    },
     /// The source is not fit for a task.
     #[error("{0}")]
     Unfit(String),
@@ -205,7 +213,9 @@ impl CaptureError {
             CaptureError::Replication(error) if error.is_retryable() => Trouble::Source,
             CaptureError::Slot(error) if error.is_transient() => Trouble::Source,
             CaptureError::Query { source, .. } if may_pass(&**source) => Trouble::Source,
-            CaptureError::SlotBusy { .. } | CaptureError::StandbyBehind(_) => Trouble::Source,
+            CaptureError::SlotBusy { .. }
+            | CaptureError::StandbyBehind(_)
+            | CaptureError::NoSlotOnStandby { .. } => Trouble::Source,
             CaptureError::Log(error) if error.is_retryable() => Trouble::Disk,
             CaptureError::LogStalled => Trouble::Disk,
             CaptureError::State(error) if error.is_lack_of_space() => Trouble::Disk,

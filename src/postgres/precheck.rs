@@ -2,6 +2,8 @@
 //!
 //! Facts are read first, in a few queries; the checks are pure functions of them.
 
+mod failover;
+
 use std::collections::HashSet;
 use std::fmt;
 
@@ -141,6 +143,7 @@ pub async fn run(client: &Client, options: &PrecheckOptions) -> Result<PrecheckR
     checks.extend(ownership(&server, &tables, &listed));
     checks.push(effects(&options.task));
     checks.push(retained_wal(&server));
+    checks.extend(failover::check(&server, &slot_name, &failover::standbys(client).await?));
     checks.extend(wal_sender_timeout(&server));
     checks.extend(encoding(&server));
     if slot.is_none() {
@@ -455,7 +458,7 @@ async fn old_transactions(client: &Client) -> Result<Option<Check>, SqlError> {
 mod tests {
     use super::*;
 
-    fn server() -> ServerInfo {
+    pub(super) fn server() -> ServerInfo {
         ServerInfo {
             version_num: 150_018,
             version: "15.18".to_owned(),

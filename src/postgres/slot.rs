@@ -77,13 +77,13 @@ pub struct SlotState {
     pub conflicting: bool,
     /// Whether it is copied to standbys (17 and later).
     pub failover: bool,
-    /// Whether it was copied from a primary (17 and later).
+    /// Whether this is a standby's copy of its primary's slot (17 and later).
     pub synced: bool,
 }
 
 /// Reads the slot's state; `None` when it does not exist.
 pub async fn slot_state(client: &Client, name: &str) -> Result<Option<SlotState>, SqlError> {
-    // By way of JSON, a column that this version lacks reads as null.
+    // By way of JSON, a column that this version lacks reads as null. A promoted standby still calls its slots synced.
     const SQL: &str = "
         SELECT s.plugin::text, s.database::text, s.temporary, s.active, s.active_pid,
                s.restart_lsn, s.confirmed_flush_lsn, s.wal_status, s.safe_wal_size,
@@ -91,7 +91,7 @@ pub async fn slot_state(client: &Client, name: &str) -> Result<Option<SlotState>
                    CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END,
                    s.restart_lsn))::int8,
                to_jsonb(s)->>'invalidation_reason', (to_jsonb(s)->>'conflicting')::bool,
-               (to_jsonb(s)->>'failover')::bool, (to_jsonb(s)->>'synced')::bool
+               (to_jsonb(s)->>'failover')::bool, (to_jsonb(s)->>'synced')::bool AND pg_is_in_recovery()
         FROM pg_replication_slots s WHERE s.slot_name = $1::text";
     let failed = |error| SqlError::new(format!("read the state of slot '{name}'"), error);
     let row = client.query_opt(SQL, &[&name]).await.map_err(failed)?;

@@ -2,6 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use millrace::postgres::connect;
+use millrace::postgres::objects::Objects;
+use millrace::postgres::precheck::{self, Outcome as Checked, PrecheckOptions};
+use millrace::postgres::source::SourceConfig;
 use millrace_test_support::Postgres;
 use tokio::time::sleep;
 
@@ -35,7 +39,9 @@ async fn a_failover_with_a_synchronized_slot_goes_on_exactly() {
     let Some(mut primary) = synchronizing().await else { return };
     let seed = seed();
     let standby = primary.standby(&[("sync_replication_slots", "on")]).await;
+    until_prechecked(&primary, Checked::Warning, "synchronized_standby_slots = 'standby';").await;
     primary.reset("synchronized_standby_slots", "standby").await;
+    until_prechecked(&primary, Checked::Ok, "sync_replication_slots = on").await;
     let mut stage = Stage::start(primary, seed).await;
     stage.until_synchronized(&standby).await;
     let outcome = stage.fail_over(standby, &mut Random::new(seed, 1 << 33), false, false).await;
@@ -47,20 +53,19 @@ async fn a_failover_with_a_synchronized_slot_goes_on_exactly() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failover_to_a_standby_that_lags_goes_on_or_reports_what_was_lost() {
     let Some(mut primary) = synchronizing().await else { return };
-    let (seed, mut outcomes) = (seed(), Vec::new());
+    let seed = seed();
     let mut random = Random::new(seed, 1 << 33);
     let standby = primary.standby(&[("sync_replication_slots", "on")]).await;
     let mut stage = Stage::start(primary, seed).await;
     stage.until_synchronized(&standby).await;
     let lags = random.below(3) > 0;
     let outcome = stage.fail_over(standby, &mut random, lags, false).await;
+    println!("{outcome:?}");
     if outcome == Outcome::Continued {
         stage.goes_on().await;
     } else {
         assert_eq!(outcome, Outcome::Reported("timeline_diverged".to_owned()), "{}", stage.report());
     }
-    outcomes.push(outcome);
-    println!("{outcomes:?}");
 }
 
 /// A standby without the slot, or with one that somebody has made there: changes are missing, and that is said.
@@ -70,6 +75,8 @@ async fn a_failover_without_the_slot_is_reported() {
     let mut random = Random::new(seed, 1 << 33);
     let mut primary = Postgres::start(options()).await;
     let standby = primary.standby(&[]).await;
+    let cost = if primary.major() < SYNCHRONIZES_SLOTS { "reports a gap" } else { "what was lost" };
+    until_prechecked(&primary, Checked::Warning, cost).await;
     let mut stage = Stage::start(primary, seed).await;
 
     // A standby is not where the task reads from, and says nothing of its slot.
@@ -83,6 +90,22 @@ async fn a_failover_without_the_slot_is_reported() {
     let missing = if by_hand { "slot_ahead" } else { "slot_missing" };
     let is_expected = [missing, "timeline_diverged"].map(|cause| Outcome::Reported(cause.to_owned()));
     assert!(is_expected.contains(&outcome), "{outcome:?}\n{}", stage.report());
+}
+
+/// Waits until the standby has connected, and the precheck says this of a failover.
+async fn until_prechecked(primary: &Postgres, outcome: Checked, word: &str) {
+    let control = connect::connect(&SourceConfig::parse(&primary.url()).unwrap()).await.unwrap();
+    let asked = PrecheckOptions { task: "t".to_owned(), objects: Objects::default(), slot_may_exist: false };
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let report = precheck::run(&control, &asked).await.unwrap();
+        let check = report.checks.iter().find(|check| check.name == "failover");
+        if check.is_some_and(|check| check.outcome == outcome && check.to_string().contains(word)) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "'{word}' is not in:\n{report}");
+        sleep(Duration::from_millis(50)).await;
+    }
 }
 
 impl Stage {

@@ -289,3 +289,60 @@ fn columns(columns: &[proto::Column]) -> Result<SentRow, String> {
     };
     columns.iter().map(column).collect()
 }
+
+/// The checks see every record that is lost, comes twice or comes elsewhere.
+#[test]
+fn a_history_that_is_not_exact_is_seen() {
+    let record = |offset: i64, key: Option<&str>, value: &str, headers: &[(&str, &str)]| RawRecord {
+        partition: 0,
+        offset,
+        timestamp: 0,
+        key: key.map(|key| key.as_bytes().to_vec()),
+        value: Some(value.as_bytes().to_vec()),
+        headers: headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+    };
+    let event = |table: &str, op: &str, before: &str, after: &str| {
+        format!(r#"{{"before":{before},"after":{after},"source":{{"table":"{table}"}},"op":"{op}"}}"#)
+    };
+    let at = |place: &'static str| ("millrace.position", place);
+    let (one, two) = (r#"{"id":1}"#, r#"{"id":2}"#);
+    let unsent = ("millrace.unavailable", "big");
+    let bag = r#"{"n":1}"#;
+    let history = [
+        record(0, Some(one), &event("t", "c", "null", r#"{"id":1,"big":"x"}"#), &[at("0/A:0")]),
+        record(1, Some(one), &event("t", "u", "null", r#"{"id":1,"big":"?"}"#), &[at("0/A:1"), unsent]),
+        record(2, Some(one), &event("t", "d", one, "null"), &[at("0/B:0"), ("__debezium.newkey", two)]),
+        record(
+            3,
+            Some(two),
+            &event("t", "c", "null", r#"{"id":2,"big":"?"}"#),
+            &[at("0/B:0"), ("__debezium.oldkey", one), unsent],
+        ),
+        record(4, None, &event("bag", "c", "null", bag), &[at("0/C:0")]),
+        record(5, None, &event("bag", "c", "null", bag), &[at("0/C:1")]),
+        record(6, None, &event("bag", "d", bag, "null"), &[at("0/C:2")]),
+        record(7, Some(one), &event("t", "c", "null", r#"{"id":1,"big":null}"#), &[at("0/D:0")]),
+    ];
+    let rows = |records: &[RawRecord]| from_debezium(&[records.to_vec()]).map(|rebuilt| rebuilt.tables);
+    let whole = rows(&history).unwrap();
+    let shown = |table: &str| whole[table].iter().map(text).collect::<Vec<_>>();
+    assert_eq!(shown("t"), [r#"{"big":null,"id":1}"#, r#"{"big":"x","id":2}"#]);
+    assert_eq!(shown("bag"), [bag]);
+    for at in 0..history.len() {
+        let mut twice = history.to_vec();
+        twice.insert(at, history[at].clone());
+        assert!(rows(&twice).is_err(), "{at} twice");
+        // The deletion of a row that only changes its key tells nothing that its creation does not.
+        if at != 2 {
+            let mut lost = history.to_vec();
+            lost.remove(at);
+            let changes = from_debezium(&[lost]).map(|rebuilt| rebuilt.changes.len());
+            assert!(changes.is_err() || changes == Ok(history.len() - 2), "{at} lost");
+        }
+        if at > 0 {
+            let mut swapped = history.to_vec();
+            swapped.swap(at - 1, at);
+            assert!(rows(&swapped).is_err(), "{at} before the one before it");
+        }
+    }
+}

@@ -44,7 +44,7 @@ fn unique() -> u16 {
 /// How long the workload runs: long enough to meet something, unless asked for more.
 pub fn run_time() -> Duration {
     let seconds = std::env::var("MILLRACE_TEST_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
-    Duration::from_secs(seconds.unwrap_or(12))
+    Duration::from_secs(seconds.unwrap_or(10))
 }
 
 /// Settings of a source that streams all but the smallest transactions and soon misses a client that is cut off.

@@ -19,7 +19,7 @@ const IDS: u64 = 120;
 /// Columns of table `wide`, beside those of every table.
 const WIDE_COLUMNS: usize = 120;
 /// Rows of a large transaction: more than `logical_decoding_work_mem` holds.
-const LARGE: u64 = 2_500;
+const LARGE: u64 = 1_500;
 
 /// Tables that are there from the beginning, all with columns `id`, `n`, `note` and `big`.
 const TABLES: [&str; 7] = ["plain", "pair", "whole", "bag", "indexed", "wide", "bulk"];
@@ -334,7 +334,7 @@ impl Writer {
 
     /// Many rows at once, with numbers of their own, or many of them gone.
     fn bulk(&mut self) -> String {
-        let rows = if self.random.once_in(12) { LARGE } else { 1 + self.random.below(60) };
+        let rows = if self.random.once_in(16) { LARGE } else { 1 + self.random.below(30) };
         match self.random.below(20) {
             0 => format!("DELETE FROM bulk WHERE id % 7 = {}", self.random.below(7)),
             1 => format!("UPDATE bulk SET n = n + 1 WHERE id % 31 = {}", self.random.below(31)),

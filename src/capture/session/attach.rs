@@ -69,6 +69,10 @@ impl<W: LogWriter> Capture<W> {
         let fails_over = server.version_num >= 170_000 && !server.in_recovery;
         let stays_behind = found.as_ref().is_some_and(|slot| !slot.failover);
         let position = self.pipeline.writer().resume();
+        // What is missing on a standby may be on its primary, which the task belongs to.
+        if server.in_recovery && found.is_none() && position.is_some() {
+            return Err(CaptureError::NoSlotOnStandby { slot: slot_name });
+        }
         let timeline = match &position {
             Some(position) => decide_timeline(&mut replication, position, &system).await?,
             None => TimelineDecision::Same,

@@ -193,6 +193,7 @@ fn tracked(oid: u32) -> TrackedTable {
         deferrable_key: false,
         owned_by_us: true,
         owner: "o".into(),
+        unreadable: None,
     }
 }
 
