@@ -85,12 +85,12 @@ impl Stage {
         let source = format!("postgres://postgres@127.0.0.1:{}/postgres", proxy.port());
         let source = SourceConfig::parse(&source).unwrap().display();
         let mut random = Random::new(seed, 0);
-        let mut spread = || match random.below(3) {
+        let spread = |random: &mut Random| match random.below(3) {
             0 => r#""partitions":1"#,
             1 => r#""partitions":3,"partition_by":"key""#,
             _ => r#""partitions":2,"partition_by":"table""#,
         };
-        let (all, each) = (spread(), spread());
+        let (all, each) = (spread(&mut random), spread(&mut random));
         let definition = format!(
             r#"{{"name":"{TASK}","source":"{source}","outputs":[
                 {{{all}}},{{"name":"{EACH}","format":"protobuf","layout":"table",{each}}}]}}"#
@@ -99,7 +99,10 @@ impl Stage {
             let store = Store::open(&DataDir::open(data.path()).unwrap()).unwrap();
             store.add_task(TASK, &definition, "created", "", 0).unwrap();
         }
-        let options = MillraceOptions::serve(data.path()).env("PGPASSWORD", PASSWORD);
+        let mut options = MillraceOptions::serve(data.path()).env("PGPASSWORD", PASSWORD);
+        if random.below(3) == 0 {
+            options = options.args(&["--experimental-catch-up-mb", "1"]);
+        }
         let millrace = Millrace::start(options).await;
         Stage { seed, postgres, proxy, millrace, shared: Arc::default(), _data: data }
     }

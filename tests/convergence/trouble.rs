@@ -57,6 +57,8 @@ impl Stage {
                 }
             }
             3 => {
+                // Before that it takes no signal.
+                self.millrace.wait_ready().await;
                 self.millrace.sigterm();
                 let status = self.millrace.wait().await;
                 assert!(status.success(), "{status}:\n{}", self.report());
