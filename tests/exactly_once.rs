@@ -417,7 +417,7 @@ fn catch_ups(millrace: &Millrace) -> usize {
 
 /// A few MiB of WAL in transactions of all sizes, while nobody reads.
 async fn write_backlog(client: &Client, ids: &AtomicI64) {
-    for rows in [9_000, 1, 300, 30, 12_000, 2_000, 5, 10_000] {
+    for rows in [9_000, 1, 300, 30, 12_000, 2_000, 5, 30_000, 100, 20_000] {
         let first = ids.fetch_add(rows, Relaxed);
         let insert = format!(
             "INSERT INTO ledger SELECT g, 0, repeat('y', 40) FROM generate_series({first}, {}) g",

@@ -26,16 +26,17 @@ use crate::change::{Lsn, Timestamp};
 const COPY_DATA: u8 = b'd';
 const READY_FOR_QUERY: u8 = b'Z';
 
-/// The most WAL that a piece covers: each piece costs the server a second look at what lies before it, and the space for
-/// a temporary file.
+/// The most WAL that a piece covers. Each one begins with decoding once more what lies between the slot's `restart_lsn`,
+/// which moves every 15 s of the time in which the backlog was written, and its place; and it takes a temporary file.
 const PIECE: u64 = 256 << 20;
+/// A piece covers as many times the WAL that is left to the walsender, if that is less.
+const PIECE_IN_RESTS: u64 = 4;
+/// Where so much WAL is decoded once more for each piece, a walsender, which does it once, is quicker.
+const LONGEST_WAY_BACK: u64 = 2 * PIECE;
 /// How long the server may take for a piece, or for moving the slot.
 const STATEMENT_TIMEOUT: &str = "30s";
 /// Longest time in which nothing comes; the server ends what takes longer than [`STATEMENT_TIMEOUT`].
 const SILENCE: Duration = Duration::from_secs(60);
-/// A piece begins with decoding all WAL from the oldest transaction that was open at its start. Where that lies further
-/// back than this many pieces, a walsender, which does it once, is quicker.
-const PIECES_TO_DECODE_AGAIN: u64 = 4;
 
 /// What is read.
 #[derive(Debug, Clone)]
@@ -50,7 +51,7 @@ pub struct Reading {
 
 impl Reading {
     fn piece(&self) -> u64 {
-        self.rest.clamp(1, PIECE)
+        self.rest.saturating_mul(PIECE_IN_RESTS).clamp(1, PIECE)
     }
 }
 
@@ -303,7 +304,7 @@ async fn look(
     let row = connection.one_row(&sql).await?;
     match (row.lsn(0), row.lsn(1), row.lsn(2)) {
         (Some(confirmed), Some(restart), Some(end)) => {
-            let pays = confirmed.bytes_since(restart) <= PIECES_TO_DECODE_AGAIN * reading.piece();
+            let pays = confirmed.bytes_since(restart) <= LONGEST_WAY_BACK;
             Ok((confirmed, end.bytes_since(confirmed) > reading.rest && pays))
         }
         _ => Err(ReplicationError::Protocol("a slot without a place".to_owned())),
