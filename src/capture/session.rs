@@ -79,6 +79,8 @@ pub struct CaptureOptions {
     pub heartbeat: Option<Duration>,
     /// Warn when our slot makes the source keep more WAL than this, in bytes.
     pub wal_limit: u64,
+    /// Have new tables join in their creating transaction, where our role may.
+    pub join_at_creation: bool,
     /// A session that begins with a backlog of more WAL than this, in bytes, reads it by SQL; `None` for never.
     pub catch_up: Option<u64>,
 }

@@ -18,6 +18,7 @@ use crate::postgres::catalog::{self, Fingerprint, TrackedTable};
 use crate::postgres::connect::{self, Control};
 use crate::postgres::heartbeat;
 use crate::postgres::objects::{Objects, ObjectsChange};
+use crate::postgres::publication::creation::{self, JoinedAtCreation};
 use crate::postgres::publication::{self, Joined, NotCaptured, PublicationError, Reconciled};
 use crate::postgres::slot::{self, SlotTrouble};
 use crate::state::{StateError, Store};
@@ -116,6 +117,7 @@ async fn watch(options: CaptureOptions, store: Arc<Store>, reports: mpsc::Sender
             last_heartbeat: None,
             last_wal_warning: None,
             published: None,
+            creation: None,
         };
         loop {
             match poll.once(&reports).await {
@@ -148,6 +150,8 @@ struct Poll<'a> {
     last_wal_warning: Option<Instant>,
     /// Where the source was before the publications were last seen.
     published: Option<Lsn>,
+    /// What the event trigger for new tables was last told to select, and whether it is there.
+    creation: Option<(Objects, bool)>,
 }
 
 type PollError = Box<dyn std::error::Error + Send + Sync>;
@@ -191,10 +195,18 @@ impl Poll<'_> {
         if known && !due && !self.is_first_settled().await? {
             return Ok(());
         }
+        let task = &self.options.task;
+        let trigger = self.keep_creation_trigger(objects).await;
+        // A table that joins by it after the tables were read would be taken for one that is not wanted.
+        if trigger && !creation::try_lock(&self.control, task).await? {
+            return Ok(());
+        }
         let before = catalog::source_position(&self.control).await?;
         let tables = catalog::tracked_tables(&self.control, objects).await?;
         let unmatched = catalog::unmatched(&self.control, objects, &tables).await?;
-        let announced = self.announced().await?;
+        let saved = self.announced().await?;
+        let whole = if trigger { creation::joined(&self.control, task).await? } else { Vec::new() };
+        let announced = with_whole(&saved, &whole);
         let listed = publication::listed(&self.control, &self.options.task).await?;
         let is_late = |table: &&TrackedTable| {
             !announced.contains_key(&table.oid) && (table.owned_by_us || listed.contains(&table.oid))
@@ -209,6 +221,9 @@ impl Poll<'_> {
         }
         let held = hold(reports, late).await?;
         let done = self.publish(reports, &tables).await?.after(earlier);
+        if trigger {
+            creation::unlock(&self.control, &self.options.task).await?;
+        }
         self.look_again = (!done.not_captured.is_empty()).then(|| Instant::now() + LOOK_AGAIN_INTERVAL);
         reports.send(Report::Shortfalls(shortfalls(&tables, &done, unmatched))).await?;
         reports.send(Report::Captured(captured(&tables, &done))).await?;
@@ -243,14 +258,35 @@ impl Poll<'_> {
             written.await?;
         }
         self.unsettled.retain(|oid, _| now_announced.get(oid) == announced.get(oid));
-        if now_announced != announced {
+        if now_announced != saved {
             self.announce(now_announced).await?;
+        }
+        if !whole.is_empty() {
+            let told: Vec<u32> = whole.iter().map(|joined| joined.oid).collect();
+            creation::forget(&self.control, &self.options.task, &told).await?;
         }
         // Our own changes to the publications move the fingerprint: the next poll takes the settled one.
         let unchanged =
             done.added.is_empty() && done.moved_to_full.is_empty() && done.moved_to_insert_only.is_empty();
         self.fingerprint = (done.busy.is_empty() && unchanged).then_some(fingerprint);
         Ok(())
+    }
+
+    /// Has the event trigger for new tables select these objects, or be gone. Whether it is there.
+    async fn keep_creation_trigger(&mut self, objects: &Objects) -> bool {
+        let (task, wanted) = (&self.options.task, self.options.join_at_creation);
+        if let Some((kept_for, is_there)) = &self.creation
+            && kept_for == objects
+        {
+            return *is_there;
+        }
+        let kept = creation::keep(&self.control, task, wanted, objects).await;
+        let is_there = kept.unwrap_or_else(|error| {
+            warn!(task, %error, "new tables join when a poll sees them");
+            false
+        });
+        self.creation = Some((objects.clone(), is_there));
+        is_there
     }
 
     /// Puts exactly these tables into the publications.
@@ -349,6 +385,13 @@ async fn hold(
     reports.send(Report::Hold { tables, durable }).await?;
     held.await?;
     Ok(oids)
+}
+
+/// What is announced, with the tables that lack nothing because they joined in their creating transaction.
+fn with_whole(saved: &Announced, whole: &[JoinedAtCreation]) -> Announced {
+    let extent = |full| if full { Extent::Full } else { Extent::Inserts };
+    let whole = whole.iter().map(|joined| (joined.oid, extent(joined.full)));
+    whole.chain(saved.iter().map(|(oid, extent)| (*oid, *extent))).collect()
 }
 
 /// The saved fact that holds the tables whose joining needs no gap event any more: OIDs, with a sign behind those of

@@ -47,6 +47,7 @@ impl StartArguments {
             accept_gap: self.accept_gap,
             heartbeat: config.heartbeat,
             wal_limit: config.wal_limit,
+            join_at_creation: config.join_at_creation,
             catch_up: config.catch_up,
         })
     }

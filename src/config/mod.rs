@@ -31,6 +31,8 @@ pub struct Config {
     pub heartbeat: Option<Duration>,
     /// Warn when a source keeps more WAL than this for a task, in bytes.
     pub wal_limit: u64,
+    /// Have new tables join in their creating transaction, where our role may.
+    pub join_at_creation: bool,
     /// Read a backlog of more WAL than this, in bytes, by SQL; `None` for never.
     pub catch_up: Option<u64>,
     /// The tasks that the file asks for, each with another name and outputs of other names.
@@ -44,6 +46,7 @@ impl Default for Config {
             allow_plaintext: false,
             heartbeat: Some(Duration::from_secs(10)),
             wal_limit: 10_240 << 20,
+            join_at_creation: false,
             catch_up: None,
             tasks: Vec::new(),
         }

@@ -294,6 +294,15 @@ pub static SETTINGS: &[Setting] = &[
         },
     },
     Setting {
+        key: "source.join_at_creation",
+        flag: "join-at-creation",
+        about: "Make an event trigger at the source, by which a new table is captured from its first row on",
+        value: Value::Switch {
+            get: |config| config.join_at_creation,
+            set: |config, on| config.join_at_creation = on,
+        },
+    },
+    Setting {
         key: "source.experimental_catch_up_mb",
         flag: "experimental-catch-up-mb",
         about: "Experimental: read a backlog of more WAL than this by SQL, which can be faster; 0 for never",

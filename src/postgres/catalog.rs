@@ -319,7 +319,7 @@ impl fmt::Display for TrackedTable {
 
 /// User tables: what the server itself finds publishable (permanent, no system catalog), without what extensions made
 /// and without our own schema. Views, foreign and unlogged tables are not publishable.
-const USER_TABLES: &str = "
+pub(super) const USER_TABLES: &str = "
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND pg_relation_is_publishable(c.oid)
       AND n.nspname <> 'millrace'
@@ -327,25 +327,29 @@ const USER_TABLES: &str = "
                       WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.objsubid = 0
                         AND d.deptype = 'e')";
 
-/// The tables of the database that a task can track and that are selected, by name.
+/// Whether a table `c` has a replica identity by which its updates and deletes can be published.
 ///
 /// From version 18 on a virtual generated column makes REPLICA IDENTITY FULL useless: it is never published, and the
 /// server refuses updates whose old row it could not send whole.
+pub(super) const USABLE_IDENTITY: &str = "
+    CASE c.relreplident
+        WHEN 'f' THEN NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid
+                                  AND a.attgenerated = 'v' AND NOT a.attisdropped)
+        WHEN 'd' THEN EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary
+                              AND i.indisvalid AND i.indimmediate)
+        WHEN 'i' THEN EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisreplident
+                              AND i.indisvalid AND i.indimmediate)
+        ELSE false
+    END";
+
+/// The tables of the database that a task can track and that are selected, by name.
 ///
 /// Partitions are listed each for itself, and so are the partitioned tables above them: see
 /// [`publication`](super::publication) for what those are good for.
 pub async fn tracked_tables(client: &Client, objects: &Objects) -> Result<Vec<TrackedTable>, SqlError> {
     let sql = format!(
         "SELECT c.oid, n.nspname::text, c.relname::text, c.relkind = 'p',
-                CASE c.relreplident
-                    WHEN 'f' THEN NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid
-                                              AND a.attgenerated = 'v' AND NOT a.attisdropped)
-                    WHEN 'd' THEN EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary
-                                          AND i.indisvalid AND i.indimmediate)
-                    WHEN 'i' THEN EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisreplident
-                                          AND i.indisvalid AND i.indimmediate)
-                    ELSE false
-                END,
+                {USABLE_IDENTITY},
                 EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary AND NOT i.indimmediate),
                 pg_has_role(c.relowner, 'USAGE'), pg_get_userbyid(c.relowner)::text,
                 ARRAY(SELECT unnest(ARRAY[an.nspname::text, a.relname::text])

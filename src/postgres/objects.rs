@@ -46,6 +46,11 @@ impl Pattern {
         Pattern { schema: any(), table: any() }
     }
 
+    /// What schema and table are LIKE, for the server to match them.
+    pub fn like(&self) -> (String, String) {
+        (self.schema.like(), self.table.like())
+    }
+
     /// Whether a table is meant.
     pub fn matches(&self, schema: &str, table: &str) -> bool {
         self.schema.matches(schema) && self.table.matches(table)
@@ -134,6 +139,19 @@ impl Glob {
                 None => return (!tokens.is_empty()).then_some((Glob(tokens), after)),
             }
         }
+    }
+
+    fn like(&self) -> String {
+        let mut like = String::new();
+        for token in &self.0 {
+            match token {
+                Token::Any => like.push('%'),
+                Token::One => like.push('_'),
+                Token::Literal(special @ ('%' | '_' | '\\')) => like.extend(['\\', *special]),
+                Token::Literal(other) => like.push(*other),
+            }
+        }
+        like
     }
 
     /// Goes through the name once, and back to behind the last `*` where it does not fit: at most the product of both

@@ -15,6 +15,7 @@
 //! then may have written rows before, and may commit long after: they are never sent. So [`Joined`] says from where on
 //! the table is complete, and whether such transactions were seen; [`settled`] tells when the last of them has ended.
 
+pub mod creation;
 mod membership;
 
 use tokio_postgres::{Client, Row};

@@ -13,7 +13,7 @@ use crate::postgres::catalog::TrackedTable;
 use crate::postgres::sql::{SqlError, qualified, quoted};
 
 /// How long a statement of ours waits for a lock, in milliseconds.
-const LOCK_TIMEOUT_MS: u32 = 20;
+pub(super) const LOCK_TIMEOUT_MS: u32 = 20;
 
 /// Tables of one statement. Bounds the locks that one transaction takes.
 const BATCH: usize = 200;

@@ -1,0 +1,178 @@
+//! An event trigger by which a new table joins in the transaction that creates it, so that none of its rows is missed.
+//!
+//! It runs inside users' DDL, with our rights, and must neither fail nor wait there (I7): whatever goes wrong in it is
+//! swallowed, locks are waited for for milliseconds, and a table that could not be had is left to the poll. So are the
+//! tables of CREATE TABLE AS and SELECT INTO, whose rows are written before they could join.
+//!
+//! What joined is written down in `millrace.joined` by the same transaction: who sees the table sees that, and knows that
+//! nothing of it is missing.
+//!
+//! Everything is named after the task, but for the schema and that table, so that several tasks share a database.
+
+use postgres_protocol::escape::escape_literal;
+use tokio_postgres::{Client, Row};
+
+use super::membership::{LOCK_TIMEOUT_MS, advisory_lock};
+use super::{full_name, insert_only_name};
+use crate::postgres::catalog::{USABLE_IDENTITY, USER_TABLES};
+use crate::postgres::objects::{Objects, Pattern};
+use crate::postgres::sql::{SqlError, quoted};
+
+/// A table that has joined in its creating transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JoinedAtCreation {
+    /// `pg_class.oid`.
+    pub oid: u32,
+    /// Whether updates and deletes are published too, and not only inserts and truncates.
+    pub full: bool,
+}
+
+fn trigger_name(task: &str) -> String {
+    format!("millrace_{task}_join")
+}
+
+fn function_name(task: &str) -> String {
+    format!("millrace.{}", quoted(&format!("join_{task}")))
+}
+
+/// Makes the event trigger select `objects`, or removes it where it is not `wanted`. Whether it is there then: only a
+/// superuser adds everybody's tables to a publication.
+pub async fn keep(client: &Client, task: &str, wanted: bool, objects: &Objects) -> Result<bool, SqlError> {
+    const SQL: &str = "SELECT rolsuper AND NOT pg_is_in_recovery() FROM pg_roles WHERE rolname = current_user";
+    let failed = |error| SqlError::new("read what our role may", error);
+    let may = client.query_one(SQL, &[]).await.and_then(|row| row.try_get(0)).map_err(failed)?;
+    match (wanted, may) {
+        (true, true) => install(client, task, objects).await?,
+        (true, false) => tracing::info!(
+            task,
+            "new tables join when a poll sees them: only a superuser has them join in their creating transaction"
+        ),
+        (false, true) => remove(client, task).await?,
+        (false, false) => {}
+    }
+    Ok(wanted && may)
+}
+
+/// Keeps the trigger from adding tables until [`unlock`], so that what is read of tables and publications stays true;
+/// false while a transaction in which it has added one is open.
+pub async fn try_lock(client: &Client, task: &str) -> Result<bool, SqlError> {
+    let sql = format!("SELECT pg_try_advisory_lock({})", advisory_lock(task));
+    let failed = |error| SqlError::new("lock the task's publications", error);
+    client.query_one(&sql, &[]).await.and_then(|row| row.try_get(0)).map_err(failed)
+}
+
+/// Ends [`try_lock`].
+pub async fn unlock(client: &Client, task: &str) -> Result<(), SqlError> {
+    let sql = format!("SELECT pg_advisory_unlock({})", advisory_lock(task));
+    client.execute(&sql, &[]).await.map(drop).map_err(|error| SqlError::new("unlock the task's publications", error))
+}
+
+async fn install(client: &Client, task: &str, objects: &Objects) -> Result<(), SqlError> {
+    let failed = |error| SqlError::new("make the event trigger for new tables", error);
+    let trigger = trigger_name(task);
+    let known = "SELECT FROM pg_event_trigger WHERE evtname = $1::text";
+    let is_there = client.query_opt(known, &[&trigger]).await.map_err(failed)?.is_some();
+    let mut sql = format!(
+        "CREATE SCHEMA IF NOT EXISTS millrace;
+         CREATE TABLE IF NOT EXISTS millrace.joined
+             (task text, oid oid, is_full boolean NOT NULL, PRIMARY KEY (task, oid));
+         {};",
+        function(task, objects)
+    );
+    if !is_there {
+        sql.push_str(&format!(
+            "CREATE EVENT TRIGGER {} ON ddl_command_end WHEN TAG IN ('CREATE TABLE', 'CREATE SCHEMA') \
+             EXECUTE FUNCTION {}();",
+            quoted(&trigger),
+            function_name(task)
+        ));
+    }
+    client.batch_execute(&sql).await.map_err(failed)
+}
+
+async fn remove(client: &Client, task: &str) -> Result<(), SqlError> {
+    let failed = |error| SqlError::new("drop the event trigger for new tables", error);
+    let trigger = trigger_name(task);
+    let known = "SELECT FROM pg_event_trigger WHERE evtname = $1::text";
+    if client.query_opt(known, &[&trigger]).await.map_err(failed)?.is_none() {
+        return Ok(());
+    }
+    let sql = format!(
+        "DROP EVENT TRIGGER {}; DROP FUNCTION {}(); DELETE FROM millrace.joined WHERE task = {};",
+        quoted(&trigger),
+        function_name(task),
+        escape_literal(task)
+    );
+    client.batch_execute(&sql).await.map_err(failed)
+}
+
+/// The tables that have joined in their creating transaction, as far as they have not been [forgotten](forget).
+pub async fn joined(client: &Client, task: &str) -> Result<Vec<JoinedAtCreation>, SqlError> {
+    let failed = |error| SqlError::new("read which tables joined when they were created", error);
+    let rows = client.query("SELECT oid, is_full FROM millrace.joined WHERE task = $1", &[&task]).await;
+    let read = |row: &Row| Ok(JoinedAtCreation { oid: row.try_get(0)?, full: row.try_get(1)? });
+    rows.map_err(failed)?.iter().map(read).collect::<Result<_, _>>().map_err(failed)
+}
+
+/// Forgets that these tables have joined so, and all that are gone.
+pub async fn forget(client: &Client, task: &str, tables: &[u32]) -> Result<(), SqlError> {
+    const SQL: &str = "
+        DELETE FROM millrace.joined j
+        WHERE task = $1 AND (oid = ANY($2) OR NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = j.oid))";
+    let failed = |error| SqlError::new("forget which tables joined when they were created", error);
+    client.execute(SQL, &[&task, &tables]).await.map(drop).map_err(failed)
+}
+
+/// The statement that makes the trigger's function.
+fn function(task: &str, objects: &Objects) -> String {
+    let (full, insert_only) = (escape_literal(&full_name(task)), escape_literal(&insert_only_name(task)));
+    let (lock, task_literal) = (advisory_lock(task), escape_literal(task));
+    let (included, excluded) = (is_one_of(objects.include()), is_one_of(objects.exclude()));
+    let body = format!(
+        "DECLARE made record;
+         BEGIN
+           FOR made IN
+             SELECT c.oid, n.nspname, c.relname, c.relkind = 'r' AND {USABLE_IDENTITY} AS is_full
+             {USER_TABLES}
+               AND c.oid IN (SELECT objid FROM pg_event_trigger_ddl_commands()
+                             WHERE classid = 'pg_class'::regclass AND command_tag = 'CREATE TABLE')
+               AND {included} AND NOT {excluded}
+           LOOP
+             IF NOT pg_try_advisory_xact_lock({lock}) THEN
+               RETURN;
+             END IF;
+             EXECUTE format('ALTER PUBLICATION %I ADD TABLE ONLY %I.%I',
+                            CASE WHEN made.is_full THEN {full} ELSE {insert_only} END, made.nspname, made.relname);
+             INSERT INTO millrace.joined VALUES ({task_literal}, made.oid, made.is_full);
+           END LOOP;
+         EXCEPTION WHEN OTHERS THEN
+           NULL;
+         END"
+    );
+    format!(
+        "CREATE OR REPLACE FUNCTION {}() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER
+             SET search_path = pg_catalog, pg_temp
+             SET lock_timeout = {LOCK_TIMEOUT_MS}
+             SET client_min_messages = error
+             AS {}",
+        function_name(task),
+        escape_literal(&body)
+    )
+}
+
+/// Whether a table `c`, or a partitioned table above it, is meant by one of the patterns.
+fn is_one_of(patterns: &[Pattern]) -> String {
+    let likes: Vec<String> = patterns
+        .iter()
+        .map(|pattern| {
+            let (schema, table) = pattern.like();
+            format!("(s.nspname LIKE {} AND t.relname LIKE {})", escape_literal(&schema), escape_literal(&table))
+        })
+        .collect();
+    let meant = if likes.is_empty() { "false".to_owned() } else { likes.join(" OR ") };
+    format!(
+        "EXISTS (SELECT FROM pg_class t JOIN pg_namespace s ON s.oid = t.relnamespace
+                 WHERE (t.oid = c.oid OR c.relispartition AND t.oid IN (SELECT pg_partition_ancestors(c.oid)))
+                   AND ({meant}))"
+    )
+}
