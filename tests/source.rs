@@ -49,7 +49,8 @@ async fn tables(client: &Client) -> Vec<TrackedTable> {
 }
 
 async fn reconcile(client: &Client) -> publication::Reconciled {
-    publication::reconcile(client, "t", &tables(client).await).await.expect("reconcile")
+    let listed = publication::listed(client, "t").await.expect("list");
+    publication::reconcile(client, "t", &tables(client).await, &listed).await.expect("reconcile")
 }
 
 async fn ensure(client: &Client) -> publication::PublicationState {

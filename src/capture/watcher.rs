@@ -1,7 +1,7 @@
 //! Beside the stream: polls the source over a connection of its own, keeps the publications in step with the tables,
 //! sends heartbeats, and reports what the session has to know. Trouble here never ends a session; it is tried again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -195,19 +195,15 @@ impl Poll<'_> {
         if known && !due && !self.is_first_settled().await? {
             return Ok(());
         }
-        let task = &self.options.task;
         let trigger = self.keep_creation_trigger(objects).await;
-        // A table that joins by it after the tables were read would be taken for one that is not wanted.
-        if trigger && !creation::try_lock(&self.control, task).await? {
-            return Ok(());
-        }
+        let listed = publication::listed(&self.control, &self.options.task).await?;
         let before = catalog::source_position(&self.control).await?;
         let tables = catalog::tracked_tables(&self.control, objects).await?;
         let unmatched = catalog::unmatched(&self.control, objects, &tables).await?;
         let saved = self.announced().await?;
-        let whole = if trigger { creation::joined(&self.control, task).await? } else { Vec::new() };
+        let whole =
+            if trigger { creation::joined(&self.control, &self.options.task).await? } else { Vec::new() };
         let announced = with_whole(&saved, &whole);
-        let listed = publication::listed(&self.control, &self.options.task).await?;
         let is_late = |table: &&TrackedTable| {
             !announced.contains_key(&table.oid) && (table.owned_by_us || listed.contains(&table.oid))
         };
@@ -217,13 +213,10 @@ impl Poll<'_> {
             // Users' statements may be failing for want of a move, which does not wait for the log (I7).
             let is_known = |table: &&TrackedTable| listed.contains(&table.oid);
             let known: Vec<TrackedTable> = tables.iter().filter(is_known).cloned().collect();
-            earlier = self.publish(reports, &known).await?;
+            earlier = self.publish(reports, &known, &listed).await?;
         }
         let held = hold(reports, late).await?;
-        let done = self.publish(reports, &tables).await?.after(earlier);
-        if trigger {
-            creation::unlock(&self.control, &self.options.task).await?;
-        }
+        let done = self.publish(reports, &tables, &listed).await?.after(earlier);
         self.look_again = (!done.not_captured.is_empty()).then(|| Instant::now() + LOOK_AGAIN_INTERVAL);
         reports.send(Report::Shortfalls(shortfalls(&tables, &done, unmatched))).await?;
         reports.send(Report::Captured(captured(&tables, &done))).await?;
@@ -262,8 +255,10 @@ impl Poll<'_> {
             self.announce(now_announced).await?;
         }
         if !whole.is_empty() {
-            let told: Vec<u32> = whole.iter().map(|joined| joined.oid).collect();
-            creation::forget(&self.control, &self.options.task, &told).await?;
+            // One that was made after the tables were read is the next poll's.
+            let removed = done.removed.iter().map(|table| table.oid);
+            let seen: Vec<u32> = tables.iter().map(|table| table.oid).chain(removed).collect();
+            creation::forget(&self.control, &self.options.task, &seen).await?;
         }
         // Our own changes to the publications move the fingerprint: the next poll takes the settled one.
         let unchanged =
@@ -294,8 +289,9 @@ impl Poll<'_> {
         &self,
         reports: &mpsc::Sender<Report>,
         tables: &[TrackedTable],
+        listed: &HashSet<u32>,
     ) -> Result<Reconciled, PollError> {
-        let done = publication::reconcile(&self.control, &self.options.task, tables).await;
+        let done = publication::reconcile(&self.control, &self.options.task, tables, listed).await;
         if let Err(PublicationError::Missing(name)) = &done {
             let report = Report::PublicationDropped { name: name.clone(), since: self.published };
             reports.send(report).await?;

@@ -98,7 +98,8 @@ pub async fn ensure(
     for name in &absent {
         create(client, task, name).await?;
     }
-    let reconciled = reconcile(client, task, tables).await?;
+    let listed = listed(client, task).await?;
+    let reconciled = reconcile(client, task, tables, &listed).await?;
     Ok(PublicationState { created: !absent.is_empty(), reconciled })
 }
 

@@ -63,6 +63,11 @@ impl Stage {
         self.millrace.wait_ready().await;
     }
 
+    /// Where Millrace keeps everything.
+    pub fn data(&self) -> &Path {
+        self.data.path()
+    }
+
     /// All that is in a topic once everything committed has arrived.
     pub async fn topic(&self, topic: &str) -> Vec<Record> {
         self.caught_up().await;

@@ -38,7 +38,8 @@ fn function_name(task: &str) -> String {
 /// Makes the event trigger select `objects`, or removes it where it is not `wanted`. Whether it is there then: only a
 /// superuser adds everybody's tables to a publication.
 pub async fn keep(client: &Client, task: &str, wanted: bool, objects: &Objects) -> Result<bool, SqlError> {
-    const SQL: &str = "SELECT rolsuper AND NOT pg_is_in_recovery() FROM pg_roles WHERE rolname = current_user";
+    const SQL: &str =
+        "SELECT rolsuper AND NOT pg_is_in_recovery() FROM pg_roles WHERE rolname = current_user";
     let failed = |error| SqlError::new("read what our role may", error);
     let may = client.query_one(SQL, &[]).await.and_then(|row| row.try_get(0)).map_err(failed)?;
     match (wanted, may) {
@@ -51,20 +52,6 @@ pub async fn keep(client: &Client, task: &str, wanted: bool, objects: &Objects) 
         (false, false) => {}
     }
     Ok(wanted && may)
-}
-
-/// Keeps the trigger from adding tables until [`unlock`], so that what is read of tables and publications stays true;
-/// false while a transaction in which it has added one is open.
-pub async fn try_lock(client: &Client, task: &str) -> Result<bool, SqlError> {
-    let sql = format!("SELECT pg_try_advisory_lock({})", advisory_lock(task));
-    let failed = |error| SqlError::new("lock the task's publications", error);
-    client.query_one(&sql, &[]).await.and_then(|row| row.try_get(0)).map_err(failed)
-}
-
-/// Ends [`try_lock`].
-pub async fn unlock(client: &Client, task: &str) -> Result<(), SqlError> {
-    let sql = format!("SELECT pg_advisory_unlock({})", advisory_lock(task));
-    client.execute(&sql, &[]).await.map(drop).map_err(|error| SqlError::new("unlock the task's publications", error))
 }
 
 async fn install(client: &Client, task: &str, objects: &Objects) -> Result<(), SqlError> {
@@ -114,7 +101,7 @@ pub async fn joined(client: &Client, task: &str) -> Result<Vec<JoinedAtCreation>
     rows.map_err(failed)?.iter().map(read).collect::<Result<_, _>>().map_err(failed)
 }
 
-/// Forgets that these tables have joined so, and all that are gone.
+/// Forgets that these tables have joined so, and those that are gone.
 pub async fn forget(client: &Client, task: &str, tables: &[u32]) -> Result<(), SqlError> {
     const SQL: &str = "
         DELETE FROM millrace.joined j
@@ -166,7 +153,11 @@ fn is_one_of(patterns: &[Pattern]) -> String {
         .iter()
         .map(|pattern| {
             let (schema, table) = pattern.like();
-            format!("(s.nspname LIKE {} AND t.relname LIKE {})", escape_literal(&schema), escape_literal(&table))
+            format!(
+                "(s.nspname LIKE {} AND t.relname LIKE {})",
+                escape_literal(&schema),
+                escape_literal(&table)
+            )
         })
         .collect();
     let meant = if likes.is_empty() { "false".to_owned() } else { likes.join(" OR ") };

@@ -189,7 +189,8 @@ fn plan<'a>(wanted: &'a [TrackedTable], members: &[Member]) -> Vec<Step<'a>> {
     steps
 }
 
-/// Puts exactly the tables `wanted` into the task's publications, each into the one it belongs in.
+/// Puts exactly the tables `wanted` into the task's publications, each into the one it belongs in. Those that are not wanted
+/// leave as far as they were [`listed`] before `wanted` was read: others have been made, and have joined, since.
 ///
 /// Goes on past tables that cannot be had, and reports them. On a standby nothing can be changed; differences are
 /// reported with the SQL to run on its primary.
@@ -200,12 +201,15 @@ pub async fn reconcile(
     client: &Client,
     task: &str,
     wanted: &[TrackedTable],
+    listed: &HashSet<u32>,
 ) -> Result<Reconciled, PublicationError> {
     if let Some(name) = missing(client, task).await?.into_iter().next() {
         return Err(PublicationError::Missing(name));
     }
     let user = current_user(client).await?;
-    let members = members(client, task).await?;
+    let mut members = members(client, task).await?;
+    let is_wanted = |oid| wanted.iter().any(|table| table.oid == oid);
+    members.retain(|member| listed.contains(&member.table.oid) || is_wanted(member.table.oid));
     let steps = plan(wanted, &members);
     let mut work = Work { client, task, user, outcome: Reconciled::default(), joined: Vec::new() };
     let alike = |a: &Step<'_>, b: &Step<'_>| a.kind() == b.kind() && a.is_owned() && b.is_owned();
