@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use millrace::change::{
     Before, Cell, CellKind, Change, Column, Event, Lsn, Operation, Phase, ReplicaIdentity, Row, TableShape,
-    Timestamp, Transaction,
+    Timestamp, Transaction, TypeForm,
 };
 use millrace::format::partitioner::{PartitionBy, table_hash};
 use millrace::format::{Format, FormatName, Sink};
@@ -95,6 +95,7 @@ fn orders() -> TableShape {
         type_oid: base_oid,
         base_oid,
         type_modifier: if base_oid == 1700 { numeric_12_2 } else { -1 },
+        form: TypeForm::Plain,
         identity: name == "id",
     };
     TableShape {

@@ -3,13 +3,14 @@
 //! `MILLRACE_TEST_PG` chooses the server's version.
 #![cfg(test)]
 
+use std::collections::HashSet;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use millrace::change::{Lsn, ReplicaIdentity};
-use millrace::postgres::catalog::{self, BaseType, TrackedTable};
+use millrace::change::{DataType, Lsn, ReplicaIdentity, TypeForm};
+use millrace::postgres::catalog::{self, TrackedTable};
 use millrace::postgres::heartbeat;
 use millrace::postgres::objects::Objects;
 use millrace::postgres::precheck::{self, Outcome, PrecheckOptions, PrecheckReport};
@@ -137,13 +138,22 @@ async fn shapes_resolve_domains_and_keep_the_order_of_keys() {
     assert_eq!(table.identity, ReplicaIdentity::Index);
     assert_eq!(table.primary_key, ["b", "a"]);
     assert_eq!(table.identity_index, ["a", "b"]);
-    let types = "SELECT ARRAY['net_price', 'mood_d', 'mood', 'int']::regtype[]::oid[]";
+    let types = "SELECT ARRAY['net_price', 'mood_d', 'mood', 'int', 'net_price[]', 't']::regtype[]::oid[]";
     let types: Vec<u32> = client.query_one(types, &[]).await.expect("types").get(0);
-    let domains = catalog::base_types(&client, &types).await.expect("domains");
+    let types_of = catalog::data_types(&client, &types).await.expect("types");
     let numeric_12_2 = (12 << 16 | 2) + 4;
-    assert_eq!(domains.len(), 2);
-    assert_eq!(domains[&types[0]], BaseType { oid: 1700, type_modifier: numeric_12_2 });
-    assert_eq!(domains[&types[1]], BaseType { oid: types[2], type_modifier: -1 });
+    let plain = |oid, type_modifier| DataType { oid, type_modifier, form: TypeForm::Plain };
+    let price = plain(1700, numeric_12_2);
+    assert_eq!(types_of[&types[0]], price);
+    assert_eq!(types_of[&types[1]], plain(types[2], -1));
+    assert_eq!((&types_of[&types[2]], &types_of[&types[3]]), (&plain(types[2], -1), &plain(23, -1)));
+    let array = TypeForm::Array { element_oid: types[0], element: price.clone().into(), delimiter: b',' };
+    assert_eq!(types_of[&types[4]].form, array);
+    let TypeForm::Composite(attributes) = &types_of[&types[5]].form else { panic!("{types_of:?}") };
+    let names: Vec<&str> = attributes.iter().map(|attribute| attribute.name.as_str()).collect();
+    assert_eq!(names, ["a", "b", "p", "m", "c"]);
+    assert_eq!(attributes[2].data_type, price);
+    assert_eq!((attributes[4].type_oid, attributes[4].data_type.type_modifier), (1043, 11));
 }
 
 #[tokio::test]
@@ -333,7 +343,8 @@ async fn tables_no_longer_wanted_leave_and_dropped_ones_leave_by_themselves() {
     .await;
     ensure(&client).await;
     run(&client, "DROP TABLE c").await;
-    let outcome = publication::reconcile(&client, "t", &[]).await.expect("reconcile");
+    let listed = publication::listed(&client, "t").await.expect("list");
+    let outcome = publication::reconcile(&client, "t", &[], &listed).await.expect("reconcile");
     let removed: Vec<_> = outcome.removed.iter().map(|table| table.name.as_str()).collect();
     assert_eq!(removed, ["a", "b"]);
     assert_eq!(published(&client).await, (vec![], vec![]));
@@ -447,7 +458,7 @@ async fn publications_that_are_not_as_we_make_them_are_refused_with_the_sql_that
     let (server, admin) = start().await;
     let client = a_plain_role(&server, &admin).await;
     assert!(matches!(
-        publication::reconcile(&client, "t", &[]).await,
+        publication::reconcile(&client, "t", &[], &HashSet::new()).await,
         Err(PublicationError::Missing(name)) if name == "millrace_t"
     ));
     for (made, word) in [

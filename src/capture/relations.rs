@@ -32,7 +32,7 @@ impl Relation {
         Relation { oid, schema: schema.to_owned(), name: name.to_owned(), identity, columns }
     }
 
-    /// Asks the catalog for what the message does not say: the key's order, and the types behind domains. The catalog
+    /// Asks the catalog for what the message does not say: the key's order, and what the types are. The catalog
     /// answers as of now, not as of the row; a table that is gone by now keeps what the message says.
     ///
     /// # Errors
@@ -40,12 +40,12 @@ impl Relation {
     pub async fn resolve(self, control: &Control) -> Result<TableShape, SqlError> {
         let tables = catalog::table_shapes(control, &[self.oid]).await?;
         let types: Vec<u32> = self.columns.iter().map(|(_, type_oid, ..)| *type_oid).collect();
-        let domains = catalog::base_types(control, &types).await?;
+        let types = catalog::data_types(control, &types).await?;
         let Relation { oid, schema, name, identity, columns } = self;
         let columns: Vec<_> = columns
             .iter()
             .map(|(name, type_oid, modifier, identity)| (name.as_str(), *type_oid, *modifier, *identity))
             .collect();
-        Ok(catalog::shape_from_relation(oid, &schema, &name, identity, &columns, &domains, tables.get(&oid)))
+        Ok(catalog::shape_from_relation(oid, &schema, &name, identity, &columns, &types, tables.get(&oid)))
     }
 }

@@ -6,10 +6,12 @@
 mod lsn;
 mod row;
 mod table;
+mod types;
 
 pub use lsn::{Lsn, ParseLsnError, Position, Timestamp};
 pub use row::{Cell, CellKind, Row, Value};
 pub use table::{Column, ReplicaIdentity, TableShape};
+pub use types::{Attribute, DataType, ExtensionType, TypeForm};
 
 /// The committed transaction that a change belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::types::TypeForm;
+
 /// What the source sends of an old row (`ALTER TABLE … REPLICA IDENTITY`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -27,6 +29,8 @@ pub struct Column {
     pub base_oid: u32,
     /// Type modifier (`atttypmod`; of the domain where the column has none), -1 when absent.
     pub type_modifier: i32,
+    /// What its values are made of.
+    pub form: TypeForm,
     /// Whether it is part of the replica identity.
     pub identity: bool,
 }

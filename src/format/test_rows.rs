@@ -1,8 +1,8 @@
 //! Rows, tables and a transaction for the tests of formats.
 
 use crate::change::{
-    Before, Cell, CellKind, Change, Column, Lsn, Operation, Phase, ReplicaIdentity, Row, TableShape,
-    Timestamp, Transaction, Value,
+    Before, Cell, CellKind, Change, Column, DataType, Lsn, Operation, Phase, ReplicaIdentity, Row,
+    TableShape, Timestamp, Transaction, TypeForm, Value,
 };
 
 /// A row's bytes and cells.
@@ -37,8 +37,31 @@ pub(super) fn text(text: &str) -> Value<'_> {
     Value::Text(text.as_bytes())
 }
 
+/// The forms of those built-in types that the tests of formats need: arrays, by their OID.
+pub(super) fn form_of(oid: u32) -> TypeForm {
+    let (element_oid, delimiter) = match oid {
+        1007 => (23, b','),
+        1009 => (25, b','),
+        1016 => (20, b','),
+        1020 => (603, b';'),
+        1185 => (1184, b','),
+        1231 => (1700, b','),
+        2951 => (2950, b','),
+        _ => return TypeForm::Plain,
+    };
+    let element = DataType { oid: element_oid, type_modifier: -1, form: TypeForm::Plain };
+    TypeForm::Array { element_oid, element: element.into(), delimiter }
+}
+
 pub(super) fn column(name: &str, base_oid: u32, identity: bool) -> Column {
-    Column { name: name.to_owned(), type_oid: base_oid, base_oid, type_modifier: -1, identity }
+    Column {
+        name: name.to_owned(),
+        type_oid: base_oid,
+        base_oid,
+        type_modifier: -1,
+        form: form_of(base_oid),
+        identity,
+    }
 }
 
 /// `CREATE TABLE customers (id int PRIMARY KEY, name text, photo bytea)`

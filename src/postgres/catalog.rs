@@ -1,16 +1,20 @@
 //! What the source's catalog says: the server and our role on it, which tables there are, and what rows look like.
 //!
 //! The catalog tells how things are *now*, the stream how they were when a row was written. So a shape takes its
-//! columns from the stream's Relation message, and from here only what that message lacks: base types and the key.
+//! columns from the stream's Relation message, and from here only what that message lacks: the key, and what the
+//! columns' types are ([`data_types`]).
+
+mod types;
 
 use std::collections::HashMap;
 use std::fmt;
 
 use tokio_postgres::{Client, Row};
 
+pub use self::types::data_types;
 use super::objects::{Objects, Pattern};
 use super::sql::{SqlError, qualified, quoted};
-use crate::change::{Column, Lsn, ReplicaIdentity, TableShape};
+use crate::change::{Column, DataType, Lsn, ReplicaIdentity, TableShape};
 
 /// The server, the database, and what our role may do there.
 #[derive(Debug, Clone)]
@@ -164,39 +168,6 @@ fn read_table(row: &Row) -> Result<(u32, CatalogTable), tokio_postgres::Error> {
     Ok((row.try_get(0)?, table))
 }
 
-/// The type below a domain.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BaseType {
-    /// Its OID.
-    pub oid: u32,
-    /// Type modifier, of the innermost domain that has one; -1 when none has.
-    pub type_modifier: i32,
-}
-
-/// The first OID that a type outside the server's own catalog may have; no domain has one below.
-const FIRST_DOMAIN: u32 = 10_000;
-
-/// Reads what is below all domains of those of these types that are domains and still exist.
-pub async fn base_types(client: &Client, types: &[u32]) -> Result<HashMap<u32, BaseType>, SqlError> {
-    const SQL: &str = "
-        WITH RECURSIVE base(domain, type, typmod) AS (
-            SELECT oid, typbasetype, typtypmod FROM pg_type WHERE oid = ANY($1) AND typtype = 'd'
-          UNION ALL
-            SELECT b.domain, t.typbasetype, CASE WHEN b.typmod = -1 THEN t.typtypmod ELSE b.typmod END
-            FROM base b JOIN pg_type t ON t.oid = b.type WHERE t.typtype = 'd')
-        SELECT b.domain, b.type, b.typmod
-        FROM base b JOIN pg_type t ON t.oid = b.type AND t.typtype <> 'd'";
-    let types: Vec<u32> = types.iter().copied().filter(|&oid| oid >= FIRST_DOMAIN).collect();
-    if types.is_empty() {
-        return Ok(HashMap::new());
-    }
-    let failed = |error| SqlError::new("read the types below domains", error);
-    let read =
-        |row: &Row| Ok((row.try_get(0)?, BaseType { oid: row.try_get(1)?, type_modifier: row.try_get(2)? }));
-    let rows = client.query(SQL, &[&types]).await.map_err(failed)?;
-    rows.iter().map(read).collect::<Result<_, _>>().map_err(failed)
-}
-
 /// From `pg_class.relreplident`. A letter that no known server uses promises nothing of old rows.
 pub fn replica_identity(letter: i8) -> ReplicaIdentity {
     match letter as u8 {
@@ -211,7 +182,7 @@ pub fn replica_identity(letter: i8) -> ReplicaIdentity {
 /// replica identity.
 pub type RelationColumn<'a> = (&'a str, u32, i32, bool);
 
-/// The shape of a table's rows: columns from the stream, `domains` and the key from the catalog where it still knows
+/// The shape of a table's rows: columns from the stream, `types` and the key from the catalog where it still knows
 /// them.
 ///
 /// The key is the primary key if all its columns are sent; else the replica identity's columns; else empty. (With
@@ -223,7 +194,7 @@ pub fn shape_from_relation(
     name: &str,
     identity: ReplicaIdentity,
     columns: &[RelationColumn<'_>],
-    domains: &HashMap<u32, BaseType>,
+    types: &HashMap<u32, DataType>,
     catalog: Option<&CatalogTable>,
 ) -> TableShape {
     let place = |wanted: &str| columns.iter().position(|(name, ..)| *name == wanted);
@@ -259,12 +230,13 @@ pub fn shape_from_relation(
     let columns = columns
         .iter()
         .map(|&(name, type_oid, modifier, flag)| {
-            let base = domains.get(&type_oid);
+            let base = types.get(&type_oid);
             Column {
                 name: name.to_owned(),
                 type_oid,
                 base_oid: base.map_or(type_oid, |base| base.oid),
                 type_modifier: base.filter(|_| modifier == -1).map_or(modifier, |base| base.type_modifier),
+                form: base.map(|base| base.form.clone()).unwrap_or_default(),
                 identity: flag,
             }
         })
@@ -484,6 +456,7 @@ pub async fn source_position(client: &Client) -> Result<Lsn, SqlError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::change::TypeForm;
 
     fn catalog() -> CatalogTable {
         CatalogTable {
@@ -550,7 +523,8 @@ mod tests {
 
     #[test]
     fn a_domain_is_resolved_and_lends_its_modifier() {
-        let domains = HashMap::from([(90001, BaseType { oid: 1700, type_modifier: 786438 })]);
+        let price = DataType { oid: 1700, type_modifier: 786438, form: TypeForm::Plain };
+        let domains = HashMap::from([(90001, price)]);
         let shape = shape_from_relation(1, "public", "t", ReplicaIdentity::Default, &COLUMNS, &domains, None);
         let types: Vec<_> = shape.columns.iter().map(|c| (c.type_oid, c.base_oid, c.type_modifier)).collect();
         assert_eq!(types, [(23, 23, -1), (90001, 1700, 786438), (25, 25, -1)]);

@@ -48,6 +48,11 @@ impl Stage {
         let postgres = Postgres::start(options).await;
         let client = postgres.client().await;
         run(&client, setup).await;
+        Stage::over(postgres, client, outputs).await
+    }
+
+    /// A task with these outputs on a server that is there already.
+    pub async fn over(postgres: Postgres, client: Client, outputs: &str) -> Stage {
         let data = tempfile::tempdir().unwrap();
         define(data.path(), &postgres, outputs);
         let millrace = Millrace::start(MillraceOptions::serve(data.path())).await;

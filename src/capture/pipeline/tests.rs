@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::*;
-use crate::change::{Column, ReplicaIdentity};
+use crate::change::{Column, ReplicaIdentity, TypeForm};
 use crate::log::local::{LocalLog, LocalReader, LocalWriter, Options};
 use crate::log::record_batch::{BatchHeader, Codec};
 use crate::log::{LogReader, Offset};
@@ -41,7 +41,14 @@ fn pipeline(directory: &Path) -> Pipeline<LocalWriter> {
 
 /// The table of that OID, a key and nothing else, is called so from here on.
 fn rename(pipeline: &mut Pipeline<LocalWriter>, oid: u32, name: &str) {
-    let id = Column { name: "id".into(), type_oid: 23, base_oid: 23, type_modifier: -1, identity: true };
+    let id = Column {
+        name: "id".into(),
+        type_oid: 23,
+        base_oid: 23,
+        type_modifier: -1,
+        form: TypeForm::Plain,
+        identity: true,
+    };
     let shape = TableShape {
         oid,
         schema: "s".into(),

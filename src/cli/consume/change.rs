@@ -139,12 +139,13 @@ fn shown(kind: Kind) -> String {
         Kind::Infinity(infinity) if infinity == i32::from(Infinity::Negative) => "-infinity".to_owned(),
         Kind::Infinity(_) => "infinity".to_owned(),
         Kind::ArrayValue(array) => {
-            let elements = array.elements.into_iter().map(|element| match cell(Some(element)) {
-                Cell::Value(text) => text,
-                Cell::Null => "null".to_owned(),
-                Cell::Unsent => "unsent".to_owned(),
-            });
+            let elements = array.elements.into_iter().map(|element| text(&cell(Some(element))).to_owned());
             format!("[{}]", elements.collect::<Vec<_>>().join(", "))
+        }
+        Kind::CompositeValue(row) => {
+            let attributes =
+                cells(row.columns).into_iter().map(|(name, cell)| format!("{name}: {}", text(&cell)));
+            format!("{{{}}}", attributes.collect::<Vec<_>>().join(", "))
         }
     }
 }

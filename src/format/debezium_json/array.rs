@@ -5,8 +5,8 @@ use crate::format::text::array::{self, Piece};
 
 /// Appends an array whose elements are written by `element`; several dimensions are nested arrays, and lower bounds are
 /// left out, as JSON has no place for them. `None` when the text is not an array, or an element not of its type.
-pub(super) fn write(out: &mut Vec<u8>, text: &[u8], element: Rendering) -> Option<()> {
-    array::walk(text, &mut |piece| {
+pub(super) fn write(out: &mut Vec<u8>, text: &[u8], element: &Rendering, delimiter: u8) -> Option<()> {
+    array::walk(text, delimiter, &mut |piece| {
         match piece {
             Piece::Open => out.push(b'['),
             Piece::Next => out.push(b','),
@@ -25,7 +25,7 @@ mod tests {
 
     fn written(text: &str, element: Rendering) -> Option<String> {
         let mut out = Vec::new();
-        write(&mut out, text.as_bytes(), element)?;
+        write(&mut out, text.as_bytes(), &element, b',')?;
         Some(String::from_utf8(out).unwrap())
     }
 

@@ -6,7 +6,10 @@
 //! that a row costs no allocation.
 
 mod array;
+mod composite;
 mod events;
+mod extensions;
+mod geometry;
 mod json;
 mod numeric;
 mod prepared;

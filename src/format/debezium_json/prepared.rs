@@ -35,7 +35,7 @@ impl Prepared for Table {
             let mut label = vec![b','];
             json::string(&mut label, column.name.as_bytes());
             label.push(b':');
-            Column { label, rendering: Rendering::of(column), is_identity: column.identity }
+            Column { label, rendering: Rendering::of_column(column), is_identity: column.identity }
         });
         Table {
             columns: columns.collect(),

@@ -1,16 +1,17 @@
 //! How the value of each PostgreSQL type is written.
 
+use super::composite::{self, PreparedAttribute};
 use super::time::Unit;
-use super::{array, json, numeric, time};
-use crate::change::{Column, Value};
+use super::{array, extensions, geometry, json, numeric, time};
+use crate::change::{Column, ExtensionType, TypeForm, Value};
 use crate::format::oid;
 use crate::format::text::bytea;
 
 /// What stands for a value that the server did not send, as in Debezium.
 pub(super) const UNAVAILABLE: &[u8] = b"__debezium_unavailable_value";
 
-/// How a column's values are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How the values of a type are written.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Rendering {
     Boolean,
     Integer,
@@ -31,11 +32,13 @@ pub(super) enum Rendering {
     Interval,
     Bit,
     Bits,
-    /// An array of a type that is modelled.
+    Point,
     Array {
-        element_oid: u32,
-        modifier: i32,
+        element: Box<Rendering>,
+        delimiter: u8,
     },
+    Composite(Vec<PreparedAttribute>),
+    Extension(ExtensionType),
     /// A string; its binary form is the same bytes.
     Text,
     /// A string: the text form of a type that has no other rendering.
@@ -44,15 +47,28 @@ pub(super) enum Rendering {
 
 impl Rendering {
     /// The rendering of a column's values.
-    pub(super) fn of(column: &Column) -> Self {
-        match oid::element_of(column.base_oid) {
-            Some(element_oid) => Rendering::Array { element_oid, modifier: column.type_modifier },
-            None => Rendering::of_scalar(column.base_oid, column.type_modifier),
+    pub(super) fn of_column(column: &Column) -> Self {
+        Rendering::of(column.base_oid, column.type_modifier, &column.form)
+    }
+
+    /// The rendering of a type that is no domain.
+    pub(super) fn of(base_oid: u32, modifier: i32, form: &TypeForm) -> Self {
+        match form {
+            TypeForm::Plain => Rendering::of_plain(base_oid, modifier),
+            TypeForm::Array { element, delimiter, .. } => {
+                let modifier = if element.type_modifier == -1 { modifier } else { element.type_modifier };
+                let element = Rendering::of(element.oid, modifier, &element.form);
+                Rendering::Array { element: Box::new(element), delimiter: *delimiter }
+            }
+            TypeForm::Composite(attributes) => {
+                Rendering::Composite(attributes.iter().map(PreparedAttribute::new).collect())
+            }
+            TypeForm::Extension(extension) => Rendering::Extension(*extension),
         }
     }
 
-    /// The rendering of a type that is not an array.
-    fn of_scalar(base_oid: u32, modifier: i32) -> Self {
+    /// The rendering of a type whose OID says it all.
+    fn of_plain(base_oid: u32, modifier: i32) -> Self {
         // Fractional digits of a date or time type; all six when not declared.
         let digits = u8::try_from(modifier).map_or(6, |digits| digits.min(6));
         let unit = if digits <= 3 { Unit::Millis } else { Unit::Micros };
@@ -73,6 +89,7 @@ impl Rendering {
             oid::TIMESTAMP => Rendering::Timestamp(unit),
             oid::TIMESTAMPTZ => Rendering::TimestampWithZone { digits },
             oid::INTERVAL => Rendering::Interval,
+            oid::POINT => Rendering::Point,
             oid::BIT | oid::VARBIT if modifier == 1 => Rendering::Bit,
             oid::BIT | oid::VARBIT => Rendering::Bits,
             oid::CHAR | oid::NAME | oid::TEXT | oid::JSON | oid::XML | oid::BPCHAR | oid::VARCHAR => {
@@ -83,7 +100,7 @@ impl Rendering {
     }
 
     /// What the values are, for an error.
-    pub(super) fn expected(self) -> &'static str {
+    pub(super) fn expected(&self) -> &'static str {
         match self {
             Rendering::Boolean => "boolean",
             Rendering::Integer => "integer",
@@ -98,14 +115,17 @@ impl Rendering {
             Rendering::TimestampWithZone { .. } => "timestamp with time zone in ISO style",
             Rendering::Interval => "interval in postgres style",
             Rendering::Bit | Rendering::Bits => "bit string",
+            Rendering::Point => "point",
             Rendering::Array { .. } => "array",
-            Rendering::Text | Rendering::Other => "text form",
+            Rendering::Composite(_) | Rendering::Extension(_) | Rendering::Text | Rendering::Other => {
+                "text form"
+            }
         }
     }
 
     /// Appends a value; `None` when it is not of its type, or has come in a form that cannot be written.
     #[inline]
-    pub(super) fn write(self, out: &mut Vec<u8>, value: Value<'_>) -> Option<()> {
+    pub(super) fn write(&self, out: &mut Vec<u8>, value: Value<'_>) -> Option<()> {
         match value {
             Value::Text(text) => self.write_text(out, text),
             Value::Null => {
@@ -122,13 +142,13 @@ impl Rendering {
 
     /// Appends PostgreSQL's text form.
     #[inline]
-    pub(super) fn write_text(self, out: &mut Vec<u8>, text: &[u8]) -> Option<()> {
+    pub(super) fn write_text(&self, out: &mut Vec<u8>, text: &[u8]) -> Option<()> {
         match self {
             Rendering::Text | Rendering::Other => json::string(out, text),
             Rendering::Integer => numeric::integer(out, text)?,
             Rendering::Boolean => boolean(out, text, b"t", b"f")?,
             Rendering::Float => numeric::float(out, text)?,
-            Rendering::Decimal { scale } => numeric::decimal(out, text, scale)?,
+            Rendering::Decimal { scale } => numeric::decimal(out, text, *scale)?,
             Rendering::VariableScaleDecimal => numeric::variable_scale_decimal(out, text)?,
             Rendering::Money => numeric::money(out, text)?,
             Rendering::Bytes => {
@@ -137,24 +157,32 @@ impl Rendering {
                 out.push(b'"');
             }
             Rendering::Date => time::date(out, text)?,
-            Rendering::Time(unit) => time::time(out, text, unit)?,
+            Rendering::Time(unit) => time::time(out, text, *unit)?,
             Rendering::TimeWithZone => time::time_with_zone(out, text)?,
-            Rendering::Timestamp(unit) => time::timestamp(out, text, unit)?,
+            Rendering::Timestamp(unit) => time::timestamp(out, text, *unit)?,
             Rendering::TimestampWithZone { digits } => {
-                time::timestamp_with_zone(out, text, usize::from(digits))?
+                time::timestamp_with_zone(out, text, usize::from(*digits))?
             }
             Rendering::Interval => time::interval(out, text)?,
             Rendering::Bit => boolean(out, text, b"1", b"0")?,
             Rendering::Bits => bits(out, text)?,
-            Rendering::Array { element_oid, modifier } => {
-                array::write(out, text, Rendering::of_scalar(element_oid, modifier))?;
+            Rendering::Point => geometry::point(out, text)?,
+            Rendering::Array { element, delimiter } => array::write(out, text, element, *delimiter)?,
+            Rendering::Composite(attributes) => {
+                or_string(out, text, |out| composite::write(out, text, attributes));
             }
+            Rendering::Extension(extension) => or_string(out, text, |out| match extension {
+                ExtensionType::Hstore => extensions::hstore(out, text),
+                ExtensionType::Geometry => geometry::postgis(out, text),
+                ExtensionType::Vector => extensions::vector(out, text),
+                ExtensionType::SparseVector => extensions::sparse_vector(out, text),
+            }),
         }
         Some(())
     }
 
     /// Appends PostgreSQL's binary form, as far as it is needed: of the types that can be too large for text.
-    fn write_binary(self, out: &mut Vec<u8>, bytes: &[u8]) -> Option<()> {
+    fn write_binary(&self, out: &mut Vec<u8>, bytes: &[u8]) -> Option<()> {
         match self {
             Rendering::Text => json::string(out, bytes),
             Rendering::Bytes => base64_string(out, bytes),
@@ -164,16 +192,26 @@ impl Rendering {
     }
 
     /// Appends the placeholder for a value that the server did not send.
-    fn write_unavailable(self, out: &mut Vec<u8>) {
+    fn write_unavailable(&self, out: &mut Vec<u8>) {
         match self {
             Rendering::Bytes => base64_string(out, UNAVAILABLE),
-            Rendering::Array { element_oid, modifier } => {
+            Rendering::Array { element, .. } => {
                 out.push(b'[');
-                Rendering::of_scalar(element_oid, modifier).write_unavailable(out);
+                element.write_unavailable(out);
                 out.push(b']');
             }
             _ => json::string(out, UNAVAILABLE),
         }
+    }
+}
+
+/// Appends what `write` writes or, where it finds that the type is not what the catalog made of it, the text: an altered
+/// composite must not stop a task.
+fn or_string(out: &mut Vec<u8>, text: &[u8], write: impl FnOnce(&mut Vec<u8>) -> Option<()>) {
+    let start = out.len();
+    if write(out).is_none() {
+        out.truncate(start);
+        json::string(out, text);
     }
 }
 
@@ -218,16 +256,55 @@ fn bits(out: &mut Vec<u8>, text: &[u8]) -> Option<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::change::{Attribute, DataType};
+    use crate::format::test_rows::form_of;
     use proptest::prelude::*;
 
-    fn column(base_oid: u32, type_modifier: i32) -> Column {
-        Column { name: "c".to_owned(), type_oid: base_oid, base_oid, type_modifier, identity: false }
+    fn written_as(rendering: &Rendering, value: Value<'_>) -> Option<String> {
+        let mut out = Vec::new();
+        rendering.write(&mut out, value)?;
+        Some(String::from_utf8(out).unwrap())
     }
 
     fn written(base_oid: u32, type_modifier: i32, value: Value<'_>) -> Option<String> {
-        let mut out = Vec::new();
-        Rendering::of(&column(base_oid, type_modifier)).write(&mut out, value)?;
-        Some(String::from_utf8(out).unwrap())
+        written_as(&Rendering::of(base_oid, type_modifier, &form_of(base_oid)), value)
+    }
+
+    /// A composite of an integer, a text and an array of amounts of money with two decimals.
+    fn composite() -> Rendering {
+        let attribute = |name: &str, oid, type_modifier| Attribute {
+            name: name.to_owned(),
+            type_oid: oid,
+            data_type: DataType { oid, type_modifier, form: form_of(oid) },
+        };
+        let numeric_12_2 = (12 << 16 | 2) + 4;
+        let attributes =
+            [attribute("i", 23, -1), attribute("t \"", 25, -1), attribute("n", 1231, numeric_12_2)];
+        Rendering::of(99, -1, &TypeForm::Composite(attributes.into()))
+    }
+
+    #[test]
+    fn a_composite_is_an_object_of_what_its_attributes_are() {
+        for (text, json) in [
+            (r#"(1,"a""b","{1.27,NULL}")"#, r#"{"i":1,"t \"":"a\"b","n":["fw==",null]}"#),
+            ("(,,)", r#"{"i":null,"t \"":null,"n":null}"#),
+        ] {
+            assert_eq!(
+                written_as(&composite(), Value::Text(text.as_bytes())).as_deref(),
+                Some(json),
+                "{text}"
+            );
+        }
+        let empty = Rendering::of(99, -1, &TypeForm::Composite([].into()));
+        assert_eq!(written_as(&empty, Value::Text(b"()")).as_deref(), Some("{}"));
+    }
+
+    #[test]
+    fn a_composite_that_was_altered_meanwhile_is_its_text() {
+        for text in ["(1,a)", "(1,a,{1.27},more)", "(x,a,{1.27})"] {
+            let json = format!("\"{text}\"");
+            assert_eq!(written_as(&composite(), Value::Text(text.as_bytes())), Some(json), "{text}");
+        }
     }
 
     #[test]
@@ -266,8 +343,9 @@ mod tests {
             (2950, -1, "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", "\"a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11\""),
             (1007, -1, "{1,NULL,2}", "[1,null,2]"),
             (1231, numeric_12_2, "{1.27}", "[\"fw==\"]"),
-            (1020, -1, "{(1,2),(3,4)}", "\"{(1,2),(3,4)}\""),
-            (600, -1, "(1,2)", "\"(1,2)\""),
+            (1020, -1, "{(3,4),(1,2);(7,8),(5,6)}", "[\"(3,4),(1,2)\",\"(7,8),(5,6)\"]"),
+            (600, -1, "(1,2)", r#"{"x":1.0,"y":2.0,"wkb":"AQEAAAAAAAAAAADwPwAAAAAAAABA","srid":null}"#),
+            (601, -1, "[(1,2),(3,4)]", "\"[(1,2),(3,4)]\""),
         ] {
             assert_eq!(
                 written(oid, modifier, Value::Text(text.as_bytes())).as_deref(),

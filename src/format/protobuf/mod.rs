@@ -367,13 +367,10 @@ impl<'a> RowEncoder<'a> {
         label: &[u8],
         value: Value<'a>,
     ) -> Result<(), FormatError> {
-        const VALUE: u32 = 5;
-        let expected_len = column.kind.expected_len(value);
-        let written = wire::nested(out, field, label.len() + wire::bytes_len(expected_len), |out| {
-            out.extend_from_slice(label);
-            wire::nested(out, VALUE, expected_len, |out| column.kind.write(out, value))
-        });
-        written.ok_or_else(|| self.images.invalid(index, column.kind.expected()))
+        column
+            .kind
+            .write_column(out, field, label, value)
+            .ok_or_else(|| self.images.invalid(index, column.kind.expected()))
     }
 
     #[inline]

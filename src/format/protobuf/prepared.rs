@@ -50,7 +50,7 @@ impl Prepared for Table {
             Column {
                 label: in_row.encode_to_vec(),
                 key_label: in_key.encode_to_vec(),
-                kind: Kind::of(column.base_oid),
+                kind: Kind::of(column.base_oid, &column.form),
                 is_identity: column.identity,
             }
         });

@@ -5,10 +5,10 @@ use prost::Message;
 
 use super::*;
 use crate::change::{
-    Column, Heartbeat, Lsn, Phase, ReplicaIdentity, SnapshotMark, SnapshotStage, TableShape, Timestamp,
-    Watermark,
+    Attribute, Column, DataType, Heartbeat, Lsn, Phase, ReplicaIdentity, SnapshotMark, SnapshotStage,
+    TableShape, Timestamp, TypeForm, Watermark,
 };
-use crate::format::test_rows::{OwnedRow, TRANSACTION, column, customers, row_change, text};
+use crate::format::test_rows::{OwnedRow, TRANSACTION, column, customers, form_of, row_change, text};
 use crate::format::text::time::{DAY, civil_from_days};
 use crate::log::LogError;
 use crate::proto::value::Kind;
@@ -531,7 +531,11 @@ fn every_type_has_its_kind_of_value() {
         (1009, r#"{"a\"b","NULL",c}"#, array(25, &[3], &[], ["a\"b", "NULL", "c"].map(text_value).to_vec())),
         (2951, "{a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11}", array(2950, &[1], &[], vec![Kind::UuidValue(uuid)])),
         (1185, "{infinity}", array(1184, &[1], &[], vec![infinity(proto::Infinity::Positive)])),
-        (1020, "{(1,2),(3,4)}", text_value("{(1,2),(3,4)}")),
+        (
+            1020,
+            "{(1,2),(3,4);(5,6),(7,8)}",
+            array(603, &[2], &[], ["(1,2),(3,4)", "(5,6),(7,8)"].map(text_value).to_vec()),
+        ),
     ] {
         assert_eq!(value_of(oid, text(given)), Some(expected), "{oid} {given}");
     }
@@ -540,10 +544,38 @@ fn every_type_has_its_kind_of_value() {
 /// What a value of a type becomes; `None` when it is refused.
 fn value_of(base_oid: u32, value: Value<'_>) -> Option<Kind> {
     let mut out = Vec::new();
-    values::Kind::of(base_oid).write(&mut out, value)?;
+    values::Kind::of(base_oid, &form_of(base_oid)).write(&mut out, value)?;
     let message = proto::Value::decode(&out[..]).unwrap();
     assert_eq!(message.encode_to_vec(), out);
     message.kind
+}
+
+#[test]
+fn a_composite_has_its_attributes_or_is_its_text_when_it_was_altered_meanwhile() {
+    let attribute = |name: &str, oid| Attribute {
+        name: name.to_owned(),
+        type_oid: oid,
+        data_type: DataType { oid, type_modifier: -1, form: form_of(oid) },
+    };
+    let form = TypeForm::Composite([attribute("i", 23), attribute("a", 1009)].into());
+    let value_of = |given: &str| {
+        let mut out = Vec::new();
+        values::Kind::of(16_500, &form).write(&mut out, text(given)).unwrap();
+        let message = proto::Value::decode(&out[..]).unwrap();
+        assert_eq!(message.encode_to_vec(), out);
+        message.kind.unwrap()
+    };
+    let Kind::CompositeValue(row) = value_of(r#"(7,"{a,""b c""}")"#) else { panic!("no composite") };
+    let columns: Vec<_> =
+        row.columns.iter().map(|column| (column.name.as_str(), column.value.clone())).collect();
+    let Some(proto::Value { kind: Some(Kind::ArrayValue(array)) }) = &columns[1].1 else {
+        panic!("{columns:?}")
+    };
+    assert_eq!(columns[0], ("i", Some(proto::Value { kind: Some(Kind::IntValue(7)) })));
+    assert_eq!(array.elements.len(), 2);
+    for altered in ["(7)", "(7,{},1)", "(x,{})", "7"] {
+        assert_eq!(value_of(altered), text_value(altered));
+    }
 }
 
 #[test]

@@ -1,11 +1,15 @@
 //! `millrace.v1.Value`: the value of each PostgreSQL type.
 
+use prost::Message;
+
 use super::wire;
-use crate::change::Value;
+use crate::change::{Attribute, TypeForm, Value};
 use crate::format::oid;
 use crate::format::text::array::{self, MAX_DIMENSIONS, Piece};
 use crate::format::text::bytea;
+use crate::format::text::record;
 use crate::format::text::time::{self, DAY, Extended, Moment};
+use crate::proto;
 
 /// Fields of `millrace.v1.Value`.
 mod field {
@@ -28,10 +32,11 @@ mod field {
     pub(super) const ARRAY: u32 = 17;
     pub(super) const INFINITY: u32 = 18;
     pub(super) const RAW_TEXT: u32 = 19;
+    pub(super) const COMPOSITE: u32 = 20;
 }
 
-/// How a column's values are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How the values of a type are written.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Kind {
     Bool,
     Int,
@@ -53,12 +58,47 @@ pub(super) enum Kind {
     Interval,
     Array {
         element_oid: u32,
+        element: Box<Kind>,
+        delimiter: u8,
     },
+    Composite(Vec<PreparedAttribute>),
+}
+
+/// An attribute of a composite type, prepared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct PreparedAttribute {
+    /// The fields of a `millrace.v1.Column` before its value.
+    label: Vec<u8>,
+    kind: Kind,
+}
+
+impl PreparedAttribute {
+    fn new(attribute: &Attribute) -> Self {
+        let column = proto::Column { name: attribute.name.clone(), ..proto::Column::default() };
+        let data_type = &attribute.data_type;
+        PreparedAttribute { label: column.encode_to_vec(), kind: Kind::of(data_type.oid, &data_type.form) }
+    }
 }
 
 impl Kind {
     /// The kind of a type, which is no domain.
-    pub(super) fn of(base_oid: u32) -> Self {
+    pub(super) fn of(base_oid: u32, form: &TypeForm) -> Self {
+        match form {
+            TypeForm::Plain => Kind::of_plain(base_oid),
+            TypeForm::Array { element_oid, element, delimiter } => Kind::Array {
+                element_oid: *element_oid,
+                element: Box::new(Kind::of(element.oid, &element.form)),
+                delimiter: *delimiter,
+            },
+            TypeForm::Composite(attributes) => {
+                Kind::Composite(attributes.iter().map(PreparedAttribute::new).collect())
+            }
+            TypeForm::Extension(_) => Kind::Other,
+        }
+    }
+
+    /// The kind of a type whose OID says it all.
+    fn of_plain(base_oid: u32) -> Self {
         match base_oid {
             oid::BOOL => Kind::Bool,
             oid::INT2 | oid::INT4 | oid::INT8 | oid::OID => Kind::Int,
@@ -75,21 +115,18 @@ impl Kind {
             oid::TIMESTAMP => Kind::Timestamp,
             oid::TIMESTAMPTZ => Kind::TimestampWithZone,
             oid::INTERVAL => Kind::Interval,
-            _ => match oid::element_of(base_oid) {
-                Some(element_oid) => Kind::Array { element_oid },
-                None => Kind::Other,
-            },
+            _ => Kind::Other,
         }
     }
 
     /// What the values are, for an error.
-    pub(super) fn expected(self) -> &'static str {
+    pub(super) fn expected(&self) -> &'static str {
         match self {
             Kind::Bool => "boolean",
             Kind::Int => "integer",
             Kind::Float | Kind::Double => "floating-point number",
             Kind::Numeric => "numeric",
-            Kind::Text | Kind::Other => "text form",
+            Kind::Text | Kind::Composite(_) | Kind::Other => "text form",
             Kind::Bytes => "bytea",
             Kind::Uuid => "uuid",
             Kind::Json => "json text",
@@ -105,18 +142,35 @@ impl Kind {
 
     /// About how long the `Value` of this text gets; exact for those that can be long.
     #[inline]
-    pub(super) fn expected_len(self, value: Value<'_>) -> usize {
+    pub(super) fn expected_len(&self, value: Value<'_>) -> usize {
         match value {
             Value::Null | Value::Unsent => 2,
-            Value::Text(text) if self == Kind::Bytes => wire::bytes_len(text.len().saturating_sub(2) / 2),
+            Value::Text(text) if *self == Kind::Bytes => wire::bytes_len(text.len().saturating_sub(2) / 2),
             Value::Text(text) | Value::Binary(text) => wire::bytes_len(text.len()),
         }
+    }
+
+    /// Appends a field that is a `millrace.v1.Column`, which begins with `label`; `None` as with [`Kind::write`].
+    #[inline]
+    pub(super) fn write_column(
+        &self,
+        out: &mut Vec<u8>,
+        field: u32,
+        label: &[u8],
+        value: Value<'_>,
+    ) -> Option<()> {
+        const VALUE: u32 = 5;
+        let expected_len = self.expected_len(value);
+        wire::nested(out, field, label.len() + wire::bytes_len(expected_len), |out| {
+            out.extend_from_slice(label);
+            wire::nested(out, VALUE, expected_len, |out| self.write(out, value))
+        })
     }
 
     /// Appends the fields of the `Value`; `None` when it is not of its type, or has come in a form that cannot be
     /// written.
     #[inline]
-    pub(super) fn write(self, out: &mut Vec<u8>, value: Value<'_>) -> Option<()> {
+    pub(super) fn write(&self, out: &mut Vec<u8>, value: Value<'_>) -> Option<()> {
         match value {
             Value::Text(text) => self.write_text(out, text),
             Value::Null => {
@@ -132,7 +186,7 @@ impl Kind {
     }
 
     /// From PostgreSQL's text form.
-    fn write_text(self, out: &mut Vec<u8>, text: &[u8]) -> Option<()> {
+    fn write_text(&self, out: &mut Vec<u8>, text: &[u8]) -> Option<()> {
         match self {
             Kind::Text | Kind::Other => string(out, field::TEXT, text),
             Kind::Json | Kind::Jsonb => string(out, field::JSON, text),
@@ -159,15 +213,25 @@ impl Kind {
                 Extended::Finite(interval) => write_interval(out, interval)?,
                 infinite => infinity(out, infinite),
             },
-            Kind::Array { element_oid } => {
-                wire::nested(out, field::ARRAY, text.len(), |out| write_array(out, text, element_oid))?;
+            Kind::Array { element_oid, element, delimiter } => {
+                let write = |out: &mut Vec<u8>| write_array(out, text, *element_oid, element, *delimiter);
+                wire::nested(out, field::ARRAY, text.len(), write)?;
+            }
+            Kind::Composite(attributes) => {
+                let start = out.len();
+                let write = |out: &mut Vec<u8>| write_composite(out, text, attributes);
+                // The type may have been altered since the catalog was asked: that must not stop a task.
+                if wire::nested(out, field::COMPOSITE, text.len(), write).is_none() {
+                    out.truncate(start);
+                    string(out, field::TEXT, text);
+                }
             }
         }
         Some(())
     }
 
     /// From PostgreSQL's binary form, as far as it is needed: of the types that can be too large for text.
-    fn write_binary(self, out: &mut Vec<u8>, bytes: &[u8]) -> Option<()> {
+    fn write_binary(&self, out: &mut Vec<u8>, bytes: &[u8]) -> Option<()> {
         match self {
             Kind::Text => string(out, field::TEXT, bytes),
             Kind::Json => string(out, field::JSON, bytes),
@@ -257,10 +321,15 @@ fn write_interval(out: &mut Vec<u8>, interval: time::Interval) -> Option<()> {
 }
 
 /// The fields of an `Array`.
-fn write_array(out: &mut Vec<u8>, text: &[u8], element_oid: u32) -> Option<()> {
-    let element = Kind::of(element_oid);
+fn write_array(
+    out: &mut Vec<u8>,
+    text: &[u8],
+    element_oid: u32,
+    element: &Kind,
+    delimiter: u8,
+) -> Option<()> {
     let mut shape = ArrayShape::default();
-    array::walk(text, &mut |piece| {
+    array::walk(text, delimiter, &mut |piece| {
         shape.visit(piece)?;
         let value = match piece {
             Piece::Element(text) => Value::Text(text),
@@ -287,6 +356,20 @@ fn write_array(out: &mut Vec<u8>, text: &[u8], element_oid: u32) -> Option<()> {
         })?;
     }
     Some(())
+}
+
+/// The fields of a composite's `Row`. `None` when the text is not a composite of these attributes.
+fn write_composite(out: &mut Vec<u8>, text: &[u8], attributes: &[PreparedAttribute]) -> Option<()> {
+    if attributes.is_empty() {
+        return (text == b"()").then_some(());
+    }
+    let mut expected = attributes.iter();
+    record::walk(text, |text| {
+        let attribute = expected.next()?;
+        let value = text.map_or(Value::Null, Value::Text);
+        attribute.kind.write_column(out, 1, &attribute.label, value)
+    })?;
+    expected.next().is_none().then_some(())
 }
 
 /// What an array's pieces tell of its dimensions.

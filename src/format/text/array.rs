@@ -1,4 +1,4 @@
-//! Arrays: `{1,NULL,"a b"}`.
+//! Arrays: `{1,NULL,"a b"}`. Some types have another delimiter than a comma between elements.
 
 /// Most dimensions that PostgreSQL's arrays have.
 pub(in crate::format) const MAX_DIMENSIONS: usize = 6;
@@ -19,9 +19,13 @@ pub(in crate::format) enum Piece<'a> {
 }
 
 /// Gives an array's pieces to `visit`, in order. `None` also when `visit` gives that.
-pub(in crate::format) fn walk(text: &[u8], visit: &mut impl FnMut(Piece<'_>) -> Option<()>) -> Option<()> {
+pub(in crate::format) fn walk(
+    text: &[u8],
+    delimiter: u8,
+    visit: &mut impl FnMut(Piece<'_>) -> Option<()>,
+) -> Option<()> {
     let (_, text) = split_bounds(text)?;
-    let rest = elements(text.strip_prefix(b"{")?, visit, &mut Vec::new(), 1)?;
+    let rest = elements(text.strip_prefix(b"{")?, delimiter, visit, &mut Vec::new(), 1)?;
     rest.is_empty().then_some(())
 }
 
@@ -49,6 +53,7 @@ fn split_bounds(text: &[u8]) -> Option<(&[u8], &[u8])> {
 /// Visits the elements up to the closing brace, and gives what comes after it. `unescaped` is working memory.
 fn elements<'a>(
     text: &'a [u8],
+    delimiter: u8,
     visit: &mut impl FnMut(Piece<'_>) -> Option<()>,
     unescaped: &mut Vec<u8>,
     depth: usize,
@@ -64,12 +69,12 @@ fn elements<'a>(
     let mut text = text;
     loop {
         let rest = match text {
-            [b'{', inner @ ..] => elements(inner, visit, unescaped, depth + 1)?,
+            [b'{', inner @ ..] => elements(inner, delimiter, visit, unescaped, depth + 1)?,
             [b'"', quoted @ ..] => quoted_element(quoted, visit, unescaped)?,
-            _ => plain_element(text, visit)?,
+            _ => plain_element(text, delimiter, visit)?,
         };
         match rest {
-            [b',', after @ ..] => {
+            [next, after @ ..] if *next == delimiter => {
                 visit(Piece::Next)?;
                 text = after;
             }
@@ -82,8 +87,12 @@ fn elements<'a>(
     }
 }
 
-fn plain_element<'a>(text: &'a [u8], visit: &mut impl FnMut(Piece<'_>) -> Option<()>) -> Option<&'a [u8]> {
-    let len = text.iter().position(|byte| matches!(byte, b',' | b'}'))?;
+fn plain_element<'a>(
+    text: &'a [u8],
+    delimiter: u8,
+    visit: &mut impl FnMut(Piece<'_>) -> Option<()>,
+) -> Option<&'a [u8]> {
+    let len = text.iter().position(|&byte| byte == delimiter || byte == b'}')?;
     match text.get(..len)? {
         b"" => return None,
         b"NULL" => visit(Piece::Null)?,

@@ -7,6 +7,11 @@ pub(in crate::format) fn bytea(text: &[u8], mut visit: impl FnMut(&[u8])) -> Opt
         visit(&unescape(text)?);
         return Some(());
     };
+    self::hex(hex, visit)
+}
+
+/// Gives the bytes of hexadecimal text to `visit`, in pieces as [`bytea`] does.
+pub(in crate::format) fn hex(hex: &[u8], mut visit: impl FnMut(&[u8])) -> Option<()> {
     if !hex.len().is_multiple_of(2) {
         return None;
     }

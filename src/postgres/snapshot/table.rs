@@ -113,7 +113,7 @@ pub(super) async fn tables(
     let catalog = catalog::table_shapes(control, oids).await?;
     let mut columns = columns(control, task, oids).await?;
     let types: Vec<u32> = columns.values().flatten().map(|column| column.type_oid).collect();
-    let domains = catalog::base_types(control, &types).await?;
+    let types = catalog::data_types(control, &types).await?;
     let mut facts = facts(control, task, oids).await?;
     let mut tables = BTreeMap::new();
     for (oid, stamp) in stamps {
@@ -124,8 +124,7 @@ pub(super) async fn tables(
             .map(|column| (column.name.as_str(), column.type_oid, column.type_modifier, column.identity))
             .collect();
         let (schema, name, identity) = (&known.schema, &known.name, known.identity);
-        let shape =
-            catalog::shape_from_relation(oid, schema, name, identity, &relation, &domains, Some(known));
+        let shape = catalog::shape_from_relation(oid, schema, name, identity, &relation, &types, Some(known));
         let key_types = key_types(control, &shape, &columns).await?;
         let Facts { filter, estimated_rows, bytes } = facts;
         let shape = Arc::new(shape);

@@ -9,7 +9,7 @@ use super::*;
 use crate::capture::output::Output;
 use crate::capture::pipeline::Step;
 use crate::capture::spool::Spools;
-use crate::change::{Column, ReplicaIdentity};
+use crate::change::{Column, ReplicaIdentity, TypeForm};
 use crate::log::local::{LocalLog, LocalReader, LocalWriter, Options};
 use crate::log::record_batch::BatchHeader;
 use crate::log::{LogReader, Offset};
@@ -171,6 +171,7 @@ fn shape(oid: u32) -> TableShape {
         type_oid: 20,
         base_oid: 20,
         type_modifier: -1,
+        form: TypeForm::Plain,
         identity,
     };
     TableShape {
