@@ -5,6 +5,7 @@
 mod catalogue;
 mod creation;
 mod existing;
+mod generated;
 mod limits;
 mod objects;
 mod outputs;
@@ -12,6 +13,7 @@ mod partitions;
 mod protobuf;
 mod rows;
 mod settings;
+mod shapes;
 mod stage;
 mod tables;
 mod transactions;

@@ -3,6 +3,7 @@
 use millrace_test_support::{Millrace, PASSWORD, Postgres, PostgresOptions, read_topic};
 use serde_json::Value;
 
+use crate::generated;
 use crate::stage::{Stage, expect, rows, run};
 
 /// A type, values of it, and how to tell that an event says the same as the server.
@@ -12,10 +13,17 @@ pub struct Case {
     held: &'static str,
     same: fn(&str, &Value) -> bool,
     /// SQL expressions that are cast to the type.
-    pub values: &'static [&'static str],
+    values: &'static [&'static str],
 }
 
 impl Case {
+    /// SQL expressions that are cast to the type: the examples, and random ones.
+    pub fn all_values(&self) -> Vec<String> {
+        let mut values: Vec<String> = self.values.iter().map(|sql| (*sql).to_owned()).collect();
+        values.extend(generated::values(self.type_name));
+        values
+    }
+
     /// Whether the test makes an array of each value: not of arrays, nor of what cannot be null.
     pub fn has_array(&self) -> bool {
         !self.type_name.ends_with("[]") && self.type_name != "list_price"
@@ -526,7 +534,7 @@ async fn every_value_in_the_topic_is_what_the_server_holds() {
     let client = &stage.client;
     run(client, "SET datestyle = 'ISO'; SET intervalstyle = 'postgres'; SET timezone = 'UTC'").await;
     for (number, case) in CASES.iter().enumerate() {
-        for value in case.values {
+        for value in case.all_values() {
             let array = if case.has_array() { "ARRAY[x, NULL]" } else { "NULL" };
             let insert = format!(
                 "INSERT INTO type_{number} (v, a) SELECT x, {array} FROM (SELECT ({value})::{} AS x) s",
