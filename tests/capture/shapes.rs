@@ -52,9 +52,11 @@ async fn types_that_change_while_their_tables_stay_do_not_stop_the_task() {
         &[],
     )
     .await;
+    stage.run("INSERT INTO t VALUES (1, 'sad', '{sad,NULL}', '(1,a)', 9)").await;
+    // The catalog tells how types are now.
+    stage.caught_up().await;
     stage
         .run_each(&[
-            "INSERT INTO t VALUES (1, 'sad', '{sad,NULL}', '(1,a)', 9)",
             "ALTER TYPE mood ADD VALUE 'so so' BEFORE 'happy'",
             "ALTER TYPE mood RENAME VALUE 'sad' TO 'blue'",
             "ALTER DOMAIN small DROP CONSTRAINT small_check",
