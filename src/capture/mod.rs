@@ -31,8 +31,10 @@
 //! source over a connection of its own (new tables, the slot, lag, heartbeats) and reports over a bounded channel.
 
 mod existing;
+mod form;
 mod marks;
 pub mod output;
+pub mod oversized;
 mod own_events;
 pub mod pipeline;
 pub mod progress;
@@ -43,6 +45,7 @@ pub mod session;
 mod shapes;
 pub mod snapshot_requests;
 pub mod spool;
+mod text_rows;
 mod topic_name;
 mod watcher;
 
@@ -200,6 +203,29 @@ pub enum CaptureError {
         /// The slot.
         slot: String,
     },
+    /// A change that the server can send neither as text nor as binary.
+    #[error(
+        "the server can send a change{} neither as text nor as binary ({reason}): a row with its old image may take 1 GB, and half of that where a bytea goes as text. Go on without its transaction: SELECT pg_replication_slot_advance('{slot}', {}), then start once with --accept-gap, which leaves a gap event in the log",
+        place_of(.table, .change), skip_to.map_or("pg_current_wal_lsn()".to_owned(), |lsn| format!("'{lsn}'"))
+    )]
+    Unsendable {
+        /// The slot.
+        slot: String,
+        /// The table, as far as the messages before it tell.
+        table: Option<String>,
+        /// Its place in the WAL.
+        change: Option<Lsn>,
+        /// Just behind where its transaction committed.
+        skip_to: Option<Lsn>,
+        /// The server's words.
+        reason: String,
+    },
+    /// The server can send text again.
+    #[error("the row that had to be sent as binary is behind us")]
+    TextAgain,
+    /// A value that came as binary and has no text form.
+    #[error("cannot render a value that came in binary form: {0}")]
+    Render(#[from] SqlError),
     /// The source is not fit for a task.
     #[error("{0}")]
     Unfit(String),
@@ -213,6 +239,7 @@ impl CaptureError {
             CaptureError::Replication(error) if error.is_retryable() => Trouble::Source,
             CaptureError::Slot(error) if error.is_transient() => Trouble::Source,
             CaptureError::Query { source, .. } if may_pass(&**source) => Trouble::Source,
+            CaptureError::Render(error) if error.is_transient() => Trouble::Source,
             CaptureError::SlotBusy { .. }
             | CaptureError::StandbyBehind(_)
             | CaptureError::NoSlotOnStandby { .. } => Trouble::Source,
@@ -222,18 +249,28 @@ impl CaptureError {
             CaptureError::Spool(error) if is_lack_of_space(error) => Trouble::Disk,
             // The same row would come again and again.
             CaptureError::Change { source, .. }
-                if matches!(**source, FormatError::Log(LogError::RecordTooLarge { .. })) =>
+                if matches!(
+                    **source,
+                    FormatError::Log(LogError::RecordTooLarge { .. }) | FormatError::KeyTooLarge { .. }
+                ) =>
             {
                 Trouble::Final
             }
             CaptureError::Gap { .. }
             | CaptureError::SlotUnowned { .. }
+            | CaptureError::Unsendable { .. }
             | CaptureError::Slot(_)
             | CaptureError::Unfit(_)
             | CaptureError::Log(_) => Trouble::Final,
             _ => Trouble::Task,
         }
     }
+}
+
+fn place_of(table: &Option<String>, change: &Option<Lsn>) -> String {
+    let table = table.as_ref().map(|table| format!(" of {table}")).unwrap_or_default();
+    let change = change.map(|lsn| format!(" at {lsn}")).unwrap_or_default();
+    table + &change
 }
 
 /// Whether a query may succeed later with nothing changed by hand.

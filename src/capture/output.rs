@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use super::CaptureError;
 use super::marks::{Counted, Marks};
+use super::oversized::{OVERSIZED_HEADER, Oversized, Shrunk};
 use super::routing::{Events, Policy, Routes, Routing, TableRoute};
 use crate::change::{Change, Event, Phase, TableShape, Transaction};
 use crate::format::{Format, FormatError, Sink};
 use crate::log::topics::TopicInfo;
-use crate::log::{LogError, LogWriter, PartitionId, Record};
+use crate::log::{Header, LogError, LogWriter, PartitionId, Record};
 
 /// A message whose copies would together be larger than this, in bytes, goes to the topic of events in their place.
 const MAX_COPIES: usize = 64 << 20;
@@ -24,6 +25,7 @@ pub struct Output {
     /// The table whose rows are arriving.
     current: usize,
     marks: Option<Marks>,
+    oversized: Oversized,
 }
 
 /// A table that has had changes.
@@ -44,12 +46,21 @@ impl Output {
         topics: &[Arc<TopicInfo>],
         writer: &mut W,
     ) -> Result<Self, LogError> {
+        let oversized = routing.oversized;
         let routes = Routes::open(routing, topics, writer)?;
         let marks = match routes.policies().transaction {
             Policy::Off => None,
             Policy::Inline | Policy::Topic => Some(Marks::new(routes.transaction())),
         };
-        Ok(Output { format, routes, tables: Vec::new(), by_oid: HashMap::new(), current: 0, marks })
+        Ok(Output {
+            format,
+            routes,
+            tables: Vec::new(),
+            by_oid: HashMap::new(),
+            current: 0,
+            marks,
+            oversized,
+        })
     }
 
     /// What becomes of events that are not changes of tables.
@@ -99,9 +110,26 @@ impl Output {
             Some(marks) => marks.begin(&mut *self.format, event.transaction),
             None => Ok(()),
         };
-        let mut sink =
-            TableSink { writer, route: &table.route, marks: marks.as_deref_mut(), records: 0, events: 0 };
-        let encoded = begun.and_then(|()| self.format.encode(event, &mut sink));
+        let shrunk = match self.oversized {
+            Oversized::Fail => Ok(None),
+            Oversized::Placeholder => Shrunk::of(event, &mut *self.format, writer.max_record_bytes()),
+        };
+        let shrunk = match begun.and(shrunk) {
+            Ok(shrunk) => shrunk,
+            Err(source) => return Err(self.refused(event, source)),
+        };
+        let mut sink = TableSink {
+            writer,
+            route: &table.route,
+            marks: marks.as_deref_mut(),
+            left_out: shrunk.as_ref().map(|shrunk| shrunk.names.as_bytes()),
+            records: 0,
+            events: 0,
+        };
+        let encoded = match &shrunk {
+            None => self.format.encode(event, &mut sink),
+            Some(shrunk) => self.format.encode(&shrunk.event(event), &mut sink),
+        };
         let (records, events) = (sink.records, sink.events);
         if let Some(marks) = marks {
             marks.count(&mut table.counted, &table.shape, events);
@@ -186,6 +214,8 @@ struct TableSink<'a, W> {
     writer: &'a mut W,
     route: &'a TableRoute,
     marks: Option<&'a mut Marks>,
+    /// Names of the columns that its records lack because they would have been too large.
+    left_out: Option<&'a [u8]>,
     records: u64,
     /// Those with a value: a tombstone is no event.
     events: u64,
@@ -199,7 +229,14 @@ impl<W: LogWriter> Sink for TableSink<'_, W> {
         }
         self.records += 1;
         self.events += u64::from(record.value.is_some());
-        self.writer.append(partition, record)
+        match self.left_out.filter(|_| record.value.is_some()) {
+            None => self.writer.append(partition, record),
+            Some(names) => {
+                let oversized = Header { name: OVERSIZED_HEADER, value: Some(names) };
+                let headers = [record.headers, &[oversized]].concat();
+                self.writer.append(partition, &Record { headers: &headers, ..*record })
+            }
+        }
     }
 }
 

@@ -19,6 +19,7 @@ use super::progress::Progress;
 use super::relations::Relation;
 use super::shapes::{Arrival, Shapes};
 use super::spool::{Spool, Spools};
+use super::text_rows::{Question, TextRows};
 use crate::change::{
     Before, Change, Event, Gap, Heartbeat, Lsn, Operation, Phase, Row, TableShape, Timestamp, Transaction,
     Watermark,
@@ -36,6 +37,8 @@ pub enum Step {
     Done,
     /// Look up a table and give its shape to [`Pipeline::set_shape`].
     Shape(Relation, Arrival),
+    /// Ask the server for these values' text, give it to [`Pipeline::answer`], and give the same message again.
+    Ask(Vec<Question>),
     /// Write this transaction's spool out.
     Spill(u32),
     /// A streamed transaction has committed: replay its spool, then end it.
@@ -101,6 +104,8 @@ struct Rows<W> {
     open: Option<Open>,
     outputs: Vec<Output>,
     writer: W,
+    /// Set while values come in binary form.
+    text_rows: Option<TextRows>,
     /// Records that the open transaction has left, over all outputs.
     records: u64,
 }
@@ -135,6 +140,7 @@ impl<W: LogWriter> Pipeline<W> {
                 open: None,
                 outputs,
                 writer,
+                text_rows: None,
                 records: 0,
             },
             streaming: None,
@@ -206,6 +212,25 @@ impl<W: LogWriter> Pipeline<W> {
         if self.rows.open.is_none() && self.streaming.is_none() {
             self.idle_through = self.idle_through.max(end);
         }
+    }
+
+    /// Whether values come in binary form from here on.
+    pub fn set_binary(&mut self, binary: bool) {
+        self.rows.text_rows = binary.then(TextRows::default);
+    }
+
+    /// The server's answer to a question of [`Step::Ask`].
+    pub fn answer(&mut self, question: Question, text: Vec<u8>) {
+        if let Some(text_rows) = &mut self.rows.text_rows {
+            text_rows.answer(question, text);
+        }
+    }
+
+    /// The commit LSN of the transaction whose messages are arriving, and the table of the last, as far as known.
+    pub fn place(&self) -> (Option<Lsn>, Option<String>) {
+        let open = self.rows.open.as_ref().map(|open| open.transaction.commit_lsn);
+        let shape = self.rows.last_shape.as_ref().or(self.rows.shapes.newest());
+        (open, shape.map(|shape| format!("{}.{}", shape.schema, shape.name)))
     }
 
     /// The table's shape from here on.
@@ -471,14 +496,13 @@ impl<W: LogWriter> Rows<W> {
             }
             other => return Err(CaptureError::Protocol(format!("{other:?} inside a transaction"))),
         };
-        self.change(oid, raw, TableChange::Row { operation, before, after })?;
-        Ok(Step::Done)
+        self.change(oid, raw, TableChange::Row { operation, before, after })
     }
 
     /// Takes the open transaction's next change, which is one of a table.
     #[inline]
-    fn change(&mut self, oid: u32, raw: Raw<'_>, change: TableChange<'_>) -> Result<(), CaptureError> {
-        let Some(open) = self.open.as_mut().filter(|open| !open.duplicate) else { return Ok(()) };
+    fn change(&mut self, oid: u32, raw: Raw<'_>, change: TableChange<'_>) -> Result<Step, CaptureError> {
+        let Some(open) = self.open.as_mut().filter(|open| !open.duplicate) else { return Ok(Step::Done) };
         let table = match &self.last_shape {
             Some(shape) if shape.oid == oid => shape,
             _ => {
@@ -490,18 +514,33 @@ impl<W: LogWriter> Rows<W> {
                 self.last_shape.insert(shape.clone())
             }
         };
+        let was_binary = self.text_rows.is_some();
+        let change = match (change, &mut self.text_rows) {
+            (TableChange::Row { operation, before, after }, Some(text_rows)) => {
+                match text_rows.render(table, before, after) {
+                    Ok((before, after)) => TableChange::Row { operation, before, after },
+                    Err(questions) => return Ok(Step::Ask(questions)),
+                }
+            }
+            (change, _) => change,
+        };
         let ordinal = open.ordinal;
         open.ordinal += 1;
         if let Some(job) = self.held_by.and_then(|job| self.existing.jobs.get_mut(job)) {
             let Raw { lsn, body, in_stream } = raw;
-            let change = HeldChange { oid, lsn, ordinal, in_stream, body };
-            self.records += job.hold(&open.transaction, table, &change, &mut self.writer)?;
-            return Ok(());
+            let mut held = HeldChange { oid, lsn, ordinal, in_stream, body };
+            let mut as_text = Vec::new();
+            if let (TableChange::Row { operation, before, after }, true) = (change, was_binary) {
+                pgoutput::write_row(&mut as_text, operation, oid, before, after);
+                held = HeldChange { in_stream: false, body: &as_text, ..held };
+            }
+            self.records += job.hold(&open.transaction, table, &held, &mut self.writer)?;
+            return Ok(Step::Done);
         }
         let change = change.of(table);
         let event = Event { transaction: &open.transaction, ordinal, lsn: raw.lsn, change };
         self.records += deliver(&mut self.outputs, &mut self.writer, &event)?;
-        Ok(())
+        Ok(Step::Done)
     }
 
     /// Takes the open transaction's next change, which is an application's message.

@@ -6,6 +6,9 @@
 use crate::change::{Gap, Lsn};
 use crate::log::SourcePosition;
 
+/// Cause of a gap that ends where the slot stands, which can be read from there.
+const SLOT_AHEAD: &str = "slot_ahead";
+
 /// What our slot looks like at the source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SlotFacts {
@@ -57,6 +60,13 @@ pub enum Plan {
     },
     /// Go on from the log's last commit.
     Resume(SourcePosition),
+    /// Go on from where the slot stands, behind a gap that a person has accepted.
+    Skip {
+        /// The gap.
+        gap: Gap,
+        /// The log's last commit.
+        position: SourcePosition,
+    },
     /// Someone else is connected to our slot: try again later.
     Busy {
         /// The server process that serves it.
@@ -74,6 +84,7 @@ pub fn plan(facts: &Facts) -> Plan {
     match (gap(&position, facts), &facts.slot) {
         (Some(gap), _) if !facts.accept_gap => Plan::Gap(gap),
         (_, Some(SlotFacts { active_pid: Some(pid), .. })) => Plan::Busy { pid: *pid },
+        (Some(gap), Some(_)) if gap.cause == SLOT_AHEAD => Plan::Skip { gap, position },
         (Some(gap), slot) => Plan::Create {
             drop_leftover: slot.is_some(),
             after: Some(gap),
@@ -152,7 +163,7 @@ fn gap(position: &SourcePosition, facts: &Facts) -> Option<Gap> {
     }
     match slot.confirmed_flush {
         Some(confirmed) if confirmed > position.acked_through => found(
-            "slot_ahead",
+            SLOT_AHEAD,
             Some(confirmed),
             format!(
                 "the replication slot stands at {confirmed}, the log ends at {}: somebody else read from the slot or made it anew",
@@ -241,14 +252,18 @@ mod tests {
     }
 
     #[test]
-    fn an_accepted_gap_makes_a_slot_of_the_next_generation() {
-        let accepted = Facts { accept_gap: true, ..facts(Some(position()), slot(101)) };
-        match plan(&accepted) {
-            Plan::Create { drop_leftover: true, after: Some(gap), generation: 2 } => {
-                assert_eq!(gap.to, Lsn(101))
-            }
+    fn an_accepted_gap_is_gone_over_as_far_as_the_slot_allows() {
+        let ahead = Facts { accept_gap: true, ..facts(Some(position()), slot(101)) };
+        match plan(&ahead) {
+            Plan::Skip { gap, .. } => assert_eq!(gap.to, Lsn(101)),
             other => panic!("{other:?}"),
         }
+        // Without a slot that can be read from, it ends where a new one begins.
+        let missing = Facts { accept_gap: true, ..facts(Some(position()), None) };
+        assert!(matches!(
+            plan(&missing),
+            Plan::Create { drop_leftover: false, after: Some(_), generation: 2 }
+        ));
         // Nothing is accepted where nothing is missing.
         let whole = Facts { accept_gap: true, ..facts(Some(position()), slot(100)) };
         assert_eq!(plan(&whole), Plan::Resume(position()));

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::oversized::Oversized;
 use super::topic_name;
 use crate::change::{Change, Gap, SnapshotMark};
 use crate::format::partitioner::{PartitionBy, table_hash};
@@ -89,6 +90,8 @@ pub struct Routing {
     pub codec: Codec,
     /// What becomes of other events.
     pub events: Events,
+    /// What becomes of changes whose records are too large.
+    pub oversized: Oversized,
 }
 
 /// An output's partitions.

@@ -19,22 +19,24 @@ use self::reading::{Arrived, Reading};
 use super::CaptureError;
 use super::Start;
 use super::existing::Job;
+use super::form::{Form, Forms, Next};
 use super::pipeline::{Pipeline, Step};
 use super::progress::Progress;
 use super::relations::Relation;
 use super::shapes::Arrival;
 use super::snapshot_requests::SnapshotRequests;
 use super::spool::{Spool, messages};
+use super::text_rows::Question;
 use super::watcher::{self, Report};
 use crate::change::{Gap, Lsn, Timestamp};
 use crate::log::{Committed, LogError, LogWriter, SourcePosition, Ticket};
 use crate::postgres::catalog::TrackedTable;
 use crate::postgres::connect::Control;
 use crate::postgres::objects::Objects;
-use crate::postgres::replication::{Backlog, Feed, Frame, ReplicationConnection, Status};
-use crate::postgres::slot;
+use crate::postgres::replication::{Backlog, Feed, Frame, ReplicationConnection, ReplicationError, Status};
 use crate::postgres::snapshot::ReadOptions;
 use crate::postgres::source::SourceConfig;
+use crate::postgres::{binary, slot};
 use crate::state::Store;
 
 /// A group stops growing here while the one before it is being written, in bytes of uncompressed records.
@@ -51,6 +53,8 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const IDLE_COMMIT_INTERVAL: Duration = Duration::from_secs(10);
 /// A log that takes longer than this for one group has stalled: the connection is given up, the slot keeps the WAL.
 const LOG_STALL: Duration = Duration::from_secs(10);
+/// So many bytes of a large group make its log a second longer.
+const LOG_LEAST_RATE: usize = 10 << 20;
 /// How long the source's catalog may take to tell a table's shape: meanwhile nothing else happens in the session.
 const CATALOG_WAIT: Duration = Duration::from_secs(20);
 /// A source further ahead than this is a backlog, in bytes of WAL.
@@ -114,12 +118,28 @@ pub struct Capture<W> {
     flight: Option<Flight>,
     /// Where the publications were last seen, when one of them has been found dropped.
     unpublished_since: Option<Lsn>,
+    forms: Forms,
 }
 
 /// What the log is working on.
 enum Flight {
-    Commit { ticket: Ticket<Committed>, carries: Carries, since: Instant },
-    Flush { ticket: Ticket<()>, since: Instant },
+    Commit { ticket: Ticket<Committed>, carries: Carries, work: Work },
+    Flush { ticket: Ticket<()>, work: Work },
+}
+
+/// How long the log may take.
+#[derive(Debug, Clone, Copy)]
+struct Work {
+    since: Instant,
+    patience: Duration,
+}
+
+impl Work {
+    /// With so many bytes.
+    fn of(bytes: usize) -> Self {
+        let patience = LOG_STALL + Duration::from_secs((bytes / LOG_LEAST_RATE) as u64);
+        Work { since: Instant::now(), patience }
+    }
 }
 
 /// What a commit makes known when it is durable.
@@ -165,19 +185,64 @@ impl<W: LogWriter> Capture<W> {
     ) -> (Self, watch::Receiver<Flow>) {
         let (flow, receiver) = watch::channel(Flow::Stopped);
         (
-            Capture { options, pipeline, store, progress, flow, flight: None, unpublished_since: None },
+            Capture {
+                options,
+                pipeline,
+                store,
+                progress,
+                flow,
+                flight: None,
+                unpublished_since: None,
+                forms: Forms::default(),
+            },
             receiver,
         )
     }
 
-    /// Runs one session until it is told to stop, or until an error.
+    /// Runs one session until it is told to stop, or until an error; several, where values have to be asked for in
+    /// another form.
     ///
     /// # Errors
     /// Whatever ended it; [`CaptureError::trouble`] says what follows.
     pub async fn session(&mut self, stop: &CancellationToken) -> Result<(), CaptureError> {
-        let ended = self.attach_and_pump(stop).await;
-        self.flow.send_replace(Flow::Stopped);
-        ended
+        loop {
+            let ended = self.attach_and_pump(stop).await;
+            self.flow.send_replace(Flow::Stopped);
+            match ended {
+                Ok(()) => return Ok(()),
+                Err(error) => self.change_form(error)?,
+            }
+        }
+    }
+
+    /// Decides on the form of the next session, when that is what the last one ended for.
+    fn change_form(&mut self, error: CaptureError) -> Result<(), CaptureError> {
+        let task = &self.options.task;
+        let reason = match &error {
+            CaptureError::TextAgain => {
+                info!(task, "the server sends text again");
+                return Ok(());
+            }
+            CaptureError::Replication(ReplicationError::Server(reason)) => reason,
+            _ => return Err(error),
+        };
+        match self.forms.after(reason, self.pipeline.position().last_commit) {
+            None => Err(error),
+            Some(Next::Try(form)) => {
+                info!(task, %reason, ?form, "the server cannot send a row; asking for it in another form");
+                Ok(())
+            }
+            Some(Next::Stuck) => {
+                let (commit, table) = self.pipeline.place();
+                Err(CaptureError::Unsendable {
+                    slot: self.options.slot(),
+                    table,
+                    change: reason.change(),
+                    skip_to: commit.map(|commit| Lsn(commit.0.saturating_add(1))),
+                    reason: reason.to_string(),
+                })
+            }
+        }
     }
 
     /// Says what the session does.
@@ -231,6 +296,13 @@ impl<W: LogWriter> Capture<W> {
             }
             // The log has dropped what it had not committed, or is still at work; the next session begins with that.
             Err(error @ (CaptureError::Log(_) | CaptureError::LogStalled)) => Err(error),
+            Err(error @ CaptureError::TextAgain) => {
+                session.settle().await?;
+                session.acknowledge(&mut feed);
+                // In order, so that the next session finds the slot free.
+                feed.stop().await;
+                Err(error)
+            }
             // Whole transactions that have arrived are kept, and no commit may be on its way when the next session asks
             // where to go on: both would otherwise be sent and written a second time.
             Err(error) => {
@@ -262,21 +334,35 @@ impl<W: LogWriter> Capture<W> {
 
     /// Makes everything up to the last boundary durable together with `position`.
     async fn commit(&mut self, position: SourcePosition) -> Result<(), CaptureError> {
-        let ticket = self.pipeline.writer().commit(position);
-        self.flight = Some(Flight::Commit { ticket, carries: Carries::default(), since: Instant::now() });
+        self.start_commit(position, Carries::default());
         self.land().await.map(drop)
+    }
+
+    fn start_commit(&mut self, position: SourcePosition, carries: Carries) {
+        let work = Work::of(self.pipeline.writer().buffered());
+        let ticket = self.pipeline.writer().commit(position);
+        self.flight = Some(Flight::Commit { ticket, carries, work });
+    }
+
+    fn start_flush(&mut self) {
+        let work = Work::of(self.pipeline.writer().buffered());
+        let ticket = self.pipeline.writer().flush();
+        self.flight = Some(Flight::Flush { ticket, work });
     }
 
     /// Writes what is buffered of a large transaction.
     async fn flush(&mut self) -> Result<(), CaptureError> {
-        let ticket = self.pipeline.writer().flush();
-        self.flight = Some(Flight::Flush { ticket, since: Instant::now() });
+        self.start_flush();
         self.land().await.map(drop)
     }
 
-    /// Waits for the log, which may not take longer than [`LOG_STALL`].
+    /// Waits for the log, which may not take longer than it needs.
     async fn land(&mut self) -> Result<Landed, CaptureError> {
-        let landed = timeout(LOG_STALL, land(&mut self.flight)).await;
+        let patience = match &self.flight {
+            Some(Flight::Commit { work, .. } | Flight::Flush { work, .. }) => work.patience,
+            None => LOG_STALL,
+        };
+        let landed = timeout(patience, land(&mut self.flight)).await;
         landed.map_err(|_| CaptureError::LogStalled)?.map_err(CaptureError::Log)
     }
 }
@@ -377,14 +463,13 @@ impl<W: LogWriter> Session<'_, W> {
             self.commit_group();
         } else if buffered >= GROUP_LIMIT {
             // A transaction that did not fit: its first pieces go beyond the high watermark.
-            self.capture.flight = Some(Flight::Flush { ticket: pipeline.writer().flush(), since: now });
+            self.capture.start_flush();
         } else if let Some(position) = pipeline.idle_position()
             && (self.reply_wanted || now >= self.last_idle_commit + IDLE_COMMIT_INTERVAL)
         {
             self.last_idle_commit = now;
             pipeline.set_position(position);
-            let ticket = pipeline.writer().commit(position);
-            self.capture.flight = Some(Flight::Commit { ticket, carries: Carries::default(), since: now });
+            self.capture.start_commit(position, Carries::default());
         }
         Ok(())
     }
@@ -392,10 +477,8 @@ impl<W: LogWriter> Session<'_, W> {
     fn commit_group(&mut self) {
         let pipeline = &mut self.capture.pipeline;
         let (position, commit_time) = (pipeline.position(), pipeline.last_commit_time());
-        let ticket = pipeline.writer().commit(position);
         let answers = if self.all_is_told() { std::mem::take(&mut self.answers) } else { Vec::new() };
-        let carries = Carries { commit_time, answers };
-        self.capture.flight = Some(Flight::Commit { ticket, carries, since: Instant::now() });
+        self.capture.start_commit(position, Carries { commit_time, answers });
     }
 
     /// Whether nothing waits for the end of the open transaction.
@@ -434,7 +517,12 @@ impl<W: LogWriter> Session<'_, W> {
                 Some(Frame::Data { start, body, .. }) => {
                     bytes += body.len() as u64;
                     self.received = self.received.max(start);
-                    self.capture.pipeline.message(start, body)?
+                    let mut step = self.capture.pipeline.message(start, body)?;
+                    while let Step::Ask(questions) = step {
+                        self.ask(questions).await?;
+                        step = self.capture.pipeline.message(start, body)?;
+                    }
+                    step
                 }
                 Some(Frame::Keepalive { end, reply_requested, .. }) => {
                     self.received = self.received.max(end);
@@ -451,9 +539,20 @@ impl<W: LogWriter> Session<'_, W> {
                 Step::Shape(relation, arrival) => self.shape(relation, arrival).await?,
                 Step::Spill(xid) => self.capture.pipeline.spools.spill(xid).await?,
                 Step::Replay { spool, end_lsn } => self.replay(feed, spool, end_lsn).await?,
+                Step::Ask(_) => {}
             }
         }
         self.capture.progress.received(self.received, bytes);
+        Ok(())
+    }
+
+    /// Asks the server for the text of values that have come in binary form.
+    async fn ask(&mut self, questions: Vec<Question>) -> Result<(), CaptureError> {
+        for question in questions {
+            let text = binary::ask_text(&self.control, question.type_oid, &question.value);
+            let text = timeout(CATALOG_WAIT, text).await.map_err(query("render a value in time"))??;
+            self.capture.pipeline.answer(question, text);
+        }
         Ok(())
     }
 
@@ -480,7 +579,12 @@ impl<W: LogWriter> Session<'_, W> {
             let (next, chunk) = reader.chunk(recycled).await?;
             let Some(chunk) = chunk else { break };
             for (lsn, body) in messages(&chunk) {
-                match self.capture.pipeline.replayed(lsn, body, next.spool())? {
+                let mut step = self.capture.pipeline.replayed(lsn, body, next.spool())?;
+                while let Step::Ask(questions) = step {
+                    self.ask(questions).await?;
+                    step = self.capture.pipeline.replayed(lsn, body, next.spool())?;
+                }
+                match step {
                     Step::Shape(relation, arrival) => self.shape(relation, arrival).await?,
                     Step::Done => {}
                     other => {
@@ -521,6 +625,13 @@ impl<W: LogWriter> Session<'_, W> {
         match report {
             Report::Source { lsn, retained, slot_lost } => {
                 self.capture.progress.source(lsn, retained);
+                let restart = Lsn(lsn.0.saturating_sub(retained));
+                if slot_lost.is_none()
+                    && !self.capture.pipeline.in_transaction()
+                    && self.capture.forms.reads_from(restart)
+                {
+                    return Err(CaptureError::TextAgain);
+                }
                 let draining = lsn.bytes_since(self.received) > BACKLOG;
                 if draining != self.draining {
                     self.draining = draining;
@@ -554,8 +665,8 @@ impl<W: LogWriter> Session<'_, W> {
     /// Ends the session when the log has stalled.
     fn look_at_log(&self) -> Result<(), CaptureError> {
         match &self.capture.flight {
-            Some(Flight::Commit { since, .. } | Flight::Flush { since, .. })
-                if since.elapsed() >= LOG_STALL =>
+            Some(Flight::Commit { work, .. } | Flight::Flush { work, .. })
+                if work.since.elapsed() >= work.patience =>
             {
                 Err(CaptureError::LogStalled)
             }

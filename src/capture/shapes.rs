@@ -63,6 +63,12 @@ impl Shapes {
         known.get(&oid).map(|known| &known.shape)
     }
 
+    /// The shape that was read last, if it is still the last that has arrived.
+    pub fn newest(&self) -> Option<&Arc<TableShape>> {
+        let known = self.replay.as_ref().map_or(&self.known, |replay| &replay.known);
+        known.values().max_by_key(|known| known.arrival).map(|known| &known.shape)
+    }
+
     /// A streamed transaction is read from here on, whose shapes arrived then.
     pub fn begin_replay(&mut self, arrivals: VecDeque<Arrival>) {
         self.replay = Some(Replay { arrivals, known: HashMap::new() });

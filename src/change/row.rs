@@ -11,6 +11,8 @@ pub enum CellKind {
     Text,
     /// PostgreSQL's binary form.
     Binary,
+    /// PostgreSQL's text form, in the row's second run of bytes.
+    MadeText,
 }
 
 /// Where one value lies in the row's bytes.
@@ -33,7 +35,7 @@ pub enum Value<'a> {
     Unsent,
     /// PostgreSQL's text form. The session's encoding is UTF-8, but that is checked where it matters.
     Text(&'a [u8]),
-    /// PostgreSQL's binary form.
+    /// PostgreSQL's binary form, which rows that are given to a format have of `bytea` alone.
     Binary(&'a [u8]),
 }
 
@@ -41,13 +43,41 @@ pub enum Value<'a> {
 #[derive(Debug, Clone, Copy)]
 pub struct Row<'a> {
     data: &'a [u8],
+    /// Text that we have made of binary values.
+    made: &'a [u8],
     cells: &'a [Cell],
 }
 
 impl<'a> Row<'a> {
     /// A row whose `cells` point into `data`. A cell that points outside reads as unsent.
     pub fn new(data: &'a [u8], cells: &'a [Cell]) -> Self {
-        Row { data, cells }
+        Row { data, made: &[], cells }
+    }
+
+    /// The same row with other `cells`, some of which point into `made`.
+    pub fn with_made_text<'b>(self, made: &'b [u8], cells: &'b [Cell]) -> Row<'b>
+    where
+        'a: 'b,
+    {
+        Row { data: self.data, made, cells }
+    }
+
+    /// The same row with other `cells`.
+    pub fn with_cells<'b>(self, cells: &'b [Cell]) -> Row<'b>
+    where
+        'a: 'b,
+    {
+        Row { cells, ..self }
+    }
+
+    /// Bytes that it lies in, those of a change's other row among them.
+    pub fn size(&self) -> usize {
+        self.data.len() + self.made.len()
+    }
+
+    /// Where the values lie.
+    pub fn cells(&self) -> &'a [Cell] {
+        self.cells
     }
 
     /// Number of columns.
@@ -65,9 +95,10 @@ impl<'a> Row<'a> {
     pub fn get(&self, index: usize) -> Value<'a> {
         let Some(cell) = self.cells.get(index) else { return Value::Unsent };
         let start = cell.start as usize;
-        match (cell.kind, self.data.get(start..start + cell.len as usize)) {
+        let bytes = if cell.kind == CellKind::MadeText { self.made } else { self.data };
+        match (cell.kind, bytes.get(start..start + cell.len as usize)) {
             (CellKind::Null, _) => Value::Null,
-            (CellKind::Text, Some(bytes)) => Value::Text(bytes),
+            (CellKind::Text | CellKind::MadeText, Some(bytes)) => Value::Text(bytes),
             (CellKind::Binary, Some(bytes)) => Value::Binary(bytes),
             (CellKind::Unsent, _) | (_, None) => Value::Unsent,
         }

@@ -83,8 +83,8 @@ pub fn check_database(saved: &TaskDefinition, source: &SourceConfig) -> Result<O
 }
 
 /// Makes the data directory's tasks into what a file asks for: tasks that are not there are made, outputs that a task has
-/// not are added to it, and it tracks the objects that the file names. Tasks that the file does not name stay. Gives all
-/// tasks, and how their databases are reached.
+/// not are added to it, what may be changed of the others is, and it tracks the objects that the file names. Tasks that the
+/// file does not name stay. Gives all tasks, and how their databases are reached.
 ///
 /// # Errors
 /// [`Exit::Refused`] with every other difference; nothing has been changed then.
@@ -114,6 +114,7 @@ pub fn apply(store: &Store, wanted: &[WantedTask]) -> Result<Vec<(TaskDefinition
             refused.push(format!("task {name}: start is {is}, not {wanted}, and counts when a task is made"));
         }
         let before = saved.clone();
+        saved.take_changes(&definition);
         saved.outputs.extend(comparison.added);
         match objects.clone().apply(&saved.objects) {
             Ok(objects) => saved.objects = objects,

@@ -193,10 +193,10 @@ pub static SETTINGS: &[Setting] = &[
     Setting {
         key: "log.max_record_mb",
         flag: "max-record-mb",
-        about: "The largest record; a larger one makes its task fail",
+        about: "The largest record; a larger one makes its task fail, or lose columns where the output says so",
         value: Value::Number {
             unit: "MiB",
-            range: 1..=255,
+            range: 1..=1535,
             get: |config| config.broker.max_record_bytes as u64 >> 20,
             set: |config, mib| config.broker.max_record_bytes = (mib as usize) << 20,
         },

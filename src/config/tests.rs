@@ -110,7 +110,7 @@ millrace.toml:3:1: allow_plaintxt: there is no such setting; did you mean allow_
 millrace.toml:5:10: kafka.listen: "localhost:9092" does not fit; write an address and a port, such as "127.0.0.1:9092"
 millrace.toml:6:1: kafka.adverttise: there is no such setting; did you mean kafka.advertise?
 millrace.toml:8:14: log.segment_mb: "256" does not fit; write a whole number of MiB from 1 to 2048, without quotes
-millrace.toml:9:17: log.max_record_mb: 0 does not fit; write a whole number of MiB from 1 to 255
+millrace.toml:9:17: log.max_record_mb: 0 does not fit; write a whole number of MiB from 1 to 1535
 millrace.toml:10:19: log.retention_hours: 1.5 does not fit; write a whole number of hours from 0 to 876000
 millrace.toml:11:9: log.codec: "gzip" does not fit; write "none", "lz4" or "zstd"
 millrace.toml:12:1: log.heartbeat_seconds: there is no such setting; did you mean source.heartbeat_seconds?

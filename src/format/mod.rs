@@ -23,6 +23,8 @@ use crate::change::Event;
 use crate::log::{LogError, Record};
 use crate::proto::CHANGE_MEDIA_TYPE;
 
+pub(crate) use self::row_images::record_key;
+
 /// The formats by the names that users give.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
@@ -96,6 +98,23 @@ pub enum FormatError {
         column: String,
         /// What was expected.
         expected: &'static str,
+    },
+    /// Not even without its other columns a record fits the log.
+    #[error(
+        "the key ({key}) of {schema}.{table} cannot be left out of a record, which has {size} bytes without the columns \
+         that can, over the limit of {limit}; start millrace with a larger --max-record-mb"
+    )]
+    KeyTooLarge {
+        /// Schema name.
+        schema: String,
+        /// Table name.
+        table: String,
+        /// Names of the key's columns.
+        key: String,
+        /// The record's size in bytes.
+        size: usize,
+        /// The limit in bytes.
+        limit: usize,
     },
     /// A column of the key was not sent, and the old row that should have it neither.
     #[error(

@@ -69,7 +69,7 @@ fn is_identity(shape: &TableShape, index: usize) -> bool {
 
 /// Indexes of the columns of the record key, so that inserts, updates and deletes of a row agree on it: the shape's key,
 /// except where an old row would not carry that because the replica identity is another index.
-pub(super) fn record_key(shape: &TableShape) -> Vec<usize> {
+pub(crate) fn record_key(shape: &TableShape) -> Vec<usize> {
     if shape.identity == ReplicaIdentity::Index && !shape.key.iter().all(|&index| is_identity(shape, index)) {
         (0..shape.columns.len()).filter(|&index| is_identity(shape, index)).collect()
     } else {

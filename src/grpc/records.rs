@@ -23,7 +23,7 @@ const READ_BYTES: usize = 256 * 1024;
 /// Smaller batches are decompressed at once; larger ones where blocking is allowed.
 const INLINE_BYTES: usize = 32 * 1024;
 /// A batch is never larger than this when decompressed.
-const BATCH_LIMIT: usize = 512 << 20;
+const BATCH_LIMIT: usize = 1792 << 20;
 /// Clients that are read for at a time.
 const READS: usize = 16;
 /// A batch is kept open up to this size while its client gives no credit.

@@ -170,6 +170,9 @@ pub trait LogWriter: Send + 'static {
     /// [`LogError::UnknownPartition`], also of a topic that has been deleted; [`LogError::RecordTooLarge`].
     fn append(&mut self, partition: PartitionId, record: &Record<'_>) -> Result<(), LogError>;
 
+    /// The size beyond which it refuses a record, in bytes.
+    fn max_record_bytes(&self) -> usize;
+
     /// Says that what was appended so far ends with a whole transaction.
     fn boundary(&mut self);
 

@@ -1,9 +1,11 @@
 //! All that talks to a source database.
 //!
 //! [`source`] says which database and how; `transport` opens the socket and encrypts it ([`tls`]); on it stand the
-//! SQL connection ([`connect`]) and the [`replication`] connection, whose frames [`pgoutput`] reads. Over SQL go
-//! [`catalog`], [`publication`], [`slot`], [`heartbeat`] and the [`precheck`]. Which tables are meant, [`objects`] say.
+//! SQL connection ([`connect`]) and the [`replication`] connection, whose frames [`pgoutput`] reads, and values in
+//! [`binary`] form. Over SQL go [`catalog`], [`publication`], [`slot`], [`heartbeat`] and the [`precheck`]. Which tables are
+//! meant, [`objects`] say.
 
+pub mod binary;
 pub mod catalog;
 pub mod connect;
 mod dsn;

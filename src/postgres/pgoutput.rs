@@ -5,7 +5,7 @@
 //! it is (`in_stream`). Row values stay where they are: [`Cells`] is scratch that remembers their places, and is reused
 //! from message to message. Every length is checked; no input makes this panic.
 
-use crate::change::{Before, Cell, CellKind, Lsn, ReplicaIdentity, Row, Timestamp};
+use crate::change::{Before, Cell, CellKind, Lsn, Operation, ReplicaIdentity, Row, Timestamp, Value};
 
 /// The newest protocol version that a server of this `server_version_num` speaks.
 pub fn protocol_for(server_version_num: u32) -> u32 {
@@ -312,6 +312,43 @@ pub fn parse<'a>(body: &'a [u8], in_stream: bool, cells: &'a mut Cells) -> Resul
     }
 }
 
+/// Writes a row's message, as [`parse`] reads it outside of a streamed block.
+pub fn write_row(
+    out: &mut Vec<u8>,
+    operation: Operation,
+    relation: u32,
+    before: Option<Before<'_>>,
+    after: Option<Row<'_>>,
+) {
+    out.push(match operation {
+        Operation::Insert | Operation::Read => b'I',
+        Operation::Update => b'U',
+        Operation::Delete => b'D',
+    });
+    out.extend_from_slice(&relation.to_be_bytes());
+    let before = before.map(|before| match before {
+        Before::Key(row) => (b'K', row),
+        Before::Full(row) => (b'O', row),
+    });
+    for (kind, row) in before.into_iter().chain(after.map(|row| (b'N', row))) {
+        out.push(kind);
+        out.extend_from_slice(&(row.len() as u16).to_be_bytes());
+        for value in row.values() {
+            let (kind, bytes) = match value {
+                Value::Null => (b'n', None),
+                Value::Unsent => (b'u', None),
+                Value::Text(text) => (b't', Some(text)),
+                Value::Binary(bytes) => (b'b', Some(bytes)),
+            };
+            out.push(kind);
+            if let Some(bytes) = bytes {
+                out.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
+                out.extend_from_slice(bytes);
+            }
+        }
+    }
+}
+
 struct Reader<'a> {
     body: &'a [u8],
     at: usize,
@@ -425,16 +462,12 @@ impl<'a> Reader<'a> {
         }
         cells.reserve(columns);
         for _ in 0..columns {
-            let kind = match self.u8("value kind")? {
-                b't' => CellKind::Text,
-                b'n' => CellKind::Null,
-                b'u' => CellKind::Unsent,
-                b'b' => CellKind::Binary,
+            let (kind, len) = match self.u8("value kind")? {
+                b't' => (CellKind::Text, self.u32("length of a value")?),
+                b'n' => (CellKind::Null, 0),
+                b'u' => (CellKind::Unsent, 0),
+                b'b' => (CellKind::Binary, self.u32("length of a value")?),
                 other => return Err(self.invalid("value kind", other.into())),
-            };
-            let len = match kind {
-                CellKind::Text | CellKind::Binary => self.u32("length of a value")?,
-                CellKind::Null | CellKind::Unsent => 0,
             };
             let start = self.at as u32;
             self.bytes(len as usize, "value")?;

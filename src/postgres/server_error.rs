@@ -5,6 +5,8 @@ use std::fmt;
 use postgres_protocol::message::backend::ErrorFields;
 use tokio_postgres::fallible_iterator::FallibleIterator;
 
+use crate::change::Lsn;
+
 /// SQLSTATE codes that mean something to us.
 pub mod sqlstate {
     /// Wrong password.
@@ -58,6 +60,8 @@ pub struct ServerError {
     pub detail: Option<String>,
     /// What to do about it.
     pub hint: Option<String>,
+    /// In the middle of what it happened. Translated; not part of what is displayed.
+    pub context: Option<String>,
 }
 
 impl ServerError {
@@ -75,6 +79,7 @@ impl ServerError {
                 b'M' => error.message = text,
                 b'D' => error.detail = Some(text),
                 b'H' => error.hint = Some(text),
+                b'W' => error.context = Some(text),
                 _ => {}
             }
         }
@@ -100,16 +105,22 @@ impl ServerError {
             || self.is(sqlstate::LOCK_NOT_AVAILABLE)
     }
 
-    /// A text value that is too long for the server to send: it goes in binary form.
-    pub fn is_value_too_large_for_text(&self) -> bool {
+    /// A value or row that is too long for the server to send in the form that was asked for.
+    pub fn is_value_too_large(&self) -> bool {
         self.is(sqlstate::INTERNAL_ERROR) && self.message.starts_with("invalid memory alloc request size")
             || self.is(sqlstate::PROGRAM_LIMIT_EXCEEDED)
     }
 
-    /// A value of a type that has no binary form: it goes in text form.
+    /// A value of a type that has no binary form: it goes in text form. The message is translated; but what else is
+    /// undefined on the way of a row?
     pub fn is_type_without_binary_form(&self) -> bool {
         self.is(sqlstate::UNDEFINED_FUNCTION)
-            && self.message.starts_with("no binary output function available")
+    }
+
+    /// Of which WAL record an output plugin could not make a message. Whatever the language, the context ends with it.
+    pub fn change(&self) -> Option<Lsn> {
+        let words = self.context.as_deref()?.split(|c: char| !c.is_ascii_hexdigit() && c != '/');
+        words.filter(|word| word.contains('/')).find_map(|word| word.parse().ok())
     }
 }
 
@@ -121,6 +132,7 @@ impl From<&tokio_postgres::error::DbError> for ServerError {
             message: error.message().to_owned(),
             detail: error.detail().map(str::to_owned),
             hint: error.hint().map(str::to_owned),
+            context: error.where_().map(str::to_owned),
         }
     }
 }

@@ -7,6 +7,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::capture::Start;
+use crate::capture::oversized::Oversized;
 use crate::capture::routing::{Events, Layout, Policy, Routing};
 use crate::format::FormatName;
 use crate::format::partitioner::PartitionBy;
@@ -46,6 +47,8 @@ pub struct OutputDefinition {
     pub codec: Option<Codec>,
     /// What becomes of events that are not changes of tables.
     pub events: Events,
+    /// What becomes of changes whose records are larger than the broker's limit.
+    pub oversized: Oversized,
 }
 
 /// An output as a person asks for it: what they leave out has a default.
@@ -67,6 +70,8 @@ pub struct OutputSettings {
     /// What becomes of events that are not changes of tables. When absent, gaps and messages stand among the changes, or
     /// have a topic where the format's readers would not take them, and the others are left out.
     pub events: Events<Option<Policy>>,
+    /// What becomes of changes whose records are larger than the broker's limit: they fail the task when absent.
+    pub oversized: Option<Oversized>,
 }
 
 /// The most partitions that a topic may have.
@@ -136,7 +141,7 @@ impl fmt::Display for Difference {
 /// What a wanted definition has that a saved one has not.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Comparison {
-    /// Outputs to add, the one change that a task allows: they start at the next group.
+    /// Outputs to add: they start at the next group.
     pub added: Vec<OutputDefinition>,
     /// What cannot be changed, one sentence each.
     pub differences: Vec<String>,
@@ -202,6 +207,15 @@ impl TaskDefinition {
         Ok(task)
     }
 
+    /// Takes over the settings of `wanted` that may be changed while an output lives.
+    pub fn take_changes(&mut self, wanted: &TaskDefinition) {
+        for output in &mut self.outputs {
+            if let Some(wanted) = wanted.outputs.iter().find(|wanted| wanted.name == output.name) {
+                output.oversized = wanted.oversized;
+            }
+        }
+    }
+
     /// What it takes to make `self`, which is saved, into `wanted`. Sources are compared as they are written; what is
     /// tracked is not looked at, because it may change at any time.
     pub fn compare(&self, wanted: &TaskDefinition) -> Comparison {
@@ -243,10 +257,11 @@ impl OutputDefinition {
             by: self.partition_by,
             codec: self.codec.unwrap_or(codec),
             events: self.events,
+            oversized: self.oversized,
         }
     }
 
-    /// The settings that are asked for and differ. What nothing is said of does not differ.
+    /// The settings that are asked for, differ and cannot be changed. What nothing is said of does not differ.
     pub fn differences(&self, asked: &OutputSettings) -> Vec<Difference> {
         [
             difference("format", self.format, asked.format, name),
@@ -279,7 +294,8 @@ fn difference<T: Copy + PartialEq>(
 
 impl From<OutputDefinition> for OutputSettings {
     fn from(output: OutputDefinition) -> Self {
-        let OutputDefinition { name, format, layout, partitions, partition_by, codec, events } = output;
+        let OutputDefinition { name, format, layout, partitions, partition_by, codec, events, oversized } =
+            output;
         OutputSettings {
             name: Some(name),
             format: Some(format),
@@ -295,6 +311,7 @@ impl From<OutputDefinition> for OutputSettings {
                 transaction: Some(events.transaction),
                 snapshot: Some(events.snapshot),
             },
+            oversized: Some(oversized),
         }
     }
 }
@@ -329,7 +346,17 @@ impl OutputSettings {
             snapshot: self.events.snapshot.unwrap_or(usual),
         };
         let (layout, codec) = (self.layout.unwrap_or_default(), self.codec);
-        Ok(OutputDefinition { name: output, format, layout, partitions, partition_by, codec, events })
+        let oversized = self.oversized.unwrap_or_default();
+        Ok(OutputDefinition {
+            name: output,
+            format,
+            layout,
+            partitions,
+            partition_by,
+            codec,
+            events,
+            oversized,
+        })
     }
 }
 
@@ -409,6 +436,7 @@ mod tests {
                 transaction: Policy::Off,
                 snapshot: Policy::Topic,
             },
+            oversized: Oversized::Fail,
         };
         assert_eq!(loaded.outputs, [output]);
         assert_eq!((&loaded.objects, loaded.start), (&Objects::default(), Start::Now));
@@ -439,6 +467,7 @@ mod tests {
             ),
             (r#"{"events":{"gap":"maybe"}}"#, "expected one of `inline`, `topic`, `off`"),
             (r#"{"layout":"row"}"#, "expected `task` or `table`"),
+            (r#"{"oversized":"cut"}"#, "expected `fail` or `placeholder`"),
             (r#"{"codec":"gzip"}"#, "expected one of `none`, `lz4`, `zstd`"),
             (r#"{"colour":"red"}"#, "unknown field `colour`, expected one of `name`"),
             (r#"{},{"name":"shop"}"#, "two outputs are named shop"),
@@ -469,6 +498,13 @@ mod tests {
         let more = task(r#"{"name":"a","source":"s","outputs":[{"name":"y"},{},{"name":"x"}]}"#).unwrap();
         let comparison = saved.compare(&more);
         assert_eq!((comparison.added, comparison.differences), (vec![more.outputs[0].clone()], vec![]));
+        let mut changed = saved.clone();
+        let placeholder =
+            task(r#"{"name":"a","source":"s","outputs":[{"oversized":"placeholder"},{"name":"x"}]}"#);
+        let placeholder = placeholder.unwrap();
+        assert_eq!(saved.compare(&placeholder), Comparison::default());
+        changed.take_changes(&placeholder);
+        assert_eq!(changed, placeholder);
         let other = r#"{"partitions":4,"layout":"table","codec":"zstd","events":{"watermark":"inline"}}"#;
         let other = task(&format!(r#"{{"name":"a","source":"t","outputs":[{other}]}}"#)).unwrap();
         let differences = saved.compare(&other).differences;

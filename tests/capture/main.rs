@@ -9,6 +9,7 @@ mod generated;
 mod limits;
 mod objects;
 mod outputs;
+mod oversized;
 mod partitions;
 mod protobuf;
 mod rows;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tracing::{debug, info, warn};
 
-use super::{Capture, KEEPALIVE_INTERVAL, query};
+use super::{Capture, Form, KEEPALIVE_INTERVAL, query};
 use crate::capture::resume::{Facts, Plan, SlotFacts, plan};
 use crate::capture::{CaptureError, Start, watcher};
 use crate::change::{Gap, Lsn};
@@ -135,6 +135,13 @@ impl<W: LogWriter> Capture<W> {
                 self.first_commit(made.consistent_point, &system, generation, held).await?
             }
             Plan::Adopt { from } => self.adopt_slot(control, from, &system).await?,
+            Plan::Skip { gap, position } => {
+                self.write_gap(&gap).await?;
+                let position = self.follow_timeline(position, &timeline).await?;
+                let position = SourcePosition { acked_through: gap.to, ..position };
+                self.commit(position).await?;
+                position
+            }
             Plan::Resume(position) => {
                 if facts.intent.is_some() {
                     self.store_call(|store, task| store.clear_intent(task)).await?;
@@ -150,7 +157,9 @@ impl<W: LogWriter> Capture<W> {
         self.unpublished_since = None;
         self.pipeline.restart(position);
         self.progress.durable(position.acked_through, None);
-        if let Some(rest) = self.options.catch_up {
+        self.pipeline.set_binary(self.forms.form() == Form::Binary);
+        // Values as large as these do not fit an answer of SQL either.
+        if let Some(rest) = self.options.catch_up.filter(|_| self.forms.is_at_ease()) {
             let options = StartOptions { streaming: false, ..self.start_options(server.version_num) };
             let reading = Reading { slot: slot_name, options, rest };
             match Backlog::begin(replication, reading, position.acked_through).await? {
@@ -196,7 +205,7 @@ impl<W: LogWriter> Capture<W> {
             ],
             streaming: true,
             messages: true,
-            binary: false,
+            binary: self.forms.form() == Form::Binary,
             limits: StreamLimits::default(),
         }
     }
@@ -374,14 +383,14 @@ impl<W: LogWriter> Capture<W> {
 
     /// Writes a gap event, once for each gap, and makes it an error.
     async fn report_gap(&mut self, gap: Gap) -> CaptureError {
-        let text = format!("{} {} {:?} {}", gap.cause, gap.detail, gap.from, gap.to);
-        match self.write_gap(&gap, text).await {
+        match self.write_gap(&gap).await {
             Ok(()) => CaptureError::Gap { gap: Arc::new(gap) },
             Err(error) => error,
         }
     }
 
-    async fn write_gap(&mut self, gap: &Gap, text: String) -> Result<(), CaptureError> {
+    async fn write_gap(&mut self, gap: &Gap) -> Result<(), CaptureError> {
+        let text = format!("{} {} {:?} {}", gap.cause, gap.detail, gap.from, gap.to);
         let known = self.store_call(|store, task| store.fact(task, LAST_GAP)).await?;
         let position = self.pipeline.writer().resume();
         if let Some(position) = position.filter(|_| known.as_deref() != Some(&text)) {

@@ -92,10 +92,16 @@ impl Scratch {
         for buffer in
             [&mut self.value, &mut self.key, &mut self.old_key, &mut self.position, &mut self.unavailable]
         {
+            buffer.clear();
+        }
+    }
+
+    /// Gives back what a large record has needed.
+    fn shrink(&mut self) {
+        for buffer in [&mut self.value, &mut self.key, &mut self.old_key] {
             if buffer.capacity() > KEPT_CAPACITY {
                 *buffer = Vec::new();
             }
-            buffer.clear();
         }
     }
 }
@@ -171,7 +177,9 @@ impl DebeziumJson {
 
 impl Format for DebeziumJson {
     fn encode(&mut self, event: &Event<'_>, sink: &mut dyn Sink) -> Result<(), FormatError> {
-        self.encode_at(event, sink, Timestamp::now)
+        let encoded = self.encode_at(event, sink, Timestamp::now);
+        self.scratch.shrink();
+        encoded
     }
 }
 

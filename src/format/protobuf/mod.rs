@@ -64,16 +64,30 @@ impl Scratch {
     fn clear(&mut self) {
         self.last_len = self.value.len();
         for buffer in [&mut self.value, &mut self.key, &mut self.old_key, &mut self.position] {
+            buffer.clear();
+        }
+    }
+
+    /// Gives back what a large record has needed.
+    fn shrink(&mut self) {
+        for buffer in [&mut self.value, &mut self.key, &mut self.old_key] {
             if buffer.capacity() > KEPT_CAPACITY {
                 *buffer = Vec::new();
             }
-            buffer.clear();
         }
     }
 }
 
 impl Format for Protobuf {
     fn encode(&mut self, event: &Event<'_>, sink: &mut dyn Sink) -> Result<(), FormatError> {
+        let encoded = self.encode_change(event, sink);
+        self.scratch.shrink();
+        encoded
+    }
+}
+
+impl Protobuf {
+    fn encode_change(&mut self, event: &Event<'_>, sink: &mut dyn Sink) -> Result<(), FormatError> {
         if self.transaction.as_ref() != Some(event.transaction) {
             self.parts.prepare(event.transaction);
             self.transaction = Some(*event.transaction);

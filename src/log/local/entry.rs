@@ -25,7 +25,7 @@ pub const PREFIX: usize = 8;
 /// Where the record batch begins in a batch entry.
 pub const BATCH_AT: usize = PREFIX + 1 + 4;
 /// No entry is longer: a batch is far below this, and so is a commit of every partition that there may be.
-pub const MAX_LEN: usize = 1 << 30;
+pub const MAX_LEN: usize = i32::MAX as usize;
 
 const BATCH: u8 = 1;
 const COMMIT: u8 = 2;

@@ -55,8 +55,9 @@ pub use writer::LocalWriter;
 use super::topics::TopicList;
 use super::{LogError, Retention};
 
-/// A batch is never larger than this when decompressed.
-pub const BATCH_LIMIT: usize = 512 << 20;
+/// A batch is never larger than this when decompressed. Kafka counts the bytes of a batch, and of an answer with a batch,
+/// in 31 bits.
+pub const BATCH_LIMIT: usize = 1792 << 20;
 
 /// What a local log is opened with.
 #[derive(Debug, Clone)]
@@ -69,7 +70,7 @@ pub struct Options {
     pub segment_bytes: u64,
     /// A batch is closed when its records, uncompressed, reach this size; at most 256 MiB.
     pub max_batch_bytes: usize,
-    /// Larger records are refused; at most 256 MiB.
+    /// Larger records are refused; at most 1,535 MiB.
     pub max_record_bytes: usize,
     /// Small batches of sealed segments are merged up to this size, uncompressed; not at all if 0.
     /// Batches from a quarter of it on stay as they are, and segments whose mean batch has a sixteenth of it.
@@ -110,8 +111,10 @@ impl LocalLog {
     /// [`LogError::Corrupt`] and [`LogError::Version`] for files that must not be touched; I/O errors.
     pub fn open(mut options: Options) -> Result<(LocalWriter, Arc<LocalReader>, TopicList), LogError> {
         options.segment_bytes = options.segment_bytes.clamp(4096, 2 << 30);
-        options.max_batch_bytes = options.max_batch_bytes.min(BATCH_LIMIT / 2);
-        options.max_record_bytes = options.max_record_bytes.min(BATCH_LIMIT / 2 - 4096);
+        options.max_batch_bytes = options.max_batch_bytes.min(256 << 20);
+        // A batch takes records while it is smaller than the one, and then has one more at most.
+        let largest = BATCH_LIMIT - options.max_batch_bytes - 4096;
+        options.max_record_bytes = options.max_record_bytes.min(largest);
 
         let recovered = recovery::recover(&options)?;
         let partitions = recovered.checkpoint.partitions.len();

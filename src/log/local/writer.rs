@@ -373,6 +373,10 @@ impl LogWriter for LocalWriter {
         Ok(())
     }
 
+    fn max_record_bytes(&self) -> usize {
+        self.max_record_bytes
+    }
+
     fn boundary(&mut self) {
         if !self.in_step() {
             return;
