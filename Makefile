@@ -18,7 +18,7 @@ SECONDS   ?= 60
 # For `make bench`
 BENCH     ?= ingest
 
-.PHONY: help setup setup-clients build run test test-postgres test-clients test-clients-all test-tools test-judge test-all fuzz lint lint-deploy compatibility fmt bench java python go node apache-kafka console-consumer clean
+.PHONY: help setup setup-clients build run test test-postgres test-clients test-clients-all test-tools test-judge test-large test-all fuzz lint lint-deploy compatibility fmt bench java python go node apache-kafka console-consumer clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,7 +56,10 @@ test-tools: setup-clients apache-kafka ## Apache Kafka's command-line tools
 test-judge: setup-clients apache-kafka ## every answer beside that of Apache Kafka's own broker
 	$(CARGO) test --locked --test judge
 
-test-all: test test-clients-all test-tools test-judge lint-deploy ## every test, with PostgreSQL 15 and 18
+test-large: setup ## rows of half a gigabyte and more: takes 5 GB of memory
+	$(CARGO) test --locked --test capture -- --ignored
+
+test-all: test test-large test-clients-all test-tools test-judge lint-deploy ## every test, with PostgreSQL 15 and 18
 	$(MAKE) test-postgres PG=18
 
 fuzz: ## feed what reads bytes from outside with any bytes: SECONDS=60

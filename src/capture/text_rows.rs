@@ -118,3 +118,58 @@ fn text_cell(text: &mut Vec<u8>, answers: &Answers, cell: Cell, type_oid: u32, v
     let len = u32::try_from(text.len() - start).ok()?;
     Some(Cell { kind: CellKind::MadeText, start: u32::try_from(start).ok()?, len })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::change::{Column, ReplicaIdentity};
+
+    #[test]
+    fn a_row_becomes_text_once_its_questions_are_answered() {
+        let enum_oid = 16_500;
+        let column = |type_oid: u32| Column {
+            name: "c".to_owned(),
+            type_oid,
+            base_oid: type_oid,
+            type_modifier: -1,
+            identity: true,
+        };
+        let types = [Type::INT2.oid(), Type::TEXT.oid(), enum_oid, Type::BYTEA.oid(), Type::JSONB.oid()];
+        let table = TableShape {
+            oid: 1,
+            schema: "public".to_owned(),
+            name: "t".to_owned(),
+            identity: ReplicaIdentity::Full,
+            columns: types.map(column).to_vec(),
+            key: Vec::new(),
+        };
+        let data = b"\0\x07texthappy\xFF\x01{}";
+        let cells = [(0, 2), (2, 4), (6, 5), (11, 1), (12, 3)];
+        let cells = cells.map(|(start, len)| Cell { kind: CellKind::Binary, start, len });
+        let row = Row::new(data, &cells);
+        let mut rows = TextRows::default();
+        let render = |rows: &mut TextRows| {
+            let values = |row: Row<'_>| row.values().map(|value| format!("{value:?}")).collect::<Vec<_>>();
+            rows.render(&table, Some(Before::Full(row)), Some(row)).map(|(before, after)| {
+                let Some(Before::Full(before)) = before else { panic!("no old row") };
+                (values(before), values(after.unwrap()))
+            })
+        };
+        let questions = render(&mut rows).unwrap_err();
+        assert_eq!(questions[0], Question { type_oid: enum_oid, value: b"happy".to_vec() });
+        for question in questions {
+            rows.answer(question, b"joyful".to_vec());
+        }
+        let (before, after) = render(&mut rows).unwrap();
+        assert_eq!(before, after);
+        let text = |bytes: &[u8]| format!("{:?}", Value::Text(bytes));
+        let expected = [
+            text(b"7"),
+            text(b"text"),
+            text(b"joyful"),
+            format!("{:?}", Value::Binary(b"\xFF")),
+            text(b"{}"),
+        ];
+        assert_eq!(after, expected);
+    }
+}

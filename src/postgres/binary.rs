@@ -193,3 +193,52 @@ impl ToSql for Raw<'_> {
 
     to_sql_checked!();
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn text(of_type: &Type, value: &[u8]) -> Option<String> {
+        let mut out = Vec::new();
+        write_text(&mut out, of_type.oid(), value)?;
+        Some(String::from_utf8(out).unwrap())
+    }
+
+    // Whether it is the text that the server has is told in tests/capture/oversized.rs, by the server.
+    #[test]
+    fn what_is_read_here_is_read() {
+        for (of_type, value, expected) in [
+            (Type::BOOL, &[1][..], "t"),
+            (Type::INT2, &[255, 254], "-2"),
+            (Type::FLOAT4, &[0x3F, 0x80, 0, 0], "1"),
+            (Type::NUMERIC, &[0, 2, 0, 0, 0x40, 0, 0, 3, 0, 1, 0x13, 0x88], "-1.500"),
+            (Type::JSONB, b"\x01[]", "[]"),
+            (Type::BYTEA, b"\x0a\xff", "\\x0aff"),
+            (Type::VARBIT, &[0, 0, 0, 3, 0b1010_0000], "101"),
+            (Type::DATE, &[0, 0, 0, 59], "2000-02-29"),
+            (
+                Type::INT2_ARRAY,
+                &[0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 21, 0, 0, 0, 1, 0, 0, 0, 0, 255, 255, 255, 255],
+                "[0:0]={NULL}",
+            ),
+        ] {
+            assert_eq!(text(&of_type, value).as_deref(), Some(expected), "{of_type}");
+        }
+        for unknown in [Type::INET, Type::INT2_VECTOR, Type::MONEY, Type::BOX_ARRAY] {
+            assert_eq!(text(&unknown, &[0; 32]), None, "{unknown}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(
+            of_type in 16_u32..4000, head in proptest::collection::vec(any::<u8>(), 0..20),
+            rest in proptest::collection::vec(0_u8..3, 0..100),
+        ) {
+            let mut out = Vec::new();
+            let _ = write_text(&mut out, of_type, &[&head[..], &rest].concat());
+            let _ = write_text(&mut out, of_type, &rest);
+        }
+    }
+}

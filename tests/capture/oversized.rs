@@ -6,7 +6,12 @@ use millrace::postgres::binary::{ask_text, write_text};
 use millrace::postgres::connect;
 use millrace::postgres::source::SourceConfig;
 use millrace_test_support::{Postgres, PostgresOptions};
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::Message;
+use rdkafka::{Offset, TopicPartitionList};
 use serde_json::Value;
+use tokio::sync::Mutex;
 use tokio_postgres::types::{FromSql, Type};
 
 use crate::stage::{Stage, rows, run};
@@ -163,6 +168,9 @@ fn insert_big(id: u32) -> String {
     format!("INSERT INTO big VALUES ({id}, 'n{id}', convert_to(repeat('x', {TOO_LARGE_FOR_TEXT}), 'UTF8'));")
 }
 
+/// A server needs some GB for such a row, so these tests take turns.
+static TURN: Mutex<()> = Mutex::const_new(());
+
 async fn wait_output(stage: &Stage, text: &str, count: usize) {
     let deadline = Instant::now() + Duration::from_secs(120);
     while stage.millrace.output().matches(text).count() < count {
@@ -181,6 +189,7 @@ fn ids(rows: &[&Value]) -> Vec<i64> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_too_large_for_text_comes_as_binary_and_all_else_as_ever() {
+    let _turn = TURN.lock().await;
     let mut setup = SETUP.to_owned() + MADE_TYPES;
     let mut insert = String::new();
     for (number, case) in CASES.iter().enumerate() {
@@ -260,6 +269,7 @@ async fn a_row_too_large_for_text_comes_as_binary_and_all_else_as_ever() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_that_goes_in_neither_form_fails_the_task_and_can_be_gone_over() {
+    let _turn = TURN.lock().await;
     let setup = format!("{SETUP} CREATE TABLE rights (id int PRIMARY KEY, list aclitem[])");
     let mut stage =
         Stage::with_outputs(PostgresOptions::default(), &setup, r#"{"oversized":"placeholder"}"#).await;
@@ -294,6 +304,7 @@ async fn a_transaction_that_goes_in_neither_form_fails_the_task_and_can_be_gone_
 /// Streamed while it runs, the large row is met before its transaction has ended, and others commit meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_too_large_for_text_in_a_streamed_transaction_waits_for_its_end() {
+    let _turn = TURN.lock().await;
     let options = PostgresOptions::default().setting("logical_decoding_work_mem", "64kB");
     let stage = Stage::with_outputs(options, SETUP, r#"{"oversized":"placeholder"}"#).await;
     let writer = stage.postgres.client().await;
@@ -309,4 +320,79 @@ async fn a_row_too_large_for_text_in_a_streamed_transaction_waits_for_its_end() 
     let expected: Vec<i64> = [1, 2].into_iter().chain(100..=3000).chain([3]).collect();
     assert_eq!(ids(&rows(&records, "other")), expected);
     assert_eq!(ids(&rows(&records, "big")), [1]);
+}
+
+/// The most memory that a process has had, in MiB.
+fn peak(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.split_whitespace().next().unwrap().parse::<u64>().unwrap() >> 10
+}
+
+/// The values of a topic, by a librdkafka that takes answers as large as it can.
+async fn large_values(stage: &Stage, topic: &'static str, count: usize) -> Vec<Vec<u8>> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", stage.millrace.bootstrap())
+        .set("group.id", "large")
+        .set("receive.message.max.bytes", "2147483647")
+        .create()
+        .unwrap();
+    let read = move || {
+        let mut partitions = TopicPartitionList::new();
+        partitions.add_partition_offset(topic, 0, Offset::Beginning).unwrap();
+        consumer.assign(&partitions).unwrap();
+        let mut values = Vec::new();
+        while values.len() < count {
+            let message = consumer.poll(Duration::from_secs(120)).expect("a record in time").unwrap();
+            values.push(message.payload().unwrap().to_vec());
+        }
+        values
+    };
+    tokio::task::spawn_blocking(read).await.unwrap()
+}
+
+/// What a user with such rows has who raises the limits of broker and client.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes 5 GB of memory and a minute"]
+async fn rows_of_half_a_gigabyte_and_more_reach_a_client_whole() {
+    let _turn = TURN.lock().await;
+    for (format, type_name, size) in [
+        ("protobuf", "bytea", 560_000_000),
+        ("debezium-json", "bytea", 560_000_000),
+        ("protobuf", "text", 700_000_000),
+    ] {
+        let options = PostgresOptions::default();
+        let setup = format!("CREATE TABLE big (id int PRIMARY KEY, content {type_name})");
+        let output = format!(r#"{{"format":"{format}","codec":"none"}}"#);
+        let mut stage = Stage::with_outputs(options, &setup, &output).await;
+        stage.millrace.sigterm();
+        assert!(stage.millrace.wait().await.success());
+        stage.millrace.add_args(&["--max-record-mb", "1000"]);
+        stage.millrace.restart().await;
+        let content = match type_name {
+            "bytea" => format!("convert_to(repeat('x', {size}), 'UTF8')"),
+            _ => format!("repeat('x', {size})"),
+        };
+        for (id, content) in [(1, "'a'"), (2, &content), (3, "'b'")] {
+            stage.run(&format!("INSERT INTO big VALUES ({id}, {content})")).await;
+        }
+        stage.caught_up().await;
+        let (ours, pid) = (peak(stage.millrace.pid()), stage.millrace.pid());
+        let values = large_values(&stage, "t", 3).await;
+        println!("{format} {type_name}: {size} bytes, {ours} MiB of memory, {} with the client's", peak(pid));
+        let large = &values[1];
+        assert!(values[0].len() < 10_000 && values[2].len() < 10_000);
+        match format {
+            "protobuf" => assert!(large.len() > size && large.len() < size + 10_000, "{}", large.len()),
+            _ => {
+                assert!(large.len() > size / 3 * 4 && large.len() < size / 3 * 4 + 10_000, "{}", large.len())
+            }
+        }
+        let expected = match format {
+            "protobuf" => b"x".repeat(size),
+            _ => b"eHh4".repeat(size / 3),
+        };
+        let start = large.windows(8).position(|window| window == &expected[..8]).unwrap();
+        assert!(large[start..].starts_with(&expected));
+    }
 }
