@@ -1,7 +1,7 @@
 //! Rows that have come in binary form, given to the outputs as rows in text form.
 //!
 //! What is the same in both forms stays where it is, however large. The text of everything else is made beside the row;
-//! only a `bytea` is left to the formats as it is: its text would be twice as large, and they want its bytes.
+//! only a large `bytea` is left to the formats as it is: its text would be twice as large, and they want its bytes.
 
 use std::collections::HashMap;
 
@@ -10,6 +10,8 @@ use tokio_postgres::types::Type;
 use crate::change::{Before, Cell, CellKind, Row, TableShape, Value};
 use crate::postgres::binary;
 
+/// A `bytea` from this size on is left as it is. None of a key is as large.
+const LARGE: usize = 8 << 10;
 /// What is kept from row to row has at most about this size, in bytes.
 const MAX_KEPT: usize = 1 << 20;
 
@@ -103,7 +105,7 @@ fn text_cell(text: &mut Vec<u8>, answers: &Answers, cell: Cell, type_oid: u32, v
     if binary::is_text(type_oid) {
         return Some(Cell { kind: CellKind::Text, ..cell });
     }
-    if type_oid == Type::BYTEA.oid() {
+    if type_oid == Type::BYTEA.oid() && value.len() >= LARGE {
         return Some(cell);
     }
     if type_oid == Type::JSONB.oid() && value.first() == Some(&1) {
@@ -134,7 +136,8 @@ mod tests {
             type_modifier: -1,
             identity: true,
         };
-        let types = [Type::INT2.oid(), Type::TEXT.oid(), enum_oid, Type::BYTEA.oid(), Type::JSONB.oid()];
+        let (bytea, jsonb) = (Type::BYTEA.oid(), Type::JSONB.oid());
+        let types = [Type::INT2.oid(), Type::TEXT.oid(), enum_oid, bytea, jsonb, bytea];
         let table = TableShape {
             oid: 1,
             schema: "public".to_owned(),
@@ -143,10 +146,11 @@ mod tests {
             columns: types.map(column).to_vec(),
             key: Vec::new(),
         };
-        let data = b"\0\x07texthappy\xFF\x01{}";
-        let cells = [(0, 2), (2, 4), (6, 5), (11, 1), (12, 3)];
+        let mut data = b"\0\x07texthappy\xFF\x01{}".to_vec();
+        data.extend_from_slice(&[7; LARGE]);
+        let cells = [(0, 2), (2, 4), (6, 5), (11, 1), (12, 3), (15, LARGE as u32)];
         let cells = cells.map(|(start, len)| Cell { kind: CellKind::Binary, start, len });
-        let row = Row::new(data, &cells);
+        let row = Row::new(&data, &cells);
         let mut rows = TextRows::default();
         let render = |rows: &mut TextRows| {
             let values = |row: Row<'_>| row.values().map(|value| format!("{value:?}")).collect::<Vec<_>>();
@@ -163,13 +167,8 @@ mod tests {
         let (before, after) = render(&mut rows).unwrap();
         assert_eq!(before, after);
         let text = |bytes: &[u8]| format!("{:?}", Value::Text(bytes));
-        let expected = [
-            text(b"7"),
-            text(b"text"),
-            text(b"joyful"),
-            format!("{:?}", Value::Binary(b"\xFF")),
-            text(b"{}"),
-        ];
+        let large = format!("{:?}", Value::Binary(&[7; LARGE]));
+        let expected = [text(b"7"), text(b"text"), text(b"joyful"), text(b"\\xff"), text(b"{}"), large];
         assert_eq!(after, expected);
     }
 }

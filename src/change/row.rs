@@ -35,7 +35,7 @@ pub enum Value<'a> {
     Unsent,
     /// PostgreSQL's text form. The session's encoding is UTF-8, but that is checked where it matters.
     Text(&'a [u8]),
-    /// PostgreSQL's binary form, which rows that are given to a format have of `bytea` alone.
+    /// PostgreSQL's binary form. Rows that are given to a format have it of a `bytea` alone.
     Binary(&'a [u8]),
 }
 

@@ -526,7 +526,6 @@ impl<'a> Reader<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::change::Value;
     use proptest::prelude::*;
 
     /// Messages as PostgreSQL writes them, each with whether it stands in a streamed block.
@@ -563,6 +562,30 @@ mod tests {
             ]);
         }
         all
+    }
+
+    #[test]
+    fn a_row_that_was_read_is_written_as_it_was() {
+        let mut cells = Cells::default();
+        let mut written = 0;
+        for (body, _) in samples().into_iter().filter(|(_, in_stream)| !in_stream) {
+            let mut out = Vec::new();
+            match parse(&body, false, &mut cells).unwrap() {
+                Message::Insert { relation, new, .. } => {
+                    write_row(&mut out, Operation::Insert, relation, None, Some(new));
+                }
+                Message::Update { relation, old, new, .. } => {
+                    write_row(&mut out, Operation::Update, relation, old, Some(new));
+                }
+                Message::Delete { relation, old, .. } => {
+                    write_row(&mut out, Operation::Delete, relation, Some(old), None);
+                }
+                _ => continue,
+            }
+            assert_eq!(out, body);
+            written += 1;
+        }
+        assert_eq!(written, 5);
     }
 
     #[test]
