@@ -382,6 +382,7 @@ impl<W: LogWriter> Session<'_, W> {
                 *feed = stream?;
             }
             self.start_flight()?;
+            self.look_after_existing(feed).await?;
             let room =
                 self.capture.flight.is_none() || self.capture.pipeline.writer().buffered() < GROUP_LIMIT;
             let may_take = room && !self.capture.pipeline.in_transaction();
@@ -394,7 +395,9 @@ impl<W: LogWriter> Session<'_, W> {
                 _ = ticks.tick() => {
                     self.look_at_log()?;
                     self.tick(feed);
-                    self.look_after_existing(feed).await?;
+                    if !self.capture.pipeline.jobs().is_empty() {
+                        self.reading.look();
+                    }
                 }
                 Some(report) = inbox.recv() => self.take_report(report, feed)?,
                 arrived = self.reading.next(feed, room, may_take), if room => match arrived? {
@@ -510,6 +513,9 @@ impl<W: LogWriter> Session<'_, W> {
         let mut bytes = 0;
         loop {
             if self.capture.pipeline.writer().buffered() >= GROUP_LIMIT || self.stop.is_cancelled() {
+                break;
+            }
+            if !self.capture.pipeline.in_transaction() && self.reading.wants_turn() {
                 break;
             }
             let step = match feed.next_frame()? {

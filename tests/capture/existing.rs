@@ -206,6 +206,12 @@ async fn a_task_that_starts_with_its_rows_has_each_row_and_each_change_once_what
         writer.await.unwrap();
     }
     let all = caught_up(&millrace, &client).await;
+    let begin = |record: &&Record| record.value.as_ref().is_some_and(|event| event["stage"] == "begin");
+    let begun = all.iter().filter(begin).count();
+    let catchup = |record: &&Record| record.headers.iter().any(|(_, value)| value == "catchup");
+    let caught = all.iter().filter(catchup).count();
+    println!("rows of 4 tables were begun {begun} times, {caught} changes followed them");
+    assert!(begun >= 4 && caught > 0, "{begun} {caught}");
     assert!(all.len() >= records.len());
     let (rebuilt, there) = (rebuilt(&all), there(&client).await);
     for (name, rows) in &there {

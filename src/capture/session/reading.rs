@@ -39,6 +39,8 @@ pub(super) struct Reading {
     barriers: BTreeMap<u64, Lsn>,
     /// The stream has as much time for itself as the last part took.
     stream_first_until: Instant,
+    /// Whether it is time to look after the jobs.
+    is_due: bool,
 }
 
 struct Running {
@@ -62,7 +64,19 @@ impl Reading {
             failed: BTreeMap::new(),
             barriers: BTreeMap::new(),
             stream_first_until: Instant::now(),
+            is_due: false,
         }
+    }
+
+    /// It is time to look after the jobs, at the end of the open transaction.
+    pub(super) fn look(&mut self) {
+        self.is_due = true;
+    }
+
+    /// Whether the stream is to stop at the next end of a transaction: under load hardly anything else ends there.
+    pub(super) fn wants_turn(&self) -> bool {
+        let has_read = || self.readers.values().any(|running| !running.inbox.is_empty());
+        self.is_due || has_read() && Instant::now() >= self.stream_first_until
     }
 
     /// Waits for the stream, if there is `room`, and for the readers, if what they tell `may` be taken. Cancel-safe.
@@ -129,9 +143,10 @@ impl Reading {
 impl<W: LogWriter> Session<'_, W> {
     /// Sees that each job that is not done has a reader, and that those are released that can be. Between transactions.
     pub(super) async fn look_after_existing(&mut self, feed: &mut Feed) -> Result<(), CaptureError> {
-        if self.capture.pipeline.jobs().is_empty() || self.capture.pipeline.in_transaction() {
+        if !self.reading.is_due || self.capture.pipeline.in_transaction() {
             return Ok(());
         }
+        self.reading.is_due = false;
         self.reading.stop_void().await;
         let jobs = self.capture.pipeline.jobs().iter();
         let jobs: Vec<_> = jobs.map(|job| (job.place.number, job.is_read())).collect();
@@ -184,7 +199,8 @@ impl<W: LogWriter> Session<'_, W> {
             }
         }
         self.reading.stream_first_until = Instant::now() + started.elapsed();
-        self.look_after_existing(feed).await
+        self.reading.look();
+        Ok(())
     }
 
     /// Writes what is buffered beyond the high watermark, where that is much.
