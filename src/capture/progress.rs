@@ -1,9 +1,11 @@
 //! How far a task is: numbers that the pipeline writes and that metrics, health and the summary line read.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::change::{Lsn, Timestamp};
+use crate::postgres::snapshot::ReadProgress;
 
 /// Counters and positions of one task. Written once a group or a read, never once a row.
 #[derive(Debug, Default)]
@@ -21,6 +23,7 @@ pub struct Progress {
     reconnects: AtomicU64,
     tables: Mutex<Shortfalls>,
     captured: Mutex<Arc<[CapturedTable]>>,
+    reading: Mutex<BTreeMap<u64, Arc<ReadProgress>>>,
 }
 
 /// A table whose changes are captured.
@@ -138,6 +141,25 @@ impl Progress {
     /// The tables that are captured, by name.
     pub fn captured(&self) -> Arc<[CapturedTable]> {
         self.captured.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The existing rows of tables are being read by a job.
+    pub fn begin_reading(&self, job: u64, progress: Arc<ReadProgress>) {
+        self.lock_reading().insert(job, progress);
+    }
+
+    /// They are no more; of all jobs, when none is named.
+    pub fn end_reading(&self, job: Option<u64>) {
+        self.lock_reading().retain(|number, _| job.is_some_and(|job| *number != job));
+    }
+
+    /// How far the reading of existing rows is, for each job.
+    pub fn reading(&self) -> Vec<Arc<ReadProgress>> {
+        self.lock_reading().values().cloned().collect()
+    }
+
+    fn lock_reading(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<ReadProgress>>> {
+        self.reading.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The numbers now.

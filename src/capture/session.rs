@@ -208,6 +208,7 @@ impl<W: LogWriter> Capture<W> {
         loop {
             let ended = self.attach_and_pump(stop).await;
             self.flow.send_replace(Flow::Stopped);
+            self.progress.end_reading(None);
             match ended {
                 Ok(()) => return Ok(()),
                 Err(error) => self.change_form(error)?,

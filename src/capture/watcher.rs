@@ -473,7 +473,7 @@ fn insert_only(table: &TrackedTable) -> String {
 }
 
 /// The event for a table of which nothing was captured before, or only its inserts.
-pub fn late_gap(table: &TrackedTable, before: Option<Extent>, to: Lsn) -> Gap {
+fn late_gap(table: &TrackedTable, before: Option<Extent>, to: Lsn) -> Gap {
     let (schema, name) = (&table.schema, &table.name);
     let (cause, detail) = match before {
         None => (

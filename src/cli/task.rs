@@ -161,11 +161,24 @@ fn sheet(task: &Value) -> String {
     };
     let sentence = |entry: &Value| entry.as_str().unwrap_or_default().to_owned();
     list("captures", "tables", &|table| format!("{}.{}", text(table, "schema"), text(table, "name")));
-    list("reads", "snapshots_wanted", &sentence);
+    list("reads", "snapshots", &snapshot);
+    list("will read", "snapshots_wanted", &sentence);
     list("not", "not_captured", &sentence);
     list("partly", "insert_only", &sentence);
     list("no table", "unmatched", &sentence);
     lines.join("\n")
+}
+
+/// How far one reading of existing rows is.
+fn snapshot(snapshot: &Value) -> String {
+    let number = |key: &str| snapshot.get(key).and_then(Value::as_f64).unwrap_or_default();
+    let tables = snapshot.get("tables").and_then(Value::as_array);
+    let tables =
+        tables.into_iter().flatten().map(|table| text(table, "table")).collect::<Vec<_>>().join(", ");
+    let left = snapshot.get("seconds_left").and_then(Value::as_u64);
+    let left = left.map(|seconds| format!(", {seconds} s left")).unwrap_or_default();
+    let (rows, expected, percent) = (number("rows"), number("estimated_rows"), 100.0 * number("fraction"));
+    format!("{rows} of about {expected} rows, {percent:.0} %{left}: {tables}")
 }
 
 fn patterns(task: &Value) -> String {
@@ -204,12 +217,15 @@ mod tests {
             "name": "shop", "state": "running", "reason": "", "source": "postgres://h/shop", "lag_seconds": 1.25,
             "objects": {"include": ["*.*"], "exclude": []},
             "tables": [{"schema": "public", "name": "a"}, {"schema": "public", "name": "b"}],
+            "snapshots": [{"tables": [{"table": "public.a"}], "rows": 5, "estimated_rows": 20, "fraction": 0.25,
+                           "seconds_left": 3}],
             "not_captured": [], "insert_only": ["public.b: only inserts"],
         });
         assert_eq!(
             sheet(&task),
             "task      shop\nsource    postgres://h/shop\nstate     running\ntracks    *.*\n\
-             captures  public.a\n          public.b\npartly    public.b: only inserts"
+             captures  public.a\n          public.b\n\
+             reads     5 of about 20 rows, 25 %, 3 s left: public.a\npartly    public.b: only inserts"
         );
         assert_eq!(table(&[task]), "NAME  STATE    LAG    TABLES\nshop  running  1.2 s  *.*");
     }

@@ -21,6 +21,7 @@ use super::Site;
 use crate::capture::progress::CapturedTable;
 use crate::change::Timestamp;
 use crate::postgres::objects::{MAX_PATTERNS, ObjectsChange, Pattern};
+use crate::postgres::snapshot::{ReadProgress, ReadState, TableProgress};
 use crate::state::AdminToken;
 use crate::task::supervisor::{ChangeError, Task};
 
@@ -210,6 +211,34 @@ fn summary(task: &Task) -> Value {
     })
 }
 
+/// How far the reading of existing rows is.
+fn snapshot_of(progress: &ReadProgress) -> Value {
+    let totals = progress.totals();
+    let table = |table: TableProgress| {
+        json!({
+            "table": table.table,
+            "state": match table.state {
+                ReadState::Waiting => "waiting",
+                ReadState::Reading => "reading",
+                ReadState::Done => "done",
+                ReadState::Refused => "refused",
+            },
+            "rows": table.rows,
+            "bytes": table.bytes,
+            "estimated_rows": table.estimated_rows,
+            "fraction": table.fraction,
+        })
+    };
+    json!({
+        "tables": progress.tables().into_values().map(table).collect::<Vec<_>>(),
+        "rows": totals.rows,
+        "bytes": totals.bytes,
+        "estimated_rows": totals.estimated_rows,
+        "fraction": totals.fraction,
+        "seconds_left": totals.time_left.map(|left| left.as_secs()),
+    })
+}
+
 /// The summary, and each table.
 fn whole(task: &Task) -> Value {
     let mut shown = summary(task);
@@ -217,6 +246,8 @@ fn whole(task: &Task) -> Value {
     if let Value::Object(shown) = &mut shown {
         shown.insert("tables".to_owned(), task.progress.captured().iter().map(table).collect());
         shown.insert("snapshots_wanted".to_owned(), json!(task.snapshots.wanted()));
+        let reading = task.progress.reading();
+        shown.insert("snapshots".to_owned(), reading.iter().map(|progress| snapshot_of(progress)).collect());
     }
     shown
 }

@@ -426,14 +426,14 @@ pub async fn fingerprint(client: &Client) -> Result<Fingerprint, SqlError> {
     const SQL: &str = "
         SELECT concat_ws(':',
             (SELECT concat(count(*), '/', sum(hashtextextended(concat_ws(' ', c.oid, c.relname, c.relnamespace,
-                    c.relowner, c.relreplident, c.relpersistence, c.relkind, c.relnatts), 0)))
+                    c.relowner, c.relreplident, c.relpersistence, c.relkind, c.relnatts, c.relacl::text), 0)))
              FROM pg_class c WHERE c.relkind IN ('r', 'p') AND c.oid >= 16384),
             (SELECT concat(count(*), '/', sum(hashtextextended(concat_ws(' ', i.indexrelid, i.indrelid,
                     i.indisprimary, i.indisreplident, i.indisvalid, i.indimmediate), 0)))
              FROM pg_index i WHERE (i.indisprimary OR i.indisreplident) AND i.indrelid >= 16384),
             (SELECT concat(count(*), '/', sum(hashtextextended(concat_ws(' ', inhrelid, inhparent), 0)))
              FROM pg_inherits),
-            (SELECT sum(hashtextextended(concat_ws(' ', n.oid, n.nspname), 0)) FROM pg_namespace n),
+            (SELECT sum(hashtextextended(concat_ws(' ', n.oid, n.nspname, n.nspacl::text), 0)) FROM pg_namespace n),
             (SELECT sum(hashtextextended(p::text, 0)) FROM pg_publication p),
             (SELECT concat(count(*), '/', sum(hashtextextended(concat_ws(' ', prpubid, prrelid), 0)))
              FROM pg_publication_rel))";

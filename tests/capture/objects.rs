@@ -1,9 +1,10 @@
 //! Which tables a task tracks.
 
+use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use millrace_test_support::PostgresOptions;
+use millrace_test_support::{PASSWORD, PostgresOptions, Record};
 use serde_json::{Value, json};
 
 use crate::stage::{Stage, rows};
@@ -18,6 +19,11 @@ impl Stage {
         let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
         let printed = [output.stdout, output.stderr].concat();
         (output.status.code().unwrap(), String::from_utf8(printed).unwrap())
+    }
+
+    async fn rows_of_b(&self) -> BTreeMap<i64, i64> {
+        let rows = self.client.query("SELECT id::int8, n::int8 FROM b", &[]).await.unwrap();
+        rows.iter().map(|row| (row.get(0), row.get(1))).collect()
     }
 
     /// A PATCH of the task, with these headers.
@@ -42,6 +48,24 @@ impl Stage {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
+}
+
+/// A table's rows, `id` and `n`, as its records say. Each must fit what is there.
+fn rebuilt(records: &[Record], table: &str) -> BTreeMap<i64, i64> {
+    let mut rows = BTreeMap::new();
+    let events = records.iter().filter_map(|record| record.value.as_ref());
+    for event in events.filter(|event| event["source"]["table"] == table) {
+        let row = |row: &Value| (row["id"].as_i64().unwrap(), row["n"].as_i64().unwrap_or_default());
+        let known = match event["op"].as_str().unwrap() {
+            "d" => rows.remove(&row(&event["before"]).0),
+            _ => {
+                let (id, n) = row(&event["after"]);
+                rows.insert(id, n)
+            }
+        };
+        assert_eq!(known.is_some(), ["u", "d"].contains(&event["op"].as_str().unwrap()), "{event}");
+    }
+    rows
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -103,7 +127,9 @@ async fn a_task_tracks_the_tables_that_its_patterns_mean_also_when_they_are_made
         ])
         .await;
     stage.published(r#""odd.one"."A*" elsewhere.other new_one.t sales.kept sales.parts"#).await;
-    stage.caught_up().await;
+    for table in ["t", "kept", "other"] {
+        stage.read(table, 1).await;
+    }
     let before = stage.records().await.len();
     stage
         .run_each(&[
@@ -138,14 +164,19 @@ async fn a_task_tracks_the_tables_that_its_patterns_mean_also_when_they_are_made
 /// A writer goes on all the time: nothing that is done to the task fails or holds up one of its statements.
 #[tokio::test(flavor = "multi_thread")]
 async fn tables_are_added_and_removed_while_the_task_runs_and_that_survives_a_kill() {
-    let setup = "CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY);
+    let setup = "CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY, n int NOT NULL);
+                 INSERT INTO b SELECT -i, 0 FROM generate_series(1, 20000) i;
                  CREATE TABLE c (id int PRIMARY KEY); CREATE VIEW v AS SELECT 1 AS id";
     let mut stage = Stage::start(PostgresOptions::default(), setup, &["--tables", "public.a"]).await;
     stage.published("a").await;
     let writer = stage.postgres.client().await;
     let writing = tokio::spawn(async move {
         for id in 0.. {
-            let both = format!("BEGIN; INSERT INTO a VALUES ({id}); INSERT INTO b VALUES ({id}); COMMIT");
+            let both = format!(
+                "BEGIN; INSERT INTO a VALUES ({id}); INSERT INTO b VALUES ({id}, 0);
+                 UPDATE b SET n = n + 1 WHERE id IN ({id} / 2, -{id} * 3);
+                 DELETE FROM b WHERE id IN ({id} / 3, -{id} * 5); COMMIT"
+            );
             writer.batch_execute(&both).await.unwrap();
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
@@ -155,6 +186,7 @@ async fn tables_are_added_and_removed_while_the_task_runs_and_that_survives_a_ki
     assert_eq!(code, 0, "{said}");
     assert!(said.contains("tracks    public.a, public.b, public.v"), "{said}");
     stage.published("a b").await;
+    stage.read("b", 1).await;
     let (code, shown) = stage.task_command(&["show", "t", "--output", "json"]).await;
     assert_eq!(code, 0, "{shown}");
     let shown: Value = serde_json::from_str(&shown).unwrap();
@@ -166,7 +198,6 @@ async fn tables_are_added_and_removed_while_the_task_runs_and_that_survives_a_ki
     // The table that leaves: what was committed before is there, and nothing of what is committed after.
     assert_eq!(stage.task_command(&["tables", "t", "--exclude", "public.a"]).await.0, 0);
     stage.published("b").await;
-    stage.run("INSERT INTO b VALUES (-1)").await;
     let at_most = stage.ask("SELECT max(id)::text FROM a").await.parse::<i64>().unwrap();
     tokio::time::sleep(Duration::from_millis(100)).await;
     writing.abort();
@@ -175,8 +206,15 @@ async fn tables_are_added_and_removed_while_the_task_runs_and_that_survives_a_ki
     let mut of_a: Vec<i64> = rows(&records, "a").iter().map(|row| row["id"].as_i64().unwrap()).collect();
     let last = *of_a.last().unwrap();
     assert!(last <= at_most, "{last} came after the table had left, at {at_most}");
-    of_a.dedup();
     assert_eq!(of_a, (0..=last).collect::<Vec<_>>(), "up to the border nothing is missing or repeated");
+    assert_eq!(rebuilt(&records, "b"), stage.rows_of_b().await);
+
+    // Read once more because somebody asks for it.
+    let before = records.len();
+    assert_eq!(stage.task_command(&["snapshot", "t", "public.b"]).await.0, 0);
+    stage.read("b", 2).await;
+    assert_eq!(rebuilt(&stage.records().await[before..], "b"), stage.rows_of_b().await);
+    assert_eq!(stage.task()["state"], "running");
 
     stage.millrace.restart().await;
     stage.published("b").await;
@@ -228,4 +266,40 @@ async fn a_change_of_a_task_needs_the_token_and_what_is_wrong_with_it_is_said() 
         assert!(said.contains(part), "{args:?}: {said}");
     }
     assert!(!stage.millrace.output().contains(token.trim()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_whose_rows_may_not_be_read_joins_with_a_gap_that_says_what_to_grant() {
+    let setup = format!(
+        "CREATE ROLE capture LOGIN REPLICATION PASSWORD '{PASSWORD}'; GRANT CREATE ON DATABASE postgres TO capture;
+         CREATE SCHEMA app; GRANT USAGE ON SCHEMA app TO capture; CREATE TABLE app.first (id int PRIMARY KEY);
+         ALTER TABLE app.first OWNER TO capture"
+    );
+    let stage = Stage::start_as("capture", &setup).await;
+    stage
+        .run(
+            "CREATE TABLE app.secret (id int PRIMARY KEY, n int); INSERT INTO app.secret VALUES (1, 1);
+             ALTER TABLE app.secret OWNER TO capture; REVOKE ALL ON app.secret FROM capture",
+        )
+        .await;
+    assert_eq!(stage.gap("secret", 1).await, "table_joined_late");
+    let grant = r#"GRANT SELECT ON "app"."secret" TO "capture";"#;
+    let events = stage.events().await;
+    let detail = events[0].value.as_ref().unwrap()["detail"].as_str().unwrap();
+    assert!(detail.ends_with(&format!("so that its rows can be read, run: {grant}")), "{detail}");
+    stage.run("INSERT INTO app.secret VALUES (2, 2)").await;
+    assert_eq!(rebuilt(&stage.records().await, "secret"), BTreeMap::from([(2, 2)]));
+    let (code, said) = stage.task_command(&["snapshot", "t", "app.secret"]).await;
+    assert_eq!(code, 3, "{said}");
+    assert!(said.contains(&format!("nothing was started; run: {grant}")), "{said}");
+
+    stage.run(grant).await;
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while stage.task_command(&["snapshot", "t", "app.*"]).await.0 != 0 {
+        assert!(Instant::now() < deadline, "the right is not seen");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    stage.read("secret", 1).await;
+    let read: Vec<Record> = stage.records().await.split_off(1);
+    assert_eq!(rebuilt(&read, "secret"), BTreeMap::from([(1, 1), (2, 2)]));
 }

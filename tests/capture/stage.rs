@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use millrace::postgres::source::SourceConfig;
 use millrace::state::{DataDir, Store};
-use millrace_test_support::{Millrace, MillraceOptions, Postgres, PostgresOptions, Record, read_topic};
+use millrace_test_support::{
+    Millrace, MillraceOptions, PASSWORD, Postgres, PostgresOptions, Record, read_topic,
+};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use serde_json::Value;
@@ -27,11 +29,20 @@ pub struct Stage {
 impl Stage {
     /// Starts a server, runs `setup` on it, and then Millrace with these arguments.
     pub async fn start(options: PostgresOptions, setup: &str, args: &[&str]) -> Stage {
-        let postgres = Postgres::start(options).await;
+        Stage::start_on(Postgres::start(options).await, "postgres", setup, args).await
+    }
+
+    /// The same, and Millrace has this role.
+    pub async fn start_as(user: &str, setup: &str) -> Stage {
+        Stage::start_on(Postgres::start(PostgresOptions::default()).await, user, setup, &[]).await
+    }
+
+    async fn start_on(postgres: Postgres, user: &str, setup: &str, args: &[&str]) -> Stage {
         let client = postgres.client().await;
         run(&client, setup).await;
         let data = tempfile::tempdir().unwrap();
-        let millrace = Millrace::up(data.path(), &postgres.url(), &[&["--task", TASK], args].concat()).await;
+        let url = postgres.url_for(user, PASSWORD, "postgres");
+        let millrace = Millrace::up(data.path(), &url, &[&["--task", TASK], args].concat()).await;
         Stage { millrace, client, postgres, data }
     }
 
@@ -138,6 +149,22 @@ impl Stage {
                 return gap["cause"].as_str().unwrap().to_owned();
             }
             assert!(Instant::now() < deadline, "no gap event {count} for {table}: {events:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Waits until the existing rows of a table have been read for the `count`th time.
+    pub async fn read(&self, table: &str, count: usize) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let events = self.events().await;
+            let ends = events.iter().filter_map(|event| event.value.as_ref());
+            let ends = ends.filter(|event| event["stage"] == "end" && event["table"] == table);
+            if ends.count() >= count {
+                return;
+            }
+            let output = self.millrace.output();
+            assert!(Instant::now() < deadline, "{table} was not read {count} times: {events:?}\n{output}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }

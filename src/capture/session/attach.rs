@@ -279,20 +279,11 @@ impl<W: LogWriter> Capture<W> {
             let held = self.held_at_start(&tables, done);
             return self.first_commit(from, system, 1, held).await;
         }
-        // What is announced before its gap event is durable would never be told after a crash: so first the others. A
-        // table that somebody was writing to is left to the watcher, which can wait for the end of that.
+        // Tables that have joined only now are left to the watcher, which has their rows read.
         let late: Vec<u32> = done.added.iter().map(|joined| joined.table.oid).collect();
         self.announce(&tables, done, &late).await?;
-        let (settled, open): (Vec<_>, Vec<_>) =
-            done.added.iter().partition(|joined| joined.open_until.is_none());
-        for joined in settled {
-            self.pipeline.gap(&watcher::late_gap(&joined.table, None, joined.complete_from))?;
-        }
         let held = self.held_at_start(&tables, done);
-        let position = self.first_commit(confirmed, system, 1, held).await?;
-        let unsettled: Vec<u32> = open.iter().map(|joined| joined.table.oid).collect();
-        self.announce(&tables, done, &unsettled).await?;
-        Ok(position)
+        self.first_commit(confirmed, system, 1, held).await
     }
 
     async fn make_publications(

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::future::{pending, poll_fn};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use crate::change::Lsn;
 use crate::log::LogWriter;
 use crate::postgres::connect::Control;
 use crate::postgres::replication::{Feed, ReplicationError};
-use crate::postgres::snapshot::{Read, Reader, Wanted};
+use crate::postgres::snapshot::{Read, ReadProgress, Reader, Wanted};
 use crate::postgres::{catalog, heartbeat};
 
 /// How many parts of a job may wait to be taken.
@@ -133,10 +134,12 @@ impl Reading {
         }
     }
 
-    fn start(&mut self, job: u64, options: &CaptureOptions, wanted: Vec<Wanted>) {
+    fn start(&mut self, job: u64, options: &CaptureOptions, wanted: Vec<Wanted>) -> Arc<ReadProgress> {
         let (out, inbox) = mpsc::channel(WAITING_PARTS);
         let reader = Reader::spawn(options.source.clone(), &options.task, options.read.clone(), wanted, out);
+        let progress = reader.progress().clone();
         self.readers.insert(job, Running { reader, inbox });
+        progress
     }
 }
 
@@ -179,7 +182,8 @@ impl<W: LogWriter> Session<'_, W> {
         }
         if reading.failed.get(&job).is_none_or(|(at, _)| Instant::now() >= *at) {
             let wanted = self.capture.pipeline.wanted(job);
-            reading.start(job, &self.capture.options, wanted);
+            let progress = reading.start(job, &self.capture.options, wanted);
+            self.capture.progress.begin_reading(job, progress);
         }
     }
 
@@ -216,6 +220,7 @@ impl<W: LogWriter> Session<'_, W> {
     async fn release_if_due(&mut self, job: u64, feed: &mut Feed) -> Result<(), CaptureError> {
         if let Some(running) = self.reading.readers.remove(&job) {
             running.reader.stop().await;
+            self.capture.progress.end_reading(Some(job));
         }
         let barrier = match self.reading.barriers.get(&job) {
             Some(barrier) => *barrier,
