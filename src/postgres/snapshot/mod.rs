@@ -57,7 +57,7 @@ pub enum Part {
     Shared,
     /// Those behind the key of the part before, in key order, under a snapshot of its own.
     Keys {
-        /// Key of the last row, in PostgreSQL's text form; `None` for the table's end.
+        /// Key of the last row, in PostgreSQL's text form; `None` for all that is behind the part before.
         through: Option<Vec<String>>,
         /// What its snapshot sees.
         visibility: Visibility,

@@ -23,7 +23,8 @@ pub(super) struct Pace {
 impl Pace {
     /// Begins with a unit of so many bytes.
     pub(super) fn new(bytes_per_unit: f64, bytes_per_second: Option<u64>) -> Self {
-        let chunk_bytes = CHUNK_BYTES.min(bytes_per_second.unwrap_or(CHUNK_BYTES).max(64 << 10));
+        let chunk_bytes =
+            bytes_per_second.map_or(CHUNK_BYTES, |rate| (rate / 4).clamp(64 << 10, CHUNK_BYTES));
         Pace { units: (chunk_bytes as f64 / bytes_per_unit.max(1.0)).max(1.0) as u64, chunk_bytes }
     }
 
@@ -158,7 +159,11 @@ mod tests {
         pace.too_much(1);
         pace.took(1, 1 << 30, second);
         assert_eq!(pace.units(), 1);
-        assert_eq!(Pace::new(1.0, Some(100_000)).units(), 100_000, "no more than a second's worth");
+        assert_eq!(
+            Pace::new(1.0, Some(400_000)).units(),
+            100_000,
+            "no more than a quarter of a second's worth"
+        );
     }
 
     #[test]

@@ -10,7 +10,7 @@ use memchr::{memchr_iter, memrchr};
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{info, warn};
 
-use super::pace::{CHUNK_LIMIT, PLACES_PER_BLOCK, Pace, Places, ctid};
+use super::pace::{CHUNK_LIMIT, Pace, Places, ctid};
 use super::progress::ReadState;
 use super::reader::{Pending, Reading, RoundError, SharedSnapshot};
 use super::table::{self, Table};
@@ -51,7 +51,8 @@ struct Shared {
     table: Table,
     epoch: u32,
     places: Places,
-    all_places: u64,
+    /// `None` until its file has been measured.
+    all_places: Option<u64>,
     pace: Pace,
     /// Chunks that are being read.
     in_flight: usize,
@@ -75,11 +76,23 @@ struct Keyed {
     table: Table,
     epoch: u32,
     after: Option<Vec<String>>,
+    /// What there was when this round began with it.
+    end: Option<KeyedEnd>,
     pace: Pace,
     busy_until: Option<Instant>,
 }
 
+/// The highest key of a table behind those that have been told, and what the snapshot sees that has found it: so that reading ends, however many rows
+/// are added behind it meanwhile.
+struct KeyedEnd {
+    /// `None` where there is none.
+    last: Option<Vec<String>>,
+    visibility: Visibility,
+}
+
 enum Next {
+    /// The file of the shared table with this index.
+    Measure(usize),
     /// A chunk of the shared table with this index.
     Places(usize, Range<u64>),
     Keys(Keyed),
@@ -182,21 +195,13 @@ impl<'a> Round<'a> {
 
     async fn add_shared(&self, table: Table, pending: Pending) -> Result<(), RoundError> {
         let Some(snapshot) = &self.snapshot else { return Ok(()) };
-        // After the snapshot was taken: what it sees lies within this. And a first block also where there is none, so
-        // that a table that was truncated meanwhile is noticed.
-        let (blocks, block_size) = table::file_size(&self.control, table.oid).await?;
-        let blocks = blocks.max(1);
-        let per_place =
-            (table.bytes as f64 / f64::from(blocks)).max(block_size as f64) / PLACES_PER_BLOCK as f64;
         self.begin(&table, &pending, Some(snapshot.visibility.clone())).await?;
-        let (places, pace) =
-            (Places::new(blocks), Pace::new(per_place, self.reading.options.bytes_per_second));
         self.work().shared.push(Shared {
             table,
             epoch: pending.epoch,
-            all_places: places.len(),
-            places,
-            pace,
+            places: Places::new(0),
+            all_places: None,
+            pace: Pace::new(1.0, None),
             in_flight: 0,
             busy_until: None,
             stopped: None,
@@ -217,7 +222,7 @@ impl<'a> Round<'a> {
             ReadFrom::FirstKey | ReadFrom::Start => None,
         };
         let pace = Pace::new(per_row, self.reading.options.bytes_per_second);
-        let keyed = Keyed { table, epoch: pending.epoch, after, pace, busy_until: None };
+        let keyed = Keyed { table, epoch: pending.epoch, after, end: None, pace, busy_until: None };
         self.work().keyed.push_back(keyed);
         Ok(())
     }
@@ -232,6 +237,7 @@ impl<'a> Round<'a> {
                     sleep_until(at).await;
                     continue;
                 }
+                Next::Measure(index) => self.measure(&mut connection, index).await,
                 Next::Places(index, places) => self.read_places(&mut connection, index, places).await,
                 Next::Keys(keyed) => self.read_keys(&mut connection, keyed).await,
             };
@@ -278,11 +284,17 @@ impl<'a> Round<'a> {
             if shared.in_flight > 0 {
                 waits.push(now + BUSY_PAUSE);
             }
-            if snapshot_lost || shared.stopped.is_some() || shared.places.is_empty() {
+            let is_measured = shared.all_places.is_some();
+            let has_more = if is_measured { !shared.places.is_empty() } else { shared.in_flight == 0 };
+            if snapshot_lost || shared.stopped.is_some() || !has_more {
                 continue;
             }
             match shared.busy_until.filter(|until| *until > now) {
                 Some(until) => waits.push(until),
+                None if !is_measured => {
+                    shared.in_flight += 1;
+                    return Next::Measure(index);
+                }
                 None => {
                     if let Some(places) = shared.places.take(shared.pace.units()) {
                         shared.in_flight += 1;
@@ -292,6 +304,75 @@ impl<'a> Round<'a> {
             }
         }
         waits.into_iter().min().map_or(Next::Nothing, Next::Later)
+    }
+
+    /// Measures a table's file. After the snapshot was taken: what it sees lies within that.
+    async fn measure(&self, connection: &mut Option<CopyConnection>, index: usize) -> Result<(), Failed> {
+        let known = self.work().shared.get(index).map(|shared| shared.table.clone());
+        let Some(table) = known else { return Ok(()) };
+        let outcome = self.file_size(connection, &table).await;
+        let mut work = self.work();
+        let Some(shared) = work.shared.get_mut(index) else { return Ok(()) };
+        shared.in_flight = shared.in_flight.saturating_sub(1);
+        match outcome {
+            Ok((blocks, block_size)) => {
+                // The first block also where there is none, so that a table that was truncated meanwhile is noticed.
+                let blocks = blocks.max(1);
+                let bytes = table.bytes.max(u64::from(blocks).saturating_mul(block_size));
+                shared.places = Places::new(blocks);
+                let all = shared.places.len();
+                shared.pace = Pace::new(bytes as f64 / all as f64, self.reading.options.bytes_per_second);
+                shared.all_places = Some(all);
+                self.reading.progress.table(table.oid, |table| table.size = bytes);
+                Ok(())
+            }
+            Err(Failed::Stopped(stopped)) => {
+                shared.stopped.get_or_insert(stopped);
+                Ok(())
+            }
+            Err(failed) => {
+                shared.busy_until = Some(Instant::now() + BUSY_PAUSE);
+                Err(failed)
+            }
+        }
+    }
+
+    /// The size of a table's file in blocks, and of a block in bytes.
+    async fn file_size(
+        &self,
+        connection: &mut Option<CopyConnection>,
+        table: &Table,
+    ) -> Result<(u32, u64), Failed> {
+        let session = self.session(connection).await?;
+        let sql = format!(
+            "SELECT concat(coalesce(pg_relation_size({}), 0), ' ', current_setting('block_size'))",
+            table.oid
+        );
+        let answer = match session.run(&sql, &mut Vec::new(), 0).await {
+            Ok(answer) => answer.unwrap_or_default(),
+            Err(CopyError::Server(error)) => return Err(self.sort(&error, table, Under::Own).await),
+            Err(error) => return Err(error.into()),
+        };
+        let size = answer.split_once(' ').and_then(|(bytes, block)| {
+            let (bytes, block): (u64, u64) = (bytes.parse().ok()?, block.parse().ok()?);
+            Some((u32::try_from(bytes.div_ceil(block.max(1))).unwrap_or(u32::MAX), block))
+        });
+        size.ok_or_else(|| {
+            Stopped::Refused(format!("the server says that {} has size {answer}", table.name())).into()
+        })
+    }
+
+    async fn session<'c>(
+        &self,
+        connection: &'c mut Option<CopyConnection>,
+    ) -> Result<&'c mut CopyConnection, Failed> {
+        match connection {
+            Some(session) => Ok(session),
+            none => {
+                let made = CopyConnection::connect(&self.reading.source).await;
+                Ok(none.insert(made.map_err(|error| Failed::Connection(error.to_string()))?))
+            }
+        }
     }
 
     async fn read_places(
@@ -325,13 +406,19 @@ impl<'a> Round<'a> {
     async fn tell_places(&self, table: &Table, epoch: u32, chunk: Chunk) -> Result<Told, Failed> {
         let told = Told { rows: chunk.rows, bytes: chunk.lines.len(), time: chunk.time };
         if told.rows > 0 {
-            self.tell_rows(table, epoch, Part::Shared, chunk).await?;
+            self.tell_rows(table, epoch, Part::Shared, chunk.rows, chunk.lines).await?;
         }
         Ok(told)
     }
 
-    async fn tell_rows(&self, table: &Table, epoch: u32, part: Part, chunk: Chunk) -> Result<(), Failed> {
-        let (rows, lines) = (chunk.rows, chunk.lines);
+    async fn tell_rows(
+        &self,
+        table: &Table,
+        epoch: u32,
+        part: Part,
+        rows: u64,
+        lines: Vec<u8>,
+    ) -> Result<(), Failed> {
         self.reading.progress.table(table.oid, |table| {
             table.rows += rows;
             table.bytes += lines.len() as u64;
@@ -346,28 +433,17 @@ impl<'a> Round<'a> {
         self.reading.tell(read).await.map_err(Failed::Round)
     }
 
-    /// Reads the next chunk of a table in key order, and puts the table back behind the others.
+    /// Does the next step with a table that is read in key order, and puts it back behind the others.
     async fn read_keys(
         &self,
         connection: &mut Option<CopyConnection>,
         mut keyed: Keyed,
     ) -> Result<(), Failed> {
-        let limit = keyed.pace.units();
-        let copy = keyed.table.copy_behind(keyed.after.as_deref(), limit);
-        let outcome = match self.chunk(connection, &keyed.table, Under::Own, &copy, limit == 1).await {
-            Ok(chunk) => self.tell_keys(&mut keyed, limit, chunk).await,
-            Err(failed) => Err(failed),
-        };
         let oid = keyed.table.oid;
-        match outcome {
-            Ok(true) => {
-                let end = Read::End { oid, epoch: keyed.epoch };
-                return self.reading.finish(oid, end).await.map_err(Failed::Round);
-            }
-            Ok(false) => {}
-            Err(Failed::Stopped(Stopped::Refused(reason))) => {
-                return self.reading.finish(oid, Read::Refused { oid, reason }).await.map_err(Failed::Round);
-            }
+        let last = match self.read_next_keys(connection, &mut keyed).await {
+            Ok(false) => None,
+            Ok(true) => Some(Read::End { oid, epoch: keyed.epoch }),
+            Err(Failed::Stopped(Stopped::Refused(reason))) => Some(Read::Refused { oid, reason }),
             Err(Failed::Stopped(Stopped::Changed(from))) => {
                 if let Some(pending) = self.reading.pending().get_mut(&oid) {
                     pending.again(from);
@@ -376,39 +452,69 @@ impl<'a> Round<'a> {
             }
             Err(failed) => {
                 match &failed {
-                    Failed::TooMuch => keyed.pace.too_much(limit),
+                    Failed::TooMuch => keyed.pace.too_much(keyed.pace.units()),
                     Failed::Busy => keyed.busy_until = Some(Instant::now() + BUSY_PAUSE),
                     _ => {}
                 }
                 self.work().keyed.push_back(keyed);
                 return Err(failed);
             }
+        };
+        match last {
+            Some(last) => self.reading.finish(oid, last).await.map_err(Failed::Round),
+            None => {
+                self.work().keyed.push_back(keyed);
+                Ok(())
+            }
         }
-        self.work().keyed.push_back(keyed);
-        Ok(())
     }
 
-    /// Tells a chunk in key order, and whether it is the table's last.
-    async fn tell_keys(&self, keyed: &mut Keyed, limit: u64, chunk: Chunk) -> Result<bool, Failed> {
-        let visibility = chunk.visibility.clone().ok_or(Failed::Busy)?;
+    /// Reads and tells the next chunk, and says whether it was the table's last.
+    async fn read_next_keys(
+        &self,
+        connection: &mut Option<CopyConnection>,
+        keyed: &mut Keyed,
+    ) -> Result<bool, Failed> {
+        let Some(end) = &keyed.end else {
+            let copy = keyed.table.copy_last_key(keyed.after.as_deref());
+            let chunk = self.chunk(connection, &keyed.table, Under::Own, &copy, true).await?;
+            let key = 0..keyed.table.shape.key.len();
+            let last = (chunk.rows > 0).then(|| last_key(&chunk.lines, key.len(), key));
+            keyed.end = Some(KeyedEnd {
+                last: last.map(|last| last.ok_or(NO_TEXT)).transpose()?,
+                visibility: chunk.visibility.ok_or(Failed::Busy)?,
+            });
+            return Ok(false);
+        };
+        let Some(last) = end.last.clone().filter(|last| keyed.after.as_ref() != Some(last)) else {
+            // What is behind the highest key was not there yet.
+            let part = Part::Keys { through: None, visibility: end.visibility.clone() };
+            self.tell_rows(&keyed.table, keyed.epoch, part, 0, Vec::new()).await?;
+            return Ok(true);
+        };
+        let limit = keyed.pace.units();
+        let copy = keyed.table.copy_keys(keyed.after.as_deref(), &last, limit);
+        let chunk = self.chunk(connection, &keyed.table, Under::Own, &copy, limit == 1).await?;
         keyed.pace.took(chunk.rows, chunk.lines.len(), chunk.time);
         let through = match chunk.rows < limit {
-            true => None,
-            // A key that is no text cannot be kept; the table is read in another way.
-            false => Some(last_key(&keyed.table, &chunk.lines).ok_or(Stopped::Changed(ReadFrom::Start))?),
+            true => last,
+            false => {
+                let (columns, key) = (keyed.table.shape.columns.len(), keyed.table.shape.key.iter().copied());
+                last_key(&chunk.lines, columns, key).ok_or(NO_TEXT)?
+            }
         };
-        let part = Part::Keys { through: through.clone(), visibility };
-        self.tell_rows(&keyed.table, keyed.epoch, part, chunk).await?;
+        let visibility = chunk.visibility.ok_or(Failed::Busy)?;
+        let part = Part::Keys { through: Some(through.clone()), visibility };
+        self.tell_rows(&keyed.table, keyed.epoch, part, chunk.rows, chunk.lines).await?;
         let stamp = keyed.table.stamp.clone();
-        if let (Some(key), Some(pending)) = (&through, self.reading.pending().get_mut(&keyed.table.oid)) {
-            pending.from = ReadFrom::After { key: key.clone(), stamp };
+        if let Some(pending) = self.reading.pending().get_mut(&keyed.table.oid) {
+            pending.from = ReadFrom::After { key: through.clone(), stamp };
         }
+        keyed.after = Some(through);
         self.reading.progress.table(keyed.table.oid, |table| {
             table.fraction = table.rows as f64 / table.estimated_rows.max(table.rows).max(1) as f64;
         });
-        let is_last = through.is_none();
-        keyed.after = through;
-        Ok(is_last)
+        Ok(false)
     }
 
     /// Reads a chunk in a transaction of its own, into memory: no lock is held while its rows go their way.
@@ -420,13 +526,7 @@ impl<'a> Round<'a> {
         copy: &str,
         is_one_row: bool,
     ) -> Result<Chunk, Failed> {
-        let session = match connection {
-            Some(session) => session,
-            None => {
-                let made = CopyConnection::connect(&self.reading.source).await;
-                connection.insert(made.map_err(|error| Failed::Connection(error.to_string()))?)
-            }
-        };
+        let session = self.session(connection).await?;
         let limit = if is_one_row { usize::MAX } else { CHUNK_LIMIT };
         let began = Instant::now();
         let begin = match under {
@@ -546,7 +646,7 @@ impl Work {
                 }
             }
         };
-        how_far.fraction = 1.0 - shared.places.len() as f64 / shared.all_places.max(1) as f64;
+        how_far.fraction = 1.0 - shared.places.len() as f64 / shared.all_places.unwrap_or(1).max(1) as f64;
         if shared.places.is_empty() && shared.in_flight == 0 && shared.stopped.is_none() && !shared.ended {
             (shared.ended, how_far.ended) = (true, true);
         }
@@ -565,16 +665,18 @@ struct Told {
     time: Duration,
 }
 
-/// The key of the last of these lines.
-fn last_key(table: &Table, lines: &[u8]) -> Option<Vec<String>> {
+/// A key that is no text in UTF-8 cannot be kept: the table is read in another way.
+const NO_TEXT: Failed = Failed::Stopped(Stopped::Changed(ReadFrom::Start));
+
+/// The key of the last of these lines, whose rows have so many columns.
+fn last_key(lines: &[u8], columns: usize, key: impl Iterator<Item = usize>) -> Option<Vec<String>> {
     let whole = lines.strip_suffix(b"\n").unwrap_or(lines);
     let start = memrchr(b'\n', whole).map_or(0, |end| end + 1);
-    let last = whole.get(start..)?.to_vec();
-    let mut rows = CopyRows::new(last, table.shape.columns.len());
+    let mut rows = CopyRows::new(whole.get(start..)?.to_vec(), columns);
     let row = rows.next_row().ok()??;
-    let value = |index: &usize| match row.get(*index) {
+    let value = |index: usize| match row.get(index) {
         Value::Text(text) => String::from_utf8(text.to_vec()).ok(),
         _ => None,
     };
-    table.shape.key.iter().map(value).collect()
+    key.map(value).collect()
 }

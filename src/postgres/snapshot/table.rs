@@ -24,7 +24,7 @@ pub(super) struct Table {
     key_types: Vec<String>,
     /// Rows that the server expects to be there.
     pub(super) estimated_rows: u64,
-    /// What it takes on disk, with what is stored out of line.
+    /// What it took on disk when its statistics were taken, with what is stored out of line.
     pub(super) bytes: u64,
 }
 
@@ -38,29 +38,45 @@ impl Table {
         !self.key_types.is_empty()
     }
 
-    /// Copies the rows for which `condition` holds.
-    fn copy(&self, condition: &str, order: &str) -> String {
-        let columns: Vec<_> = self.shape.columns.iter().map(|column| quoted(&column.name)).collect();
+    fn columns(&self) -> String {
+        self.shape.columns.iter().map(|column| quoted(&column.name)).collect::<Vec<_>>().join(", ")
+    }
+
+    fn copy(&self, columns: &str, condition: &str, order: &str) -> String {
         let filter = self.filter.as_ref().map(|filter| format!(" AND ({filter})")).unwrap_or_default();
-        let (columns, table) = (columns.join(", "), self.name());
+        let table = self.name();
         format!("COPY (SELECT {columns} FROM ONLY {table} WHERE {condition}{filter}{order}) TO STDOUT")
     }
 
     /// Copies the rows between two places of the file.
     pub(super) fn copy_between(&self, from: &str, to: &str) -> String {
-        self.copy(&format!("ctid >= '{from}' AND ctid < '{to}'"), "")
+        self.copy(&self.columns(), &format!("ctid >= '{from}' AND ctid < '{to}'"), "")
     }
 
-    /// Copies at most `limit` rows in key order, those behind `after`.
-    pub(super) fn copy_behind(&self, after: Option<&[String]>, limit: u64) -> String {
-        let names = self.shape.key.iter().filter_map(|&index| self.shape.columns.get(index));
-        let names: Vec<_> = names.map(|column| quoted(&column.name)).collect();
-        let names = names.join(", ");
-        let condition = match after {
+    fn key_columns(&self) -> Vec<String> {
+        let columns = self.shape.key.iter().filter_map(|&index| self.shape.columns.get(index));
+        columns.map(|column| quoted(&column.name)).collect()
+    }
+
+    /// Copies the columns of the highest key, if it is behind `after`.
+    pub(super) fn copy_last_key(&self, after: Option<&[String]>) -> String {
+        let columns = self.key_columns();
+        let order = columns.iter().map(|column| format!("{column} DESC")).collect::<Vec<_>>().join(", ");
+        self.copy(&columns.join(", "), &self.behind(after), &format!(" ORDER BY {order} LIMIT 1"))
+    }
+
+    fn behind(&self, after: Option<&[String]>) -> String {
+        match after {
             None => "true".to_owned(),
-            Some(key) => format!("({names}) > ({})", self.key_literals(key)),
-        };
-        self.copy(&condition, &format!(" ORDER BY {names} LIMIT {limit}"))
+            Some(after) => format!("({}) > ({})", self.key_columns().join(", "), self.key_literals(after)),
+        }
+    }
+
+    /// Copies at most `limit` rows in key order, those behind `after` and through `last`.
+    pub(super) fn copy_keys(&self, after: Option<&[String]>, last: &[String], limit: u64) -> String {
+        let key = self.key_columns().join(", ");
+        let condition = format!("{} AND ({key}) <= ({})", self.behind(after), self.key_literals(last));
+        self.copy(&self.columns(), &condition, &format!(" ORDER BY {key} LIMIT {limit}"))
     }
 
     fn key_literals(&self, key: &[String]) -> String {
@@ -198,6 +214,7 @@ struct Facts {
     bytes: u64,
 }
 
+/// What statistics say, and not the functions that measure: those wait for whoever has locked a table.
 async fn facts(control: &Control, task: &str, oids: &[u32]) -> Result<HashMap<u32, Facts>, SqlError> {
     // Where both publications list a table, what one of them publishes is published.
     let filter = match control.server_version() {
@@ -210,8 +227,9 @@ async fn facts(control: &Control, task: &str, oids: &[u32]) -> Result<HashMap<u3
         _ => "CASE WHEN $2::text = $3::text THEN '' END",
     };
     let sql = format!(
-        "SELECT c.oid, {filter}, greatest(c.reltuples, 0)::int8, pg_table_size(c.oid)
-         FROM pg_class c WHERE c.oid = ANY($1)"
+        "SELECT c.oid, {filter}, greatest(c.reltuples, 0)::int8,
+                (c.relpages + coalesce(t.relpages, 0)) * current_setting('block_size')::int8
+         FROM pg_class c LEFT JOIN pg_class t ON t.oid = c.reltoastrelid WHERE c.oid = ANY($1)"
     );
     let failed = |error| SqlError::new("read the sizes of tables", error);
     let names = (publication::full_name(task), publication::insert_only_name(task));
@@ -243,17 +261,6 @@ async fn key_types(
     let failed = |error| SqlError::new("name the types of a key", error);
     let rows = control.query(sql, &[&oids]).await.map_err(failed)?;
     rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(failed)
-}
-
-/// The size of a table's file in blocks, and of a block in bytes.
-pub(super) async fn file_size(control: &Control, oid: u32) -> Result<(u32, u64), SqlError> {
-    const SQL: &str = "
-        SELECT coalesce(pg_relation_size($1::oid), 0), current_setting('block_size')::int8";
-    let failed = |error| SqlError::new("read the size of a table", error);
-    let row = control.query_one(SQL, &[&oid]).await.map_err(failed)?;
-    let read = |column| row.try_get::<_, i64>(column).map(|size| size.max(0).cast_unsigned());
-    let (bytes, block) = (read(0).map_err(failed)?, read(1).map_err(failed)?.max(1));
-    Ok((u32::try_from(bytes.div_ceil(block)).unwrap_or(u32::MAX), block))
 }
 
 /// By table, the transactions that write to it now or have done so and not ended.
