@@ -118,11 +118,8 @@ impl Stage {
         slot_by_hand: bool,
     ) -> Outcome {
         let load = Load::start(&self.postgres.url(), &self.shared, self.seed, 0);
-        let (commits, deadline) = (50 + random.below(400) as usize, Instant::now() + PATIENCE);
-        while self.shared.committed().len() < commits {
-            assert!(Instant::now() < deadline, "nobody writes:\n{}", self.report());
-            sleep(Duration::from_millis(5)).await;
-        }
+        let before = self.shared.committed().len();
+        self.shared.until_committed(before + 50 + random.below(400) as usize).await;
         if lags {
             standby.reset("primary_conninfo", "").await;
             sleep(Duration::from_millis(random.below(500))).await;

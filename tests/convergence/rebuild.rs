@@ -1,7 +1,8 @@
 //! Tables made again from what an output's topics hold, and nothing else.
 //!
 //! What is checked on the way: positions rise in every partition, a row is inserted only where none is, changed and
-//! deleted only where one is, and a value that was not sent is that of a row that is there.
+//! deleted only where one is, and a value that was not sent is that of a row that is there. When the existing rows of a
+//! table follow, all that was told of it before is void.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,12 +28,26 @@ pub struct Rebuilt {
     pub changes: BTreeSet<(Position, String)>,
 }
 
+/// What a record tells.
+#[derive(Debug)]
+enum Said {
+    Change(Told),
+    /// The existing rows of this table follow.
+    Begin(String),
+    /// Nothing of a table.
+    Nothing,
+}
+
 /// What a record tells of a table.
 #[derive(Debug)]
 struct Told {
     position: Position,
     /// Its place among the records of one change.
     part: u8,
+    /// How often the existing rows of its table have been announced.
+    reading: u32,
+    /// Whether it came as the source committed it.
+    is_streamed: bool,
     table: String,
     key: Option<Row>,
     what: What,
@@ -64,25 +79,39 @@ pub fn from_protobuf(topics: &[Vec<RawRecord>]) -> Result<Rebuilt, String> {
 
 fn rebuild(
     topics: &[Vec<RawRecord>],
-    tell: impl Fn(&RawRecord) -> Result<Option<Told>, String>,
+    tell: impl Fn(&RawRecord) -> Result<Said, String>,
 ) -> Result<Rebuilt, String> {
     let mut all = Vec::new();
     for topic in topics {
-        let mut last = BTreeMap::new();
+        // By partition and table; what the source streams rises in the partition as a whole.
+        let mut readings = BTreeMap::<(i32, String), u32>::new();
+        let (mut last_of_table, mut last_streamed) = (BTreeMap::new(), BTreeMap::new());
         for record in topic {
             let wrong = |why: String| format!("{why}, in {}", shown(record));
-            let Some(told) = tell(record).map_err(wrong)? else { continue };
+            let mut told = match tell(record).map_err(wrong)? {
+                Said::Nothing => continue,
+                Said::Begin(table) => {
+                    *readings.entry((record.partition, table)).or_default() += 1;
+                    continue;
+                }
+                Said::Change(told) => told,
+            };
+            let of_table = (record.partition, told.table.clone());
+            told.reading = readings.get(&of_table).copied().unwrap_or(0);
             let place = (told.position, told.part);
-            if let Some(before) = last.insert(record.partition, place)
-                && before >= place
-            {
-                return Err(format!("{before:x?} stands before {place:x?}, in {}", shown(record)));
+            let before = last_of_table.insert(of_table, (told.reading, place));
+            let streamed_before = match told.is_streamed {
+                true => last_streamed.insert(record.partition, place),
+                false => None,
+            };
+            if before >= Some((told.reading, place)) || streamed_before >= Some(place) {
+                return Err(format!("{before:x?} or {streamed_before:x?} stands before {}", shown(record)));
             }
             all.push((told, record));
         }
     }
     // Partitions have no order among each other but that of positions.
-    all.sort_by_key(|(told, _)| (told.position, told.part));
+    all.sort_by_key(|(told, _)| (told.reading, told.position, told.part));
     let mut tables = BTreeMap::<String, Table>::new();
     let mut changes = BTreeSet::new();
     for (told, record) in all {
@@ -98,6 +127,9 @@ fn rebuild(
             return Err(format!("the change came twice: {}", shown(record)));
         }
         let table = tables.entry(told.table).or_default();
+        if table.reading < told.reading {
+            *table = Table { reading: told.reading, ..Table::default() };
+        }
         table.apply(told.key, told.what).map_err(|why| format!("{why}: {}", shown(record)))?;
     }
     let tables = tables.into_iter().map(|(name, table)| (name, table.into_rows())).collect();
@@ -107,6 +139,7 @@ fn rebuild(
 /// The rows of a table: by key, or as many as there are where it has none.
 #[derive(Debug, Default)]
 struct Table {
+    reading: u32,
     keyed: BTreeMap<String, Row>,
     without_key: BTreeMap<String, Vec<Row>>,
 }
@@ -115,7 +148,7 @@ impl Table {
     fn apply(&mut self, key: Option<Row>, what: What) -> Result<(), String> {
         match (what, key) {
             (What::Repeated, _) => {}
-            (What::Truncate, _) => *self = Table::default(),
+            (What::Truncate, _) => *self = Table { reading: self.reading, ..Table::default() },
             (What::Insert(row), Some(key)) => {
                 let row = complete(row, None)?;
                 if self.keyed.insert(text(&key), row).is_some() {
@@ -201,15 +234,19 @@ fn position(record: &RawRecord) -> Result<Position, String> {
     Ok((parse_lsn(lsn), ordinal.parse().map_err(|_| "no ordinal in the position")?))
 }
 
-fn told_by_debezium(record: &RawRecord) -> Result<Option<Told>, String> {
-    if header(record, "millrace.event").is_some() {
-        return Ok(None);
-    }
+fn told_by_debezium(record: &RawRecord) -> Result<Said, String> {
     let read = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).map_err(|error| error.to_string());
     let row = |value: &Value| -> Option<Row> { serde_json::from_value(value.clone()).ok() };
     let key_of = |text: &str| read(text.as_bytes()).map(|key| row(&key));
-    let Some(value) = &record.value else { return Ok(None) };
+    let Some(value) = &record.value else { return Ok(Said::Nothing) };
     let event = read(value)?;
+    match header(record, "millrace.event") {
+        Some("snapshot") if event["stage"] == "begin" => {
+            return Ok(Said::Begin(event["table"].as_str().ok_or("no table")?.to_owned()));
+        }
+        Some(_) => return Ok(Said::Nothing),
+        None => {}
+    }
     let table = event["source"]["table"].as_str().ok_or("no table")?.to_owned();
     let unsent: BTreeSet<&str> =
         header(record, "millrace.unavailable").into_iter().flat_map(|names| names.split(',')).collect();
@@ -227,6 +264,7 @@ fn told_by_debezium(record: &RawRecord) -> Result<Option<Told>, String> {
             Some(old_key) => (1, What::Update { old_key: key_of(old_key)?, before, after: after? }),
             None => (0, What::Insert(after?)),
         },
+        "r" => (0, What::Insert(after?)),
         "u" => (0, What::Update { old_key: None, before, after: after? }),
         "d" if header(record, "__debezium.newkey").is_some() => (0, What::Repeated),
         "d" => (0, What::Delete { before }),
@@ -234,18 +272,24 @@ fn told_by_debezium(record: &RawRecord) -> Result<Option<Told>, String> {
         other => return Err(format!("operation {other}")),
     };
     let key = record.key.as_deref().map(read).transpose()?.and_then(|key| row(&key));
-    Ok(Some(Told { position: position(record)?, part, table, key, what }))
+    let is_streamed = header(record, "millrace.phase").is_none();
+    let position = position(record)?;
+    Ok(Said::Change(Told { position, part, reading: 0, is_streamed, table, key, what }))
 }
 
-fn told_by_protobuf(record: &RawRecord) -> Result<Option<Told>, String> {
+fn told_by_protobuf(record: &RawRecord) -> Result<Said, String> {
     let change = proto::Change::decode(record.value.as_deref().ok_or("no value")?);
     let change = change.map_err(|error| error.to_string())?;
     let place = change.position.map(|position| (position.commit_lsn, position.ordinal));
-    let told = |part, table: Option<proto::Table>, key, what| -> Result<Option<Told>, String> {
-        let position = place.ok_or("no position")?;
-        Ok(Some(Told { position, part, table: table.ok_or("no table")?.name, key, what }))
+    let is_streamed = change.phase() == proto::Phase::Stream;
+    let told = |part, table: Option<proto::Table>, key, what| -> Result<Said, String> {
+        let (position, table) = (place.ok_or("no position")?, table.ok_or("no table")?.name);
+        Ok(Said::Change(Told { position, part, reading: 0, is_streamed, table, key, what }))
     };
     match change.event {
+        Some(change::Event::Snapshot(mark)) if mark.stage() == proto::SnapshotStage::Begin => {
+            Ok(Said::Begin(mark.table))
+        }
         Some(change::Event::Truncate(truncate)) => told(0, truncate.table, None, What::Truncate),
         Some(change::Event::Row(row)) => {
             let key = record.key.as_deref().map(proto::Key::decode).transpose();
@@ -260,7 +304,7 @@ fn told_by_protobuf(record: &RawRecord) -> Result<Option<Told>, String> {
             let before = before.map(|before| complete(before, None)).transpose()?;
             let after = || columns(&row.after.as_ref().ok_or("no new row")?.columns);
             match operation {
-                Operation::Insert => told(0, row.table, key, What::Insert(after()?)),
+                Operation::Insert | Operation::Read => told(0, row.table, key, What::Insert(after()?)),
                 Operation::Update => {
                     let what = What::Update { old_key, before, after: after()? };
                     told(0, row.table, key, what)
@@ -270,7 +314,7 @@ fn told_by_protobuf(record: &RawRecord) -> Result<Option<Told>, String> {
                 other => Err(format!("{other:?}")),
             }
         }
-        _ => Ok(None),
+        _ => Ok(Said::Nothing),
     }
 }
 

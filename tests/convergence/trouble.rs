@@ -6,7 +6,7 @@ use millrace_test_support::Postgres;
 use tokio::time::sleep;
 
 use crate::stage::{Stage, newest, options, run_time, seed};
-use crate::workload::{Load, Random, connect};
+use crate::workload::{Load, Random, TABLES, connect};
 
 /// How often the workload pauses for a comparison.
 const ROUNDS: u32 = 2;
@@ -47,7 +47,7 @@ async fn converge(postgres: Postgres) {
 impl Stage {
     /// One of the things that happen.
     async fn disturb(&mut self, random: &mut Random) {
-        match random.below(9) {
+        match random.below(10) {
             0..=2 => {
                 self.millrace.kill9();
                 self.millrace.spawn_again();
@@ -64,6 +64,7 @@ impl Stage {
                 assert!(status.success(), "{status}:\n{}", self.report());
                 self.millrace.spawn_again();
             }
+            9 => self.ask_for_rows(random.of(&TABLES)),
             4 => self.proxy.cut(),
             5 => {
                 self.proxy.close();
