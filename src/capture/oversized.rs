@@ -173,6 +173,7 @@ mod tests {
             type_oid: 25,
             base_oid: 25,
             type_modifier: -1,
+            form: crate::change::TypeForm::Plain,
             identity,
         };
         TableShape {

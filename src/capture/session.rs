@@ -18,7 +18,6 @@ use self::attach::Attached;
 use self::reading::{Arrived, Reading};
 use super::CaptureError;
 use super::Start;
-use super::existing::Job;
 use super::form::{Form, Forms, Next};
 use super::pipeline::{Pipeline, Step};
 use super::progress::Progress;
@@ -403,7 +402,7 @@ impl<W: LogWriter> Session<'_, W> {
                 Some(report) = inbox.recv() => self.take_report(report, feed)?,
                 arrived = self.reading.next(feed, room, may_take), if room => match arrived? {
                     Arrived::Frames => self.drain(feed).await?,
-                    Arrived::Read(read) => self.take_read(read, feed).await?,
+                    Arrived::Read(job, read) => self.take_read(job, read, feed).await?,
                 },
                 () = sleep_until(close_group.unwrap_or_else(Instant::now)),
                     if self.capture.flight.is_none() && close_group.is_some() => {}
@@ -448,9 +447,6 @@ impl<W: LogWriter> Session<'_, W> {
                 pipeline.gap(&gap)?;
             }
             if !self.holds.is_empty() {
-                let is_held = |job: &Job| self.holds.iter().any(|table| job.tables.contains_key(&table.oid));
-                let held = pipeline.jobs().iter().filter(|job| is_held(job));
-                held.for_each(|job| self.reading.void(job.place.number));
                 pipeline.hold(&std::mem::take(&mut self.holds), false)?;
             }
             pipeline.write_own_events()?;
@@ -657,9 +653,14 @@ impl<W: LogWriter> Session<'_, W> {
             }
             Report::Hold { tables, durable } => {
                 self.holds.extend(tables);
+                // They join only when they are held.
+                self.reading.set_published(false);
                 self.answers.push(durable);
             }
-            Report::Captured(tables) => self.capture.progress.set_captured(tables),
+            Report::Captured(tables) => {
+                self.capture.progress.set_captured(tables);
+                self.reading.set_published(true);
+            }
             Report::Shortfalls(tables) => self.capture.progress.set_tables(tables),
             Report::PublicationDropped { name, since } => {
                 self.capture.unpublished_since = since;

@@ -134,6 +134,7 @@ mod tests {
             type_oid,
             base_oid: type_oid,
             type_modifier: -1,
+            form: crate::change::TypeForm::Plain,
             identity: true,
         };
         let (bytea, jsonb) = (Type::BYTEA.oid(), Type::JSONB.oid());

@@ -203,7 +203,7 @@ async fn tables_are_added_and_removed_while_the_task_runs_and_that_survives_a_ki
     writing.abort();
     assert!(writing.await.unwrap_err().is_cancelled(), "a statement failed");
     let records = stage.records().await;
-    let mut of_a: Vec<i64> = rows(&records, "a").iter().map(|row| row["id"].as_i64().unwrap()).collect();
+    let of_a: Vec<i64> = rows(&records, "a").iter().map(|row| row["id"].as_i64().unwrap()).collect();
     let last = *of_a.last().unwrap();
     assert!(last <= at_most, "{last} came after the table had left, at {at_most}");
     assert_eq!(of_a, (0..=last).collect::<Vec<_>>(), "up to the border nothing is missing or repeated");

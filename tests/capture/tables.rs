@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use millrace_test_support::PostgresOptions;
 use serde_json::{Value, json};
 
-use crate::stage::{Stage, expect, line, rows};
+use crate::stage::{Stage, expect, rows};
 
 /// What was written before a table joined is read, and nothing of it comes twice.
 #[tokio::test(flavor = "multi_thread")]

@@ -13,7 +13,7 @@ pub struct Case {
     held: &'static str,
     same: fn(&str, &Value) -> bool,
     /// SQL expressions that are cast to the type.
-    values: &'static [&'static str],
+    pub values: &'static [&'static str],
 }
 
 impl Case {

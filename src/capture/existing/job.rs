@@ -15,7 +15,7 @@ use crate::postgres::snapshot::{Part, ReadFrom, Visibility, Wanted};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mark {
-    /// From here on a table's changes are held. Of a table that is held already: its rows are to be read again.
+    /// From here on a table's changes are held. Of a table that the job holds already: its rows are to be read again.
     Hold {
         /// The table.
         oid: u32,
@@ -23,6 +23,8 @@ pub enum Mark {
         schema: String,
         /// Its name.
         table: String,
+        /// The epoch to begin with.
+        epoch: u32,
         /// Behind the commit of every change before, and before every commit that is held.
         lsn: u64,
         /// Whether the task starts with it.
@@ -68,6 +70,11 @@ pub enum Mark {
         /// Why not; `None` where there is no such table any more.
         reason: Option<String>,
     },
+    /// Another job holds the table from here on; what this one has of it is void.
+    Moved {
+        /// The table.
+        oid: u32,
+    },
     /// What was held has followed the rows: the job is done.
     Released,
 }
@@ -101,6 +108,8 @@ pub enum Stage {
         /// Why not; `None` where there is no such table any more.
         reason: Option<String>,
     },
+    /// Another job has the table.
+    Moved,
 }
 
 /// A table that is held.
@@ -121,7 +130,7 @@ pub struct Table {
 impl Table {
     /// Whether nothing more is to be read of it.
     pub fn is_read(&self) -> bool {
-        matches!(self.stage, Stage::Read(_) | Stage::Unread { .. })
+        matches!(self.stage, Stage::Read(_) | Stage::Unread { .. } | Stage::Moved)
     }
 }
 
@@ -176,14 +185,12 @@ impl Job {
     /// Is what a mark says.
     pub fn apply(&mut self, mark: &Mark) {
         match mark {
-            Mark::Hold { oid, schema, table, lsn, start } => {
+            Mark::Hold { oid, schema, table, epoch, lsn, start } => {
                 if self.tables.is_empty() {
                     self.lsn = Lsn(*lsn);
                 }
                 self.is_start |= start;
-                // What a reader has on its way is of an epoch before.
-                let epoch = self.tables.get(oid).map_or(1, |known| known.epoch + 1);
-                let (schema, name) = (schema.clone(), table.clone());
+                let (schema, name, epoch) = (schema.clone(), table.clone(), *epoch);
                 self.tables.insert(*oid, Table { schema, name, epoch, stage: Stage::Waiting, shape: None });
             }
             Mark::Begin { oid, epoch, key, visibility, stamp } => {
@@ -221,6 +228,11 @@ impl Job {
             Mark::Unread { oid, reason } => {
                 if let Some(table) = self.tables.get_mut(oid) {
                     table.stage = Stage::Unread { reason: reason.clone() };
+                }
+            }
+            Mark::Moved { oid } => {
+                if let Some(table) = self.tables.get_mut(oid) {
+                    table.stage = Stage::Moved;
                 }
             }
             Mark::Released => self.tables.clear(),
@@ -295,5 +307,74 @@ impl Table {
             _ => (self.epoch, ReadFrom::Start),
         };
         Wanted { oid: 0, epoch, from }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::PartitionId;
+
+    fn job(marks: &[Mark]) -> Job {
+        let mut job = Job::new(Place { number: 1, marks: PartitionId(0), changes: PartitionId(1) });
+        for mark in marks {
+            // As a session that comes after a crash sees it.
+            let written = serde_json::to_vec(mark).unwrap();
+            job.apply(&serde_json::from_slice(&written).unwrap());
+        }
+        job
+    }
+
+    fn hold(oid: u32) -> Mark {
+        Mark::Hold { oid, schema: "s".into(), table: format!("t{oid}"), epoch: 1, lsn: 7, start: false }
+    }
+
+    fn begin(oid: u32, epoch: u32, visibility: Option<Visibility>) -> Mark {
+        Mark::Begin { oid, epoch, key: vec!["id".into()], visibility, stamp: "x".into() }
+    }
+
+    fn keys(oid: u32, epoch: u32, through: Option<&str>) -> Mark {
+        let part = Part::Keys { through: through.map(|key| vec![key.to_owned()]), visibility: seen() };
+        Mark::Rows { oid, epoch, part, rows: 10, bytes: 100 }
+    }
+
+    fn seen() -> Visibility {
+        "10:20:15".parse().unwrap()
+    }
+
+    fn wanted(job: &Job) -> Vec<(u32, u32, ReadFrom)> {
+        job.wanted().into_iter().map(|wanted| (wanted.oid, wanted.epoch, wanted.from)).collect()
+    }
+
+    #[test]
+    fn tables_that_are_read_stay_read_and_the_others_go_on_where_that_is_exact() {
+        let part = Mark::Rows { oid: 1, epoch: 1, part: Part::Shared, rows: 10, bytes: 100 };
+        let mut marks = vec![hold(1), hold(2), hold(3), begin(1, 1, Some(seen())), begin(2, 1, Some(seen()))];
+        marks.extend([part.clone(), part, Mark::End { oid: 2, epoch: 1 }]);
+        let told = job(&marks);
+        // The snapshot that the first was read under is lost.
+        let first = (1, 2, ReadFrom::FirstKey);
+        assert_eq!(wanted(&told), [first, (3, 1, ReadFrom::Start)]);
+        assert_eq!((told.rows, told.lsn, told.is_read()), (20, Lsn(7), false));
+
+        marks.extend([begin(1, 2, None), keys(1, 2, Some("5")), begin(1, 2, None), keys(1, 2, Some("9"))]);
+        let after = ReadFrom::After { key: vec!["9".into()], stamp: "x".into() };
+        assert_eq!(wanted(&job(&marks)), [(1, 2, after), (3, 1, ReadFrom::Start)]);
+        // The last part says that it is the last, also where the end was not told any more.
+        marks.extend([keys(1, 2, None), Mark::Unread { oid: 3, reason: None }]);
+        let told = job(&marks);
+        assert!(told.is_read() && told.wanted().is_empty() && told.rows == 50);
+        let Stage::Read(contents) = &told.tables[&1].stage else { panic!("{:?}", told.tables[&1]) };
+        assert_eq!((contents.rows, contents.chunks.len()), (30, 3));
+
+        // Held again, all that was read of it is void; and what another job has is read there.
+        let Mark::Hold { schema, table, .. } = hold(2) else { unreachable!() };
+        marks.push(Mark::Hold { oid: 2, schema, table, epoch: 2, lsn: 7, start: false });
+        marks.push(Mark::End { oid: 2, epoch: 1 });
+        assert_eq!(wanted(&job(&marks)), [(2, 2, ReadFrom::Start)]);
+        marks.push(Mark::Moved { oid: 2 });
+        assert!(job(&marks).is_read());
+        marks.push(Mark::Released);
+        assert!(job(&marks).tables.is_empty());
     }
 }

@@ -76,7 +76,8 @@ pub struct Existing {
 impl Existing {
     /// The job that holds a table, by its place among the jobs.
     pub fn holding(&self, oid: u32) -> Option<usize> {
-        self.jobs.iter().position(|job| job.tables.contains_key(&oid))
+        let holds = |job: &Job| job.tables.get(&oid).is_some_and(|table| table.stage != Stage::Moved);
+        self.jobs.iter().position(holds)
     }
 
     /// The job with this number.

@@ -27,8 +27,7 @@ const SLICE: (usize, u64) = (256 << 10, 4096);
 /// Rows that are being taken.
 #[derive(Debug)]
 pub struct PartRows {
-    /// The job that they are for.
-    pub job: u64,
+    job: u64,
     oid: u32,
     epoch: u32,
     part: Part,
@@ -50,24 +49,43 @@ impl<W: LogWriter> Pipeline<W> {
         self.clear_released().await
     }
 
-    /// From here on changes of these tables are held. The rows of one that is held already are to be read again.
+    /// From here on changes of these tables are held. What was read of one that is held already is void: it may have been
+    /// out of the publication meanwhile.
     ///
     /// # Errors
     /// The log refuses it.
     pub fn hold(&mut self, tables: &[TrackedTable], start: bool) -> Result<(), CaptureError> {
         // Where the last transaction ends the next may have its commit record. No commit record has only one byte.
         let lsn = self.position.end_lsn.0.saturating_sub(1);
-        let mut job = None;
+        let index = self.new_job()?;
         for table in tables {
-            let index = match (self.rows.existing.holding(table.oid), job) {
-                (Some(index), _) | (None, Some(index)) => index,
-                (None, None) => *job.insert(self.new_job()?),
-            };
-            let (schema, name) = (table.schema.clone(), table.name.clone());
-            let mark = Mark::Hold { oid: table.oid, schema, table: name, lsn, start };
-            self.note(index, &mark)?;
+            let oid = table.oid;
+            let before = self.rows.existing.holding(oid);
+            let known = before.and_then(|before| self.rows.existing.jobs.get(before));
+            let known = known.and_then(|job| Some((job.is_start, job.tables.get(&oid)?.epoch)));
+            let (is_start, epoch) = known.map_or((start, 1), |(known, epoch)| (start || known, epoch + 1));
+            if let Some(before) = before {
+                self.note(before, &Mark::Moved { oid })?;
+            }
+            let (schema, table) = (table.schema.clone(), table.name.clone());
+            self.note(index, &Mark::Hold { oid, schema, table, epoch, lsn, start: is_start })?;
         }
         self.rows.last_shape = None;
+        self.rows.writer.boundary();
+        Ok(())
+    }
+
+    /// Tables of which nothing is published: there is nothing to read, and nothing to hold.
+    ///
+    /// # Errors
+    /// The log refuses it.
+    pub fn not_published(&mut self, is_published: impl Fn(u32) -> bool) -> Result<(), CaptureError> {
+        for index in 0..self.rows.existing.jobs.len() {
+            let Some(job) = self.rows.existing.jobs.get(index) else { break };
+            let left = job.tables.iter().filter(|(oid, table)| !table.is_read() && !is_published(**oid));
+            let left: Vec<u32> = left.map(|(oid, _)| *oid).collect();
+            left.iter().try_for_each(|oid| self.note(index, &Mark::Unread { oid: *oid, reason: None }))?;
+        }
         self.rows.writer.boundary();
         Ok(())
     }
@@ -79,11 +97,15 @@ impl<W: LogWriter> Pipeline<W> {
     pub fn hold_again(&mut self, only: Option<u32>) -> Result<(), CaptureError> {
         for index in 0..self.rows.existing.jobs.len() {
             let Some(job) = self.rows.existing.jobs.get(index) else { break };
-            let tables = job.tables.iter().filter(|(oid, _)| only.is_none_or(|only| only == **oid));
-            let mark = |(oid, Table { schema, name, .. }): (&u32, &Table)| Mark::Hold {
+            let is_meant = |(oid, table): &(&u32, &Table)| {
+                table.stage != Stage::Moved && only.is_none_or(|only| only == **oid)
+            };
+            let tables = job.tables.iter().filter(is_meant);
+            let mark = |(oid, Table { schema, name, epoch, .. }): (&u32, &Table)| Mark::Hold {
                 oid: *oid,
                 schema: schema.clone(),
                 table: name.clone(),
+                epoch: epoch + 1,
                 lsn: job.lsn.0,
                 start: job.is_start,
             };
@@ -130,20 +152,23 @@ impl<W: LogWriter> Pipeline<W> {
         Ok(job.note(mark, Timestamp::now().millis(), &mut self.rows.writer)?)
     }
 
-    /// Takes what a reader tells. Rows are given back, to be taken slice by slice. What belongs to an attempt that is void
+    /// Takes what a job's reader tells. Rows are given back, to be taken slice by slice. What belongs to an attempt that is void
     /// by now is left out.
     ///
     /// # Errors
     /// A record that the log or the format refuses; a reader that breaks the order.
-    pub fn take(&mut self, read: Read) -> Result<Option<PartRows>, CaptureError> {
+    pub fn take(&mut self, job: u64, read: Read) -> Result<Option<PartRows>, CaptureError> {
         let (Read::Begin { oid, .. }
         | Read::Rows { oid, .. }
         | Read::End { oid, .. }
         | Read::Refused { oid, .. }
         | Read::Gone { oid }) = read;
-        let Some(index) = self.rows.existing.holding(oid) else { return Ok(None) };
-        let Some(job) = self.rows.existing.jobs.get_mut(index) else { return Ok(None) };
-        let (number, lsn) = (job.place.number, job.lsn);
+        let number = job;
+        let is_meant = |job: &&mut Job| job.place.number == number;
+        let index = self.rows.existing.holding(oid);
+        let job = index.and_then(|index| self.rows.existing.jobs.get_mut(index)).filter(is_meant);
+        let (Some(index), Some(job)) = (index, job) else { return Ok(None) };
+        let lsn = job.lsn;
         let Some(table) = job.tables.get_mut(&oid) else { return Ok(None) };
         let out_of_order = |what: &str| CaptureError::Held {
             detail: format!(
@@ -269,11 +294,12 @@ impl<W: LogWriter> Pipeline<W> {
     pub fn begin_release(&self, job: u64) -> Option<Release> {
         let job = self.rows.existing.job(job).filter(|job| job.is_read())?;
         let tables = job.tables.iter().map(|(oid, table)| {
-            let judge = match &table.stage {
-                Stage::Read(contents) => Some(contents.clone()),
-                _ => None,
+            let told = match &table.stage {
+                Stage::Read(contents) => Told::Rows(contents.clone()),
+                Stage::Moved => Told::Elsewhere,
+                _ => Told::Nothing,
             };
-            (*oid, judge)
+            (*oid, told)
         });
         Some(Release {
             job: job.place.number,
@@ -395,13 +421,23 @@ fn unread(Table { schema, name, .. }: &Table, to: Lsn, reason: &str) -> Gap {
 /// A release under way: what was held, from the first change on.
 pub struct Release {
     job: u64,
-    /// What has been read of each table; nothing of one that is gone, whose changes are all told.
-    tables: BTreeMap<u32, Option<Contents>>,
+    tables: BTreeMap<u32, Told>,
     cursor: Cursor,
     assembler: Assembler,
     /// The transaction whose changes are being appended, and the ordinal behind the last.
     open: Option<(Transaction, u64)>,
     cells: Cells,
+}
+
+/// What has been told of a table.
+#[derive(Debug)]
+enum Told {
+    /// Its rows.
+    Rows(Contents),
+    /// None of its rows: then its changes are all told.
+    Nothing,
+    /// Another job reads its rows, later than what this one has held.
+    Elsewhere,
 }
 
 /// Some of what was held, in order.
@@ -478,7 +514,10 @@ impl Window {
 impl Release {
     /// The names of the columns of a table's key.
     pub fn key_of(&self, oid: u32) -> &[String] {
-        self.tables.get(&oid).and_then(Option::as_ref).map_or(&[], |contents| &contents.key)
+        match self.tables.get(&oid) {
+            Some(Told::Rows(contents)) => &contents.key,
+            _ => &[],
+        }
     }
 
     /// Reads on.
@@ -494,10 +533,10 @@ impl Release {
             }
             let (key, value) = (record.key.unwrap_or_default(), record.value.unwrap_or_default());
             let Some(change) = self.assembler.take(key, value)? else { continue };
-            let contents = self.tables.get(&change.shape.oid).and_then(Option::as_ref);
+            let told = self.tables.get(&change.shape.oid);
             let message = pgoutput::parse(&change.body, change.in_stream, &mut self.cells)?;
             let questions = window.questions.entry(change.shape.oid).or_default();
-            let Some((old, new)) = judge(contents, &change, &message, questions) else {
+            let Some((old, new)) = judge(told, &change, &message, questions) else {
                 return Ok(Next::Again(change.shape.oid));
             };
             if (old, new) != (Lack::Known(false), Lack::Known(false)) {
@@ -511,24 +550,28 @@ impl Release {
 
 /// Whether a table's rows lack a change, as far as that is known without the server. `None` where it cannot be told.
 fn judge(
-    contents: Option<&Contents>,
+    told: Option<&Told>,
     change: &Assembled,
     message: &Message<'_>,
     questions: &mut Vec<Question>,
 ) -> Option<(Lack, Lack)> {
     let xid = change.transaction.xid;
-    let Some(contents) = contents else { return Some((Lack::Known(true), Lack::Known(true))) };
+    let all = |lack| Some((Lack::Known(lack), Lack::Known(lack)));
+    let contents = match told {
+        Some(Told::Rows(contents)) => contents,
+        Some(Told::Elsewhere) => return all(false),
+        Some(Told::Nothing) | None => return all(true),
+    };
     if let Some(visibility) = &contents.visibility {
-        let lack = Lack::Known(!visibility.sees(xid));
-        return Some((lack, lack));
+        return all(!visibility.sees(xid));
     }
     // Each part was read later than the one before, and sees no less.
     let unseeing = contents.chunks.iter().take_while(|(_, visibility)| !visibility.sees(xid)).count();
     let Some((bound, _)) = unseeing.checked_sub(1).and_then(|last| contents.chunks.get(last)) else {
-        return (!contents.chunks.is_empty()).then_some((Lack::Known(false), Lack::Known(false)));
+        return if contents.chunks.is_empty() { None } else { all(false) };
     };
     // No key lies behind the last part.
-    let Some(bound) = bound else { return Some((Lack::Known(true), Lack::Known(true))) };
+    let Some(bound) = bound else { return all(true) };
     // An old row tells no more than the table's identity. What does not come with it may have been another.
     let is_told = |name: &String| {
         let mut columns = change.shape.columns.iter();

@@ -21,7 +21,7 @@ use crate::log::LogWriter;
 use crate::postgres::connect::Control;
 use crate::postgres::replication::{Feed, ReplicationError};
 use crate::postgres::snapshot::{Read, ReadProgress, Reader, Wanted};
-use crate::postgres::{catalog, heartbeat};
+use crate::postgres::{catalog, heartbeat, publication};
 
 /// How many parts of a job may wait to be taken.
 const WAITING_PARTS: usize = 2;
@@ -42,6 +42,8 @@ pub(super) struct Reading {
     stream_first_until: Instant,
     /// Whether it is time to look after the jobs.
     is_due: bool,
+    /// Whether the watcher has put every table that is held into the publications, or has left it out.
+    is_published: bool,
 }
 
 struct Running {
@@ -53,8 +55,8 @@ struct Running {
 pub(super) enum Arrived {
     /// Frames of the stream.
     Frames,
-    /// Something of a reader.
-    Read(Read),
+    /// Something of the reader of a job.
+    Read(u64, Read),
 }
 
 impl Reading {
@@ -66,12 +68,18 @@ impl Reading {
             barriers: BTreeMap::new(),
             stream_first_until: Instant::now(),
             is_due: false,
+            is_published: false,
         }
     }
 
     /// It is time to look after the jobs, at the end of the open transaction.
     pub(super) fn look(&mut self) {
         self.is_due = true;
+    }
+
+    /// What is held now has been put into the publications, or is yet to be.
+    pub(super) fn set_published(&mut self, is_published: bool) {
+        self.is_published = is_published;
     }
 
     /// Whether the stream is to stop at the next end of a transaction: under load hardly anything else ends there.
@@ -90,10 +98,10 @@ impl Reading {
         let stream_first = Instant::now() < self.stream_first_until;
         let readers = &mut self.readers;
         let read = poll_fn(|context| {
-            for running in readers.values_mut() {
+            for (job, running) in readers.iter_mut() {
                 // One that has ended tells nothing more.
                 if let Poll::Ready(Some(read)) = running.inbox.poll_recv(context) {
-                    return Poll::Ready(read);
+                    return Poll::Ready((*job, read));
                 }
             }
             Poll::Pending
@@ -102,13 +110,13 @@ impl Reading {
             tokio::select! {
                 biased;
                 filled = feed.fill(), if room => filled.map(|_| Arrived::Frames),
-                read = read, if may => Ok(Arrived::Read(read)),
+                (job, read) = read, if may => Ok(Arrived::Read(job, read)),
                 else => pending().await,
             }
         } else {
             tokio::select! {
                 biased;
-                read = read, if may => Ok(Arrived::Read(read)),
+                (job, read) = read, if may => Ok(Arrived::Read(job, read)),
                 filled = feed.fill(), if room => filled.map(|_| Arrived::Frames),
                 else => pending().await,
             }
@@ -151,6 +159,9 @@ impl<W: LogWriter> Session<'_, W> {
         }
         self.reading.is_due = false;
         self.reading.stop_void().await;
+        if std::mem::take(&mut self.reading.is_published) {
+            self.leave_unpublished().await?;
+        }
         let jobs = self.capture.pipeline.jobs().iter();
         let jobs: Vec<_> = jobs.map(|job| (job.place.number, job.is_read())).collect();
         for (job, is_read) in jobs {
@@ -160,6 +171,15 @@ impl<W: LogWriter> Session<'_, W> {
             }
         }
         Ok(())
+    }
+
+    /// Waits no longer for tables that nobody publishes: they may have been taken out of what the task tracks.
+    async fn leave_unpublished(&mut self) -> Result<(), CaptureError> {
+        let listed = timeout(CATALOG_WAIT, publication::listed(&self.control, &self.capture.options.task))
+            .await
+            .map_err(query("see what is published in time"))?
+            .map_err(query("see what is published"))?;
+        self.capture.pipeline.not_published(|oid| listed.contains(&oid))
     }
 
     /// Sees that a job has a reader.
@@ -188,10 +208,15 @@ impl<W: LogWriter> Session<'_, W> {
     }
 
     /// Takes what a reader tells.
-    pub(super) async fn take_read(&mut self, read: Read, feed: &mut Feed) -> Result<(), CaptureError> {
+    pub(super) async fn take_read(
+        &mut self,
+        job: u64,
+        read: Read,
+        feed: &mut Feed,
+    ) -> Result<(), CaptureError> {
         let started = Instant::now();
-        if let Some(mut part) = self.capture.pipeline.take(read)? {
-            self.reading.failed.remove(&part.job);
+        if let Some(mut part) = self.capture.pipeline.take(job, read)? {
+            self.reading.failed.remove(&job);
             while self.capture.pipeline.take_rows(&mut part)? {
                 self.make_room().await?;
                 self.tick(feed);

@@ -260,7 +260,7 @@ struct History<'a> {
     /// Transactions whose visibility is settled: nothing is read before they are.
     settled: usize,
     reader: Option<Reader>,
-    barrier: Option<u64>,
+    barriers: BTreeMap<u64, u64>,
     /// What the jobs have been told to read at least once.
     releases: usize,
     agains: usize,
@@ -294,7 +294,7 @@ impl<'a> History<'a> {
             streamed: 0,
             settled: 0,
             reader: None,
-            barrier: None,
+            barriers: BTreeMap::new(),
             releases: 0,
             agains: 0,
         }
@@ -333,7 +333,7 @@ impl<'a> History<'a> {
                 }
                 self.restart().await;
             }
-            13 if self.random.one_in(4) => self.hold(),
+            13 if self.random.one_in(3) => self.hold(),
             14..=17 => self.read(),
             _ => self.look_after().await,
         }
@@ -354,7 +354,8 @@ impl<'a> History<'a> {
         // Some that the log has come again.
         self.streamed = known.saturating_sub(self.random.below(3));
         self.settled = self.settled.max(known);
-        (self.reader, self.barrier) = (None, None);
+        self.barriers.clear();
+        self.reader = None;
     }
 
     async fn restart(&mut self) {
@@ -389,7 +390,7 @@ impl<'a> History<'a> {
         self.pipeline.hold(&[tracked(HELD)], false).unwrap();
         // The reader is begun anew, and waits for every transaction that has been delivered.
         self.settled = self.source.transactions.len();
-        (self.reader, self.barrier) = (None, None);
+        self.reader = None;
     }
 
     /// The stream brings a transaction, or the first part of one.
@@ -436,7 +437,8 @@ impl<'a> History<'a> {
 
     /// The reader tells something.
     fn read(&mut self) {
-        let Some(job) = self.pipeline.jobs().first() else { return };
+        let holds = |job: &&Job| job.tables[&HELD].stage != Stage::Moved;
+        let Some(job) = self.pipeline.jobs().iter().find(holds) else { return };
         let number = job.place.number;
         let truncates = self.source.transactions.iter().flat_map(|one| &one.acts);
         let truncated = |act: &&Act| matches!(act, Act::Truncate { oids } if oids.contains(&HELD));
@@ -469,13 +471,13 @@ impl<'a> History<'a> {
             });
             let stamp = String::new();
             let begin = Read::Begin { oid, epoch, shape: Arc::new(shape(oid)), visibility, stamp };
-            assert!(self.pipeline.take(begin).unwrap().is_none());
+            assert!(self.pipeline.take(number, begin).unwrap().is_none());
             return;
         }
         let (part, rows, is_last) = match &mut reader.shared {
             Some((rows, _)) if rows.is_empty() => {
                 self.reader = None;
-                assert!(self.pipeline.take(Read::End { oid, epoch }).unwrap().is_none());
+                assert!(self.pipeline.take(number, Read::End { oid, epoch }).unwrap().is_none());
                 return;
             }
             Some((rows, _)) => {
@@ -510,21 +512,22 @@ impl<'a> History<'a> {
         if is_last {
             self.reader = None;
         }
-        if let Some(mut part) = self.pipeline.take(read).unwrap() {
+        if let Some(mut part) = self.pipeline.take(number, read).unwrap() {
             while self.pipeline.take_rows(&mut part).unwrap() {}
         }
     }
 
     /// What the session does between transactions: a barrier, and then the release.
     async fn look_after(&mut self) {
-        let Some(job) = self.pipeline.jobs().first() else { return };
+        let count = self.pipeline.jobs().len().max(1);
+        let Some(job) = self.pipeline.jobs().get(self.random.below(count)) else { return };
         let number = job.place.number;
         if !job.is_read() {
-            self.barrier = None;
+            self.barriers.remove(&number);
             return;
         }
         let now = self.source.transactions.last().map_or(0, |last| last.commit_lsn + 50);
-        let barrier = *self.barrier.get_or_insert(now);
+        let barrier = *self.barriers.entry(number).or_insert(now);
         if self.pipeline.processed().0 < barrier {
             return;
         }
@@ -538,7 +541,7 @@ impl<'a> History<'a> {
                     self.agains += 1;
                     self.pipeline.drop_open();
                     self.pipeline.hold_again(Some(oid)).unwrap();
-                    (self.reader, self.barrier) = (None, None);
+                    self.reader = None;
                     self.settled = self.source.transactions.len();
                     return;
                 }
@@ -561,7 +564,7 @@ impl<'a> History<'a> {
         }
         self.pipeline.end_release(release).unwrap();
         self.releases += 1;
-        self.barrier = None;
+        self.barriers.remove(&number);
     }
 
     /// Rebuilds the tables from the log alone. Each change must fit what is there, and stand at its place.
