@@ -44,10 +44,10 @@ async fn a_table_made_later_joins_within_seconds_with_the_rows_that_it_has() {
     expect(
         &records,
         &[
-            r#"later {"id":1} r null {"id":1}"#,
-            r#"open {"id":1} r null {"id":1}"#,
-            r#"open {"id":2} r null {"id":2}"#,
-            r#"copied {"id":7} r null {"id":7}"#,
+            r#"later {"id":1} r null {"id":1} millrace.phase=snapshot"#,
+            r#"open {"id":1} r null {"id":1} millrace.phase=snapshot"#,
+            r#"open {"id":2} r null {"id":2} millrace.phase=snapshot"#,
+            r#"copied {"id":7} r null {"id":7} millrace.phase=snapshot"#,
             r#"later {"id":2} c null {"id":2}"#,
             r#"later {"id":1} d {"id":1} null __debezium.newkey={"id":3}"#,
             r#"{"id":1} tombstone __debezium.newkey={"id":3}"#,
