@@ -11,7 +11,6 @@ use crate::broker::{Broker, BrokerError, Listeners, Settings, TaskStart};
 use crate::capture::session::CaptureOptions;
 use crate::capture::snapshot_requests::SnapshotRequests;
 use crate::config::Config;
-use crate::postgres::snapshot::ReadOptions;
 use crate::postgres::source::SourceConfig;
 use crate::state::{DataDir, StateError, Store};
 use crate::task::TaskDefinition;
@@ -39,7 +38,7 @@ impl StartArguments {
         Ok(CaptureOptions {
             task: task.name.clone(),
             source,
-            read: ReadOptions::default(),
+            read: config.read.clone(),
             objects: Arc::new(watch::Sender::new(task.objects.clone())),
             snapshots: Arc::new(SnapshotRequests::open(store.clone(), &task.name)?),
             start: task.start,

@@ -14,6 +14,7 @@ use super::tasks::{add, check_database, check_new, saved_tasks};
 use super::{Exit, Failure, say};
 use crate::broker::{Broker, Listeners, TaskStart};
 use crate::capture::Start;
+use crate::capture::progress::Progress;
 use crate::capture::routing::Layout;
 use crate::change::Timestamp;
 use crate::format::FormatName;
@@ -226,7 +227,7 @@ async fn summaries(tasks: &[Arc<Task>]) {
             let rate = (view.changes - *before) as f64 / SUMMARY_INTERVAL.as_secs_f64();
             *before = view.changes;
             say(format_args!(
-                "{} {}  {} changes, {rate:.0}/s  durable {}  behind {} bytes, {:.1} s  wal kept {} MiB{}{}",
+                "{} {}  {} changes, {rate:.0}/s  durable {}  behind {} bytes, {:.1} s  wal kept {} MiB{}{}{}",
                 task.definition.name,
                 status.state,
                 view.changes,
@@ -234,9 +235,26 @@ async fn summaries(tasks: &[Arc<Task>]) {
                 view.lag_bytes(),
                 view.lag_seconds(Timestamp::now()),
                 view.retained_wal >> 20,
+                existing_rows(&task.progress),
                 if status.reason.is_empty() { "" } else { "  " },
                 status.reason,
             ));
         }
     }
+}
+
+/// How far the reading of existing rows is, if there is any.
+fn existing_rows(progress: &Progress) -> String {
+    let each = progress.reading().into_iter().map(|reading| {
+        let totals = reading.totals();
+        let left = totals.time_left.map(|left| format!(", {} min left", left.as_secs().div_ceil(60)));
+        format!(
+            "  existing rows {} of about {} ({:.0} %{})",
+            totals.rows,
+            totals.estimated_rows,
+            totals.fraction * 100.0,
+            left.unwrap_or_default()
+        )
+    });
+    each.collect()
 }

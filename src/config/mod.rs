@@ -19,6 +19,7 @@ pub use settings::{SETTINGS, Setting, Value};
 pub use tasks::WantedTask;
 
 use crate::broker::Settings;
+use crate::postgres::snapshot::ReadOptions;
 
 /// A configuration that is right.
 #[derive(Debug, Clone)]
@@ -31,6 +32,8 @@ pub struct Config {
     pub heartbeat: Option<Duration>,
     /// Warn when a source keeps more WAL than this for a task, in bytes.
     pub wal_limit: u64,
+    /// How existing rows are read.
+    pub read: ReadOptions,
     /// Have new tables join in their creating transaction, where our role may.
     pub join_at_creation: bool,
     /// Read a backlog of more WAL than this, in bytes, by SQL; `None` for never.
@@ -46,6 +49,7 @@ impl Default for Config {
             allow_plaintext: false,
             heartbeat: Some(Duration::from_secs(10)),
             wal_limit: 10_240 << 20,
+            read: ReadOptions::default(),
             join_at_creation: false,
             catch_up: None,
             tasks: Vec::new(),

@@ -314,6 +314,39 @@ pub static SETTINGS: &[Setting] = &[
         },
     },
     Setting {
+        key: "snapshot.connections",
+        flag: "snapshot-connections",
+        about: "How many connections read existing rows at the same time",
+        value: Value::Number {
+            unit: "connections",
+            range: 1..=64,
+            get: |config| config.read.connections as u64,
+            set: |config, connections| config.read.connections = connections as usize,
+        },
+    },
+    Setting {
+        key: "snapshot.limit_mb_per_second",
+        flag: "snapshot-limit-mb-per-second",
+        about: "How fast existing rows are read at most; 0 for as fast as it goes",
+        value: Value::Number {
+            unit: "MiB",
+            range: 0..=MAX_MIB,
+            get: |config| config.read.bytes_per_second.unwrap_or(0) >> 20,
+            set: |config, mib| config.read.bytes_per_second = (mib > 0).then_some(mib << 20),
+        },
+    },
+    Setting {
+        key: "snapshot.max_age_minutes",
+        flag: "snapshot-max-age-minutes",
+        about: "How long one transaction is held at the source to read existing rows",
+        value: Value::Number {
+            unit: "minutes",
+            range: 1..=MAX_HOURS,
+            get: |config| config.read.max_age.as_secs() / 60,
+            set: |config, minutes| config.read.max_age = Duration::from_secs(minutes * 60),
+        },
+    },
+    Setting {
         key: "task.retry_minutes",
         flag: "retry-minutes",
         about: "How long to try again at other trouble that may pass",

@@ -24,6 +24,7 @@ use self::connections::Limits;
 pub use self::connections::{CloseConnection, OwnPlace};
 use crate::change::Timestamp;
 use crate::group::{Coordinator, GroupLag};
+use crate::postgres::snapshot::ReadTotals;
 use crate::state::AdminToken;
 use crate::task;
 use crate::task::supervisor::Task;
@@ -157,6 +158,15 @@ fn publish(task: &Task) {
     gauge("millrace_task_retained_wal_bytes", view.retained_wal as f64);
     gauge("millrace_task_not_captured_tables", view.tables.not_captured.len() as f64);
     gauge("millrace_task_insert_only_tables", view.tables.insert_only.len() as f64);
+    let reading: Vec<_> = task.progress.reading().iter().map(|progress| progress.totals()).collect();
+    let sum = |of: fn(&ReadTotals) -> u64| reading.iter().map(of).sum::<u64>() as f64;
+    gauge("millrace_snapshot_tables_left", sum(|totals| totals.tables - totals.tables_done));
+    gauge("millrace_snapshot_rows", sum(|totals| totals.rows));
+    gauge("millrace_snapshot_bytes", sum(|totals| totals.bytes));
+    let fraction = reading.iter().map(|totals| totals.fraction).fold(1.0, f64::min);
+    gauge("millrace_snapshot_fraction", fraction);
+    let left = reading.iter().filter_map(|totals| totals.time_left).max().unwrap_or_default();
+    gauge("millrace_snapshot_seconds_left", left.as_secs_f64());
     let counter =
         |metric: &'static str, value: u64| metrics::counter!(metric, "task" => name.clone()).absolute(value);
     counter("millrace_task_transactions_total", view.transactions);

@@ -358,7 +358,7 @@ async fn a_reader_goes_on_behind_its_last_key_and_begins_anew_where_it_cannot() 
     reading.expect_whole("old").await;
     // It begins when the other is through, under a snapshot of its own, which lasts no longer.
     assert!(
-        keyless.refused.as_ref().is_some_and(|reason| reason.contains("snapshot.max_age")),
+        keyless.refused.as_ref().is_some_and(|reason| reason.contains("snapshot.max_age_minutes")),
         "{:?}",
         keyless.refused
     );

@@ -591,7 +591,7 @@ impl<'a> Round<'a> {
                 Some(Stopped::Changed(from)) => Ok(from),
                 None if too_old && shared.told_rows && !has_key => Err(format!(
                     "{}: it has no key to go on by, and was not read within the longest time that a snapshot may be \
-                     held ({} s); raise snapshot.max_age, or give it a primary key",
+                     held ({} s); raise snapshot.max_age_minutes, or give it a primary key",
                     shared.table.name(),
                     self.reading.options.max_age.as_secs()
                 )),
