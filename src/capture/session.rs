@@ -204,15 +204,16 @@ impl<W: LogWriter> Capture<W> {
     /// # Errors
     /// Whatever ended it; [`CaptureError::trouble`] says what follows.
     pub async fn session(&mut self, stop: &CancellationToken) -> Result<(), CaptureError> {
-        loop {
+        let ended = loop {
             let ended = self.attach_and_pump(stop).await;
-            self.flow.send_replace(Flow::Stopped);
             self.progress.end_reading(None);
-            match ended {
-                Ok(()) => return Ok(()),
-                Err(error) => self.change_form(error)?,
+            let Err(error) = ended else { break Ok(()) };
+            if let Err(error) = self.change_form(error) {
+                break Err(error);
             }
-        }
+        };
+        self.flow.send_replace(Flow::Stopped);
+        ended
     }
 
     /// Decides on the form of the next session, when that is what the last one ended for.
