@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use millrace::change::{Before, Lsn, Row, Timestamp, Value};
 use millrace::postgres::connect::{ConnectError, Control, connect};
 use millrace::postgres::pgoutput::{Cells, Message, parse, protocol_for};
+use millrace::postgres::publication::Origin;
 use millrace::postgres::replication::{
     Frame, ReplicationConnection, ReplicationStream, SlotLife, Snapshot, StartOptions, Status, StreamLimits,
 };
@@ -364,6 +365,7 @@ fn options(server_version: u32) -> StartOptions {
         publications: vec!["p".to_owned()],
         streaming: true,
         messages: true,
+        origin: Origin::Any,
         binary: false,
         limits: StreamLimits::default(),
     }

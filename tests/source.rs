@@ -11,11 +11,13 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use millrace::change::{DataType, Lsn, ReplicaIdentity, TypeForm};
 use millrace::postgres::catalog::{self, TrackedTable};
+use millrace::postgres::connect;
 use millrace::postgres::heartbeat;
 use millrace::postgres::objects::Objects;
 use millrace::postgres::precheck::{self, Outcome, PrecheckOptions, PrecheckReport};
-use millrace::postgres::publication::{self, PublicationError};
+use millrace::postgres::publication::{self, PublicationError, SourceOptions};
 use millrace::postgres::slot::{self, SlotError, SlotTrouble, WalStatus};
+use millrace::postgres::source::SourceConfig;
 use millrace_test_support::{Postgres, PostgresOptions};
 use postgres_protocol::message::frontend;
 use tokio_postgres::Client;
@@ -51,11 +53,13 @@ async fn tables(client: &Client) -> Vec<TrackedTable> {
 
 async fn reconcile(client: &Client) -> publication::Reconciled {
     let listed = publication::listed(client, "t").await.expect("list");
-    publication::reconcile(client, "t", &tables(client).await, &listed).await.expect("reconcile")
+    publication::reconcile(client, "t", &SourceOptions::default(), &tables(client).await, &listed)
+        .await
+        .expect("reconcile")
 }
 
 async fn ensure(client: &Client) -> publication::PublicationState {
-    publication::ensure(client, "t", &tables(client).await).await.expect("ensure")
+    publication::ensure(client, "t", &SourceOptions::default(), &tables(client).await).await.expect("ensure")
 }
 
 fn names(tables: &[TrackedTable]) -> Vec<&str> {
@@ -344,7 +348,9 @@ async fn tables_no_longer_wanted_leave_and_dropped_ones_leave_by_themselves() {
     ensure(&client).await;
     run(&client, "DROP TABLE c").await;
     let listed = publication::listed(&client, "t").await.expect("list");
-    let outcome = publication::reconcile(&client, "t", &[], &listed).await.expect("reconcile");
+    let outcome = publication::reconcile(&client, "t", &SourceOptions::default(), &[], &listed)
+        .await
+        .expect("reconcile");
     let removed: Vec<_> = outcome.removed.iter().map(|table| table.name.as_str()).collect();
     assert_eq!(removed, ["a", "b"]);
     assert_eq!(published(&client).await, (vec![], vec![]));
@@ -458,7 +464,7 @@ async fn publications_that_are_not_as_we_make_them_are_refused_with_the_sql_that
     let (server, admin) = start().await;
     let client = a_plain_role(&server, &admin).await;
     assert!(matches!(
-        publication::reconcile(&client, "t", &[], &HashSet::new()).await,
+        publication::reconcile(&client, "t", &SourceOptions::default(), &[], &HashSet::new()).await,
         Err(PublicationError::Missing(name)) if name == "millrace_t"
     ));
     for (made, word) in [
@@ -466,7 +472,10 @@ async fn publications_that_are_not_as_we_make_them_are_refused_with_the_sql_that
         ("CREATE PUBLICATION millrace_t FOR ALL TABLES", "OWNER TO"),
     ] {
         run(&admin, made).await;
-        let error = publication::ensure(&client, "t", &[]).await.expect_err("refused").to_string();
+        let error = publication::ensure(&client, "t", &SourceOptions::default(), &[])
+            .await
+            .expect_err("refused")
+            .to_string();
         assert!(error.contains(word), "{error}");
         run(&admin, "DROP PUBLICATION millrace_t").await;
     }
@@ -476,19 +485,26 @@ async fn publications_that_are_not_as_we_make_them_are_refused_with_the_sql_that
         ("WITH (publish_via_partition_root = true)", "publish_via_partition_root = false"),
     ] {
         run(&admin, &format!("CREATE PUBLICATION millrace_t {made}")).await;
-        let error = publication::ensure(&admin, "t", &[]).await.expect_err("refused").to_string();
+        let error = publication::ensure(&admin, "t", &SourceOptions::default(), &[])
+            .await
+            .expect_err("refused")
+            .to_string();
         assert!(error.contains(word), "{error}");
         run(&admin, "DROP PUBLICATION millrace_t").await;
     }
     run(&admin, "REVOKE CREATE ON DATABASE postgres FROM capture").await;
-    let error = publication::ensure(&client, "t", &[]).await.expect_err("refused");
+    let error = publication::ensure(&client, "t", &SourceOptions::default(), &[]).await.expect_err("refused");
     assert!(matches!(error, PublicationError::MayNotCreate { .. }), "{error}");
     assert!(error.to_string().contains("GRANT CREATE ON DATABASE \"postgres\" TO \"capture\";"), "{error}");
 }
 
 async fn check(client: &Client, task: &str) -> PrecheckReport {
-    let options =
-        PrecheckOptions { task: task.to_owned(), objects: Objects::default(), slot_may_exist: false };
+    let options = PrecheckOptions {
+        task: task.to_owned(),
+        objects: Objects::default(),
+        publish: SourceOptions::default(),
+        slot_may_exist: false,
+    };
     precheck::run(client, &options).await.expect("precheck")
 }
 
@@ -590,8 +606,12 @@ async fn a_slot_with_our_name_and_without_our_state_is_refused() {
     let (result, _, remedy) = outcome(&report, "slot");
     assert_eq!(result, Outcome::Failed);
     assert!(remedy.contains("--adopt-slot"), "{remedy}");
-    let adopting =
-        PrecheckOptions { task: "t".to_owned(), objects: Objects::default(), slot_may_exist: true };
+    let adopting = PrecheckOptions {
+        task: "t".to_owned(),
+        objects: Objects::default(),
+        publish: SourceOptions::default(),
+        slot_may_exist: true,
+    };
     assert!(precheck::run(&client, &adopting).await.expect("precheck").passed());
 }
 
@@ -729,4 +749,42 @@ async fn server_facts_are_read_by_any_role() {
     assert!(!info.is_superuser && info.may_replicate && info.may_create && !info.in_recovery && !info.is_rds);
     assert_eq!((info.wal_level.as_str(), info.wal_sender_timeout_ms), ("logical", 60_000));
     assert!(info.system_identifier.is_some());
+}
+
+#[tokio::test]
+async fn what_is_hidden_not_sent_or_cannot_be_captured_is_named_before_the_start() {
+    let (server, admin) = start().await;
+    run(
+        &admin,
+        "CREATE ROLE capture LOGIN REPLICATION PASSWORD 'secret'; CREATE ROLE app;
+         GRANT CREATE ON DATABASE postgres TO capture; GRANT USAGE, CREATE ON SCHEMA public TO capture;
+         CREATE TABLE forced (id int PRIMARY KEY, g int GENERATED ALWAYS AS (id * 2) STORED);
+         CREATE TABLE open (id int PRIMARY KEY);
+         CREATE POLICY p ON forced USING (id > 5); CREATE POLICY p ON open USING (id > 5);
+         ALTER TABLE forced ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+         ALTER TABLE open ENABLE ROW LEVEL SECURITY;
+         ALTER TABLE forced OWNER TO capture; ALTER TABLE open OWNER TO capture;
+         CREATE UNLOGGED TABLE unlogged (id int PRIMARY KEY);
+         CREATE MATERIALIZED VIEW sums AS SELECT 1 AS one; CREATE VIEW a_view AS SELECT 1 AS one;",
+    )
+    .await;
+    let config = SourceConfig::parse(&server.url_for("capture", "secret", "postgres")).expect("a source");
+    let client = connect::connect(&config).await.expect("connect");
+    let report = check(&client, "t").await;
+    let (result, detail, _) = outcome(&report, "row_level_security");
+    assert_eq!(result, Outcome::Warning);
+    assert!(detail.contains("public.forced") && !detail.contains("public.open"), "{detail}");
+    // What would be fewer rows is an error.
+    let error = client.query("SELECT id FROM public.forced", &[]).await.expect_err("a policy is in the way");
+    assert!(format!("{error:?}").contains("row-level security"), "{error:?}");
+    let (result, detail, told) = outcome(&report, "refused");
+    assert_eq!(result, Outcome::Warning);
+    assert!(detail.contains("unlogged table") && detail.contains("materialized view"), "{detail}");
+    assert!(!detail.contains("a_view"), "nobody expects rows of a view in a whole database: {detail}");
+    assert!(told.contains("ALTER TABLE \"public\".\"unlogged\" SET LOGGED;"), "{told}");
+    let generated = report.checks.iter().find(|check| check.name == "generated_columns");
+    match server.major() >= 18 {
+        true => assert_eq!(generated, None),
+        false => assert!(generated.expect("a check").detail.contains("public.forced (g)"), "{generated:?}"),
+    }
 }

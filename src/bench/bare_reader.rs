@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::BenchError;
 use crate::change::{Lsn, Timestamp};
 use crate::postgres::pgoutput;
+use crate::postgres::publication::Origin;
 use crate::postgres::replication::{
     Frame, ReplicationConnection, ReplicationStream, StartOptions, Status, StreamLimits,
 };
@@ -64,6 +65,7 @@ impl BareReader {
             publications: self.publications.clone(),
             streaming: true,
             messages: true,
+            origin: Origin::Any,
             binary: false,
             limits: StreamLimits::default(),
         };

@@ -20,6 +20,7 @@ use super::workload::Workload;
 use crate::change::Lsn;
 use crate::postgres::connect::{self, Control};
 use crate::postgres::objects::Objects;
+use crate::postgres::publication::SourceOptions;
 use crate::postgres::source::{ChannelBinding, Host, RootCert, SourceConfig, SslMode, SslNegotiation};
 use crate::postgres::{catalog, publication};
 
@@ -132,7 +133,7 @@ impl Site {
         }
         workload.prepare(control).await?;
         let tables = site.tables().await?;
-        publication::ensure(control, TASK, &tables).await?;
+        publication::ensure(control, TASK, &SourceOptions::default(), &tables).await?;
         site.create_slot(BACKLOG_SLOT).await?;
         Ok(site)
     }

@@ -46,6 +46,8 @@ pub struct Shortfalls {
     pub not_captured: Vec<String>,
     /// Tables of which only inserts and truncates are captured, with the SQL that mends it.
     pub insert_only: Vec<String>,
+    /// What the task's objects mean and cannot be captured, with the reason.
+    pub refused: Vec<String>,
     /// Patterns of the task's objects that select no table, and why.
     pub unmatched: Vec<String>,
 }

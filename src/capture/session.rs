@@ -32,6 +32,7 @@ use crate::log::{Committed, LogError, LogWriter, SourcePosition, Ticket};
 use crate::postgres::catalog::TrackedTable;
 use crate::postgres::connect::Control;
 use crate::postgres::objects::Objects;
+use crate::postgres::publication::SourceOptions;
 use crate::postgres::replication::{Backlog, Feed, Frame, ReplicationConnection, ReplicationError, Status};
 use crate::postgres::snapshot::ReadOptions;
 use crate::postgres::source::SourceConfig;
@@ -66,6 +67,8 @@ pub struct CaptureOptions {
     pub task: String,
     /// The source.
     pub source: SourceConfig,
+    /// How tables are published.
+    pub publish: SourceOptions,
     /// The tables to track; may change while the task runs.
     pub objects: Arc<watch::Sender<Objects>>,
     /// Snapshots that are asked for while it runs.

@@ -20,6 +20,7 @@ use crate::postgres::heartbeat;
 use crate::postgres::objects::{Objects, ObjectsChange};
 use crate::postgres::publication::creation::{self, JoinedAtCreation};
 use crate::postgres::publication::{self, Joined, NotCaptured, PublicationError, Reconciled};
+use crate::postgres::relations::{self, Refused};
 use crate::postgres::slot::{self, SlotTrouble};
 use crate::state::{StateError, Store};
 
@@ -198,34 +199,38 @@ impl Poll<'_> {
         let trigger = self.keep_creation_trigger(objects).await;
         let listed = publication::listed(&self.control, &self.options.task).await?;
         let before = catalog::source_position(&self.control).await?;
-        let tables = catalog::tracked_tables(&self.control, objects).await?;
-        let unmatched = catalog::unmatched(&self.control, objects, &tables).await?;
+        let tracked = catalog::tracked_tables(&self.control, objects).await?;
+        let unmatched = catalog::unmatched(&self.control, objects, &tracked).await?;
+        let refused = relations::refused(&self.control, objects).await?;
         let saved = self.announced().await?;
         let whole =
             if trigger { creation::joined(&self.control, &self.options.task).await? } else { Vec::new() };
         let announced = with_whole(&saved, &whole);
         let is_late = |table: &&TrackedTable| {
-            !announced.contains_key(&table.oid) && (table.owned_by_us || listed.contains(&table.oid))
+            !announced.contains_key(&table.oid)
+                && (table.owned_by_us || listed.contains(&table.oid))
+                && self.options.publish.tells_by_own_name(table)
         };
-        let late: Vec<&TrackedTable> = tables.iter().filter(is_late).collect();
+        let late: Vec<&TrackedTable> = tracked.iter().filter(is_late).collect();
         let mut earlier = Reconciled::default();
         if !late.is_empty() {
             // Users' statements may be failing for want of a move, which does not wait for the log (I7).
             let is_known = |table: &&TrackedTable| listed.contains(&table.oid);
-            let known: Vec<TrackedTable> = tables.iter().filter(is_known).cloned().collect();
+            let known: Vec<TrackedTable> = tracked.iter().filter(is_known).cloned().collect();
             earlier = self.publish(reports, &known, &listed).await?;
         }
         let held = hold(reports, late).await?;
-        let done = self.publish(reports, &tables, &listed).await?.after(earlier);
+        let done = self.publish(reports, &tracked, &listed).await?.after(earlier);
+        let tables = &done.tables;
         self.look_again = (!done.not_captured.is_empty()).then(|| Instant::now() + LOOK_AGAIN_INTERVAL);
-        reports.send(Report::Shortfalls(shortfalls(&tables, &done, unmatched))).await?;
-        reports.send(Report::Captured(captured(&tables, &done))).await?;
+        reports.send(Report::Shortfalls(shortfalls(tables, &done, &refused, unmatched))).await?;
+        reports.send(Report::Captured(captured(tables, &done))).await?;
         let mut now_announced = Announced::new();
         let mut gaps = Vec::new();
         for table in &done.moved_to_insert_only {
             gaps.push(lost_identity(table, before, catalog::source_position(&self.control).await?));
         }
-        for table in &tables {
+        for table in tables {
             let before = announced.get(&table.oid).copied();
             let extent = Extent::of(table);
             let told = before.is_some_and(|before| before >= extent) || held.contains(&table.oid);
@@ -269,13 +274,14 @@ impl Poll<'_> {
 
     /// Has the event trigger for new tables select these objects, or be gone. Whether it is there.
     async fn keep_creation_trigger(&mut self, objects: &Objects) -> bool {
-        let (task, wanted) = (&self.options.task, self.options.join_at_creation);
+        let CaptureOptions { task, publish, join_at_creation: wanted, .. } = self.options;
+        let wanted = *wanted;
         if let Some((kept_for, is_there)) = &self.creation
             && kept_for == objects
         {
             return *is_there;
         }
-        let kept = creation::keep(&self.control, task, wanted, objects).await;
+        let kept = creation::keep(&self.control, task, wanted, objects, publish).await;
         let is_there = kept.unwrap_or_else(|error| {
             warn!(task, %error, "new tables join when a poll sees them");
             false
@@ -291,7 +297,8 @@ impl Poll<'_> {
         tables: &[TrackedTable],
         listed: &HashSet<u32>,
     ) -> Result<Reconciled, PollError> {
-        let done = publication::reconcile(&self.control, &self.options.task, tables, listed).await;
+        let CaptureOptions { task, publish, .. } = self.options;
+        let done = publication::reconcile(&self.control, task, publish, tables, listed).await;
         if let Err(PublicationError::Missing(name)) = &done {
             let report = Report::PublicationDropped { name: name.clone(), since: self.published };
             reports.send(report).await?;
@@ -314,6 +321,11 @@ impl Poll<'_> {
             if let Some(sql) = &table.unreadable {
                 warn!(task = self.options.task, %table, "a snapshot is wanted of what cannot be read; run: {sql}");
             }
+        }
+        let (tables, by_root): (Vec<_>, Vec<_>) =
+            tables.into_iter().partition(|table| self.options.publish.tells_by_own_name(table));
+        for table in by_root {
+            warn!(task = self.options.task, %table, "a snapshot is wanted of a partition that is told as another table");
         }
         let held = hold(reports, tables).await?;
         info!(task = self.options.task, tables = held.len(), "the rows of tables are read, as was asked for");
@@ -406,7 +418,7 @@ pub enum Extent {
 impl Extent {
     /// What is captured of a table that is where it belongs.
     pub fn of(table: &TrackedTable) -> Self {
-        if table.usable_identity && !table.partitioned { Extent::Full } else { Extent::Inserts }
+        if table.published.updates { Extent::Full } else { Extent::Inserts }
     }
 }
 
@@ -450,13 +462,19 @@ fn captured(tables: &[TrackedTable], done: &Reconciled) -> Arc<[CapturedTable]> 
 }
 
 /// The tables that are captured less than whole, in a sentence each.
-pub fn shortfalls(tables: &[TrackedTable], done: &Reconciled, unmatched: Vec<String>) -> Shortfalls {
+pub fn shortfalls(
+    tables: &[TrackedTable],
+    done: &Reconciled,
+    refused: &[Refused],
+    unmatched: Vec<String>,
+) -> Shortfalls {
     let is_left_out =
         |table: &&TrackedTable| done.not_captured.iter().any(|left| left.table.oid == table.oid);
-    let without_identity = tables.iter().filter(|table| !table.partitioned && !table.usable_identity);
+    let weak = tables.iter().filter(|table| !is_left_out(table));
     Shortfalls {
         not_captured: done.not_captured.iter().map(not_captured).collect(),
-        insert_only: without_identity.filter(|table| !is_left_out(table)).map(insert_only).collect(),
+        insert_only: weak.filter_map(insert_only).collect(),
+        refused: refused.iter().map(|refused| format!("{refused}; {}", refused.remedy())).collect(),
         unmatched,
     }
 }
@@ -465,11 +483,10 @@ fn not_captured(left: &NotCaptured) -> String {
     format!("{}: {}; run: {}", left.table, left.reason, left.sql)
 }
 
-fn insert_only(table: &TrackedTable) -> String {
-    format!(
-        "{table}: only inserts and truncates are captured, because old rows cannot be told without a replica \
-         identity; give it a primary key, or run: ALTER TABLE {table} REPLICA IDENTITY FULL;"
-    )
+fn insert_only(table: &TrackedTable) -> Option<String> {
+    let weakness = table.published.weakness.as_ref()?;
+    let remedy = weakness.remedy(table);
+    Some(format!("{table}: only inserts and truncates are captured, because {weakness}; {remedy}"))
 }
 
 /// The event for a table of which nothing was captured before, or only its inserts.

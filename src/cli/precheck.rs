@@ -2,11 +2,12 @@
 
 use clap::Args;
 
-use super::objects::ObjectArguments;
+use super::objects::{ObjectArguments, PublishArguments};
 use super::{Exit, Failure, say};
 use crate::postgres::connect;
 use crate::postgres::objects::Objects;
 use crate::postgres::precheck::{self, PrecheckOptions, PrecheckReport};
+use crate::postgres::publication::SourceOptions;
 use crate::postgres::source::SourceConfig;
 use crate::task::definition::name_from_database;
 
@@ -21,6 +22,8 @@ pub struct Precheck {
     task: Option<String>,
     #[command(flatten)]
     objects: ObjectArguments,
+    #[command(flatten)]
+    publish: PublishArguments,
 }
 
 impl Precheck {
@@ -29,7 +32,7 @@ impl Precheck {
             .map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
         let task = self.task.unwrap_or_else(|| name_from_database(&source.dbname));
         let objects = self.objects.change().apply(&Objects::default()).map_err(Failure::failed)?;
-        let report = check(&source, &task, &objects, false).await?;
+        let report = check(&source, &task, &objects, &self.publish.options(), false).await?;
         say(&report);
         match report.passed() {
             true => Ok(()),
@@ -43,9 +46,15 @@ pub async fn check(
     source: &SourceConfig,
     task: &str,
     objects: &Objects,
+    publish: &SourceOptions,
     slot_may_exist: bool,
 ) -> Result<PrecheckReport, Failure> {
     let control = connect::connect(source).await.map_err(Failure::failed)?;
-    let options = PrecheckOptions { task: task.to_owned(), objects: objects.clone(), slot_may_exist };
+    let options = PrecheckOptions {
+        task: task.to_owned(),
+        objects: objects.clone(),
+        publish: publish.clone(),
+        slot_may_exist,
+    };
     precheck::run(&control, &options).await.map_err(Failure::failed)
 }

@@ -38,6 +38,7 @@ impl StartArguments {
         Ok(CaptureOptions {
             task: task.name.clone(),
             source,
+            publish: task.publish.clone(),
             read: config.read.clone(),
             objects: Arc::new(watch::Sender::new(task.objects.clone())),
             snapshots: Arc::new(SnapshotRequests::open(store.clone(), &task.name)?),

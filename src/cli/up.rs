@@ -8,7 +8,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::warn;
 
 use super::config::ConfigArguments;
-use super::objects::ObjectArguments;
+use super::objects::{ObjectArguments, PublishArguments};
 use super::serve::{StartArguments, open_state, wait_for_signal};
 use super::tasks::{add, check_database, check_new, saved_tasks};
 use super::{Exit, Failure, say};
@@ -24,7 +24,8 @@ use crate::postgres::source::SourceConfig;
 use crate::state::Store;
 use crate::task::TaskDefinition;
 use crate::task::definition::{
-    Difference, MAX_PARTITIONS, OutputSettings, check_output_names, is_valid_name, name_from_database,
+    Difference, MAX_PARTITIONS, OutputSettings, check_output_names, difference, is_valid_name,
+    name_from_database,
 };
 use crate::task::supervisor::Task;
 
@@ -56,6 +57,8 @@ pub struct Up {
     start: Option<Start>,
     #[command(flatten)]
     objects: ObjectArguments,
+    #[command(flatten)]
+    publish: PublishArguments,
     #[command(flatten)]
     config: ConfigArguments,
     #[command(flatten)]
@@ -119,7 +122,7 @@ impl Up {
         let objects = self.objects.change().apply(&Objects::default()).map_err(usage)?;
         let start = self.start.unwrap_or_default();
         let task = TaskDefinition::new(name, source.display(), vec![self.output()]).map_err(usage)?;
-        Ok(TaskDefinition { objects, start, ..task })
+        Ok(TaskDefinition { objects, start, publish: self.publish.options(), ..task })
     }
 
     /// The one output that the flags speak of.
@@ -186,7 +189,13 @@ impl Up {
         });
         let include = tables("tables", saved.objects.include(), asked.include);
         let exclude = tables("exclude", saved.objects.exclude(), asked.exclude);
-        [include, exclude, start].into_iter().flatten()
+        let (saved, asked) = (&saved.publish, &self.publish);
+        let partitions =
+            difference("partitions_as", saved.partitions_as, asked.partitions_as, |partitions| {
+                partitions.to_string()
+            });
+        let origin = difference("origin", saved.origin, asked.origin, |origin| origin.to_string());
+        [include, exclude, start, partitions, origin].into_iter().flatten()
     }
 }
 

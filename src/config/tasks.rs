@@ -12,6 +12,7 @@ use toml::de::{DeTable, Deserializer};
 use super::file::{Reader, Written};
 use crate::capture::Start;
 use crate::postgres::objects::{Objects, ObjectsChange, Pattern};
+use crate::postgres::publication::{Origin, Partitions, SourceOptions, TableOptions};
 use crate::postgres::source::SourceConfig;
 use crate::task::TaskDefinition;
 use crate::task::definition::{OutputSettings, check_output_names, name_from_database};
@@ -39,6 +40,18 @@ struct TaskSettings {
     tables: Option<Vec<Pattern>>,
     exclude: Option<Vec<Pattern>>,
     start: Option<Start>,
+    partitions_as: Partitions,
+    origin: Origin,
+}
+
+/// What the file says of the rows and columns of tables.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct TableSettings {
+    name: Option<Pattern>,
+    #[serde(rename = "where")]
+    filter: Option<String>,
+    columns: Option<Vec<String>>,
 }
 
 impl Reader<'_> {
@@ -60,7 +73,8 @@ impl Reader<'_> {
     }
 
     fn task(&mut self, at: usize, table: &DeTable) -> Option<WantedTask> {
-        let own = table.iter().filter(|(key, _)| key.get_ref() != "outputs");
+        let own =
+            table.iter().filter(|(key, _)| !["outputs", "table_options"].contains(&key.get_ref().as_ref()));
         let own: DeTable = own.map(|(key, value)| (key.clone(), value.clone())).collect();
         let settings: Option<TaskSettings> = self.record("tasks", &own);
         let mut outputs = Vec::new();
@@ -69,7 +83,9 @@ impl Reader<'_> {
                 outputs.push(self.record("tasks.outputs", table).map(|output: OutputSettings| (at, output)));
             }
         }
-        let TaskSettings { name, source, password_file, tables, exclude, start } = settings?;
+        let table_options = table.get("table_options").map(|value| self.table_options(value));
+        let TaskSettings { name, source, password_file, tables, exclude, start, partitions_as, origin } =
+            settings?;
         let source = self.source(at, own.get("source"), source, password_file);
         let outputs: Option<Vec<(usize, OutputSettings)>> = outputs.into_iter().collect();
         let (source, outputs) = (source?, outputs?);
@@ -86,11 +102,24 @@ impl Reader<'_> {
         if let Err(error) = &selected {
             self.wrong(at, "tasks.tables", error.to_string());
         }
+        let publish = SourceOptions {
+            partitions_as,
+            origin,
+            table_options: table_options.unwrap_or(Some(Vec::new()))?,
+        };
+        if let Err(error) = publish.check() {
+            self.wrong(at, "tasks.table_options", error.to_string());
+            return None;
+        }
         let outputs = outputs.into_iter().map(|(_, output)| output).collect();
         match TaskDefinition::new(name, source.display(), outputs) {
             Ok(task) => {
-                let task =
-                    TaskDefinition { objects: selected.ok()?, start: start.unwrap_or_default(), ..task };
+                let task = TaskDefinition {
+                    objects: selected.ok()?,
+                    start: start.unwrap_or_default(),
+                    publish,
+                    ..task
+                };
                 Some(WantedTask { definition: task, objects, start, source })
             }
             // An output's error has been said, with its place.
@@ -100,6 +129,27 @@ impl Reader<'_> {
                 None
             }
         }
+    }
+
+    /// Which rows and columns of tables are told.
+    fn table_options(&mut self, value: &Written) -> Option<Vec<TableOptions>> {
+        let mut all = Some(Vec::new());
+        for (at, table) in self.tables("tasks.table_options", value) {
+            let settings: Option<TableSettings> = self.record("tasks.table_options", table);
+            let options = settings.and_then(|TableSettings { name, filter, columns }| match name {
+                Some(name) => Some(TableOptions { name, filter, columns }),
+                None => {
+                    let message = "it says of no table; write a name, such as \"public.orders\"";
+                    self.wrong(at, "tasks.table_options", message);
+                    None
+                }
+            });
+            match options {
+                Some(options) => all.iter_mut().for_each(|all| all.push(options.clone())),
+                None => all = None,
+            }
+        }
+        all
     }
 
     /// The database, which needs no password in the file (I9).

@@ -245,6 +245,12 @@ password_file = "/run/secrets/shop"
 tables = ["public.*", '"odd.one".t']
 exclude = ["*.tmp_?"]
 start = "snapshot"
+partitions_as = "root"
+origin = "none"
+[[tasks.table_options]]
+name = "public.orders"
+where = "region = 'eu'"
+columns = ["id", "region"]
 [[tasks.outputs]]
 [[tasks.outputs]]
 name = "wide"
@@ -312,7 +318,7 @@ outputs = 5
 "#;
     let said = wrong(text, &[], &[]);
     let expected = [
-        "4:1: tasks.password: unknown field `password`, expected one of `name`, `source`, `password_file`, `tables`, `exclude`, `start`",
+        "4:1: tasks.password: unknown field `password`, expected one of `name`, `source`, `password_file`, `tables`, `exclude`, `start`, `partitions_as`, `origin`",
         "6:10: tasks.source: there is a password in it, which does not belong here; write it to a file that only \
          millrace may read, and name that in password_file",
         "8:10: tasks.outputs.format: unknown variant `csv`, expected ",
@@ -347,6 +353,10 @@ outputs = 5
         (
             "[[tasks]]\nsource = \"postgres://u@h/d\"\n[[tasks.outputs]]\n[tasks.outputs.events]\nddl = \"off\"",
             "millrace.toml:5:1: tasks.outputs.events: unknown field `ddl`, expected one of `gap`, `message`, `heartbeat`, `watermark`, `transaction`, `snapshot`",
+        ),
+        (
+            "[[tasks]]\nsource = \"postgres://u@h/d\"\n[[tasks.table_options]]\nwhere = \"a\"",
+            "millrace.toml:3:3: tasks.table_options: it says of no table; write a name, such as \"public.orders\"",
         ),
         (
             "[[tasks]]\nsource = \"postgres://u@h/d\"\ntables = [\"public.a\", \"b\"]\nstart = \"later\"",

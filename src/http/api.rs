@@ -207,6 +207,7 @@ fn summary(task: &Task) -> Value {
         "retained_wal_bytes": progress.retained_wal,
         "not_captured": progress.tables.not_captured,
         "insert_only": progress.tables.insert_only,
+        "refused": progress.tables.refused,
         "unmatched": progress.tables.unmatched,
     })
 }

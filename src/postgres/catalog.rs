@@ -13,6 +13,7 @@ use tokio_postgres::{Client, Row};
 
 pub use self::types::data_types;
 use super::objects::{Objects, Pattern};
+use super::publication::Published;
 use super::sql::{SqlError, qualified, quoted};
 use crate::change::{Column, DataType, Lsn, ReplicaIdentity, TableShape};
 
@@ -244,8 +245,19 @@ pub fn shape_from_relation(
     TableShape { oid, schema: schema.to_owned(), name: name.to_owned(), identity, columns, key }
 }
 
-/// A table that logical decoding can publish.
+/// A table by what names it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct TableName {
+    /// `pg_class.oid`.
+    pub oid: u32,
+    /// Schema name.
+    pub schema: String,
+    /// Table name.
+    pub name: String,
+}
+
+/// A table that logical decoding can publish.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct TrackedTable {
     /// `pg_class.oid`.
     pub oid: u32,
@@ -260,6 +272,16 @@ pub struct TrackedTable {
     pub usable_identity: bool,
     /// Whether its primary key is deferrable, which makes it useless as a replica identity.
     pub deferrable_key: bool,
+    /// Whether its replica identity is the primary key: also that of a partition that is made later.
+    pub default_identity: bool,
+    /// Whether its replica identity is useless for a generated column, which servers before 18 do not send.
+    pub generated_identity: bool,
+    /// The columns that its old rows tell, by name.
+    pub identity: Vec<String>,
+    /// The partitioned tables above it, from its parent up.
+    pub ancestors: Vec<TableName>,
+    /// How it is published.
+    pub published: Published,
     /// Whether our role owns it, itself or through membership; only owners may add a table to a publication.
     pub owned_by_us: bool,
     /// Its owner.
@@ -319,46 +341,70 @@ pub(super) const USABLE_IDENTITY: &str = "
 /// Partitions are listed each for itself, and so are the partitioned tables above them: see
 /// [`publication`](super::publication) for what those are good for.
 pub async fn tracked_tables(client: &Client, objects: &Objects) -> Result<Vec<TrackedTable>, SqlError> {
+    // Of the identity's columns: whether there is any, by a valid index or all, and whether all of them can be sent.
     let sql = format!(
         "SELECT c.oid, n.nspname::text, c.relname::text, c.relkind = 'p',
-                {USABLE_IDENTITY},
+                {USABLE_IDENTITY}, columns.names, columns.unsent, c.relreplident,
                 EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary AND NOT i.indimmediate),
+                ARRAY(SELECT a.oid FROM pg_partition_ancestors(c.oid) WITH ORDINALITY p(oid, place)
+                      JOIN pg_class a ON a.oid = p.oid WHERE a.oid <> c.oid ORDER BY p.place),
                 pg_has_role(c.relowner, 'USAGE'), pg_get_userbyid(c.relowner)::text,
-                ARRAY(SELECT unnest(ARRAY[an.nspname::text, a.relname::text])
-                      FROM pg_partition_ancestors(c.oid) p(oid)
-                      JOIN pg_class a ON a.oid = p.oid JOIN pg_namespace an ON an.oid = a.relnamespace
-                      WHERE c.relispartition),
                 has_table_privilege(c.oid, 'SELECT'), has_schema_privilege(n.oid, 'USAGE'),
                 row_security_active(c.oid), current_user::text
-         {USER_TABLES}
+         FROM (SELECT c.oid AS table_oid {USER_TABLES}) tracked
+         JOIN pg_class c ON c.oid = tracked.table_oid
+         JOIN pg_namespace n ON n.oid = c.relnamespace
+         LEFT JOIN pg_index identity
+             ON identity.indrelid = c.oid AND identity.indisvalid AND identity.indimmediate
+                AND (c.relreplident = 'd' AND identity.indisprimary
+                     OR c.relreplident = 'i' AND identity.indisreplident)
+         CROSS JOIN LATERAL (
+             SELECT coalesce(array_agg(a.attname::text ORDER BY a.attname::text COLLATE \"C\"), '{{}}') AS names,
+                    coalesce(bool_or(a.attgenerated = 'v' OR a.attgenerated <> '' AND c.relreplident <> 'f'
+                                     AND current_setting('server_version_num')::int4 < 180000), false) AS unsent
+             FROM pg_attribute a
+             WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+               AND (c.relreplident = 'f'
+                    OR a.attnum = ANY((identity.indkey::int2[])[0:identity.indnkeyatts - 1]))) columns
          ORDER BY 2, 3"
     );
     let failed = |error| SqlError::new("list the tables of the database", error);
     let rows = client.query(&sql, &[]).await.map_err(failed)?;
-    let read = |row: &Row| -> Result<Option<TrackedTable>, tokio_postgres::Error> {
+    let read = |row: &Row| -> Result<(TrackedTable, Vec<u32>), tokio_postgres::Error> {
+        let (identity, unsent): (bool, bool) = (row.try_get(4)?, row.try_get(6)?);
+        let partitioned = row.try_get(3)?;
         let mut table = TrackedTable {
             oid: row.try_get(0)?,
             schema: row.try_get(1)?,
             name: row.try_get(2)?,
-            partitioned: row.try_get(3)?,
-            usable_identity: row.try_get(4)?,
-            deferrable_key: row.try_get(5)?,
-            owned_by_us: row.try_get(6)?,
-            owner: row.try_get(7)?,
+            partitioned,
+            usable_identity: identity && !unsent,
+            deferrable_key: row.try_get(8)?,
+            default_identity: row.try_get::<_, i8>(7)? as u8 == b'd',
+            generated_identity: unsent,
+            identity: row.try_get(5)?,
+            ancestors: Vec::new(),
+            published: Published::default(),
+            owned_by_us: row.try_get(10)?,
+            owner: row.try_get(11)?,
             unreadable: None,
         };
         table.unreadable =
-            table.needed_to_read(row.try_get(9)?, row.try_get(10)?, row.try_get(11)?, row.try_get(12)?);
-        // Schema and name of each partitioned table above it, one after the other.
-        let above: Vec<&str> = row.try_get(8)?;
-        let names = [table.schema.as_str(), table.name.as_str()];
-        let names = names.chunks(2).chain(above.chunks(2)).filter_map(|names| match names {
-            [schema, name] => Some((*schema, *name)),
-            _ => None,
-        });
-        Ok(objects.select(names).then_some(table))
+            table.needed_to_read(row.try_get(12)?, row.try_get(13)?, row.try_get(14)?, row.try_get(15)?);
+        Ok((table, row.try_get(9)?))
     };
-    rows.iter().filter_map(|row| read(row).transpose()).collect::<Result<_, _>>().map_err(failed)
+    let tables = rows.iter().map(read).collect::<Result<Vec<_>, _>>().map_err(failed)?;
+    let name = |(table, _): &(TrackedTable, Vec<u32>)| {
+        (table.oid, TableName { oid: table.oid, schema: table.schema.clone(), name: table.name.clone() })
+    };
+    let names: HashMap<u32, TableName> = tables.iter().map(name).collect();
+    let selected = |(mut table, above): (TrackedTable, Vec<u32>)| {
+        table.ancestors = above.iter().filter_map(|oid| names.get(oid).cloned()).collect();
+        let above = table.ancestors.iter().map(|above| (above.schema.as_str(), above.name.as_str()));
+        let names = [(table.schema.as_str(), table.name.as_str())].into_iter().chain(above);
+        objects.select(names).then_some(table)
+    };
+    Ok(tables.into_iter().filter_map(selected).collect())
 }
 
 /// A sentence for each pattern that selects none of `tables`, which are those that are tracked: what it means instead.
@@ -427,7 +473,8 @@ pub async fn fingerprint(client: &Client) -> Result<Fingerprint, SqlError> {
         SELECT concat_ws(':',
             (SELECT concat(count(*), '/', sum(hashtextextended(concat_ws(' ', c.oid, c.relname, c.relnamespace,
                     c.relowner, c.relreplident, c.relpersistence, c.relkind, c.relnatts, c.relacl::text), 0)))
-             FROM pg_class c WHERE c.relkind IN ('r', 'p') AND c.oid >= 16384),
+             FROM pg_class c WHERE c.relkind IN ('r', 'p', 'm', 'f', 'v') AND c.oid >= 16384
+                               AND c.relpersistence <> 't'),
             (SELECT concat(count(*), '/', sum(hashtextextended(concat_ws(' ', i.indexrelid, i.indrelid,
                     i.indisprimary, i.indisreplident, i.indisvalid, i.indimmediate), 0)))
              FROM pg_index i WHERE (i.indisprimary OR i.indisreplident) AND i.indrelid >= 16384),

@@ -16,6 +16,7 @@ pub mod password;
 pub mod pgoutput;
 pub mod precheck;
 pub mod publication;
+pub mod relations;
 pub mod replication;
 pub mod server_error;
 pub mod slot;

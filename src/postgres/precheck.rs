@@ -11,7 +11,8 @@ use tokio_postgres::{Client, Row};
 
 use super::catalog::{self, ServerInfo, TrackedTable};
 use super::objects::Objects;
-use super::publication::{self, PublicationError};
+use super::publication::{self, PublicationError, SourceOptions};
+use super::relations;
 use super::slot::{self, SlotState};
 use super::sql::{SqlError, quoted};
 
@@ -31,6 +32,8 @@ pub struct PrecheckOptions {
     pub task: String,
     /// The tables that it is to track.
     pub objects: Objects,
+    /// How they are to be published.
+    pub publish: SourceOptions,
     /// Whether a slot with the task's name may exist: we have state for it, or were told to adopt it.
     pub slot_may_exist: bool,
 }
@@ -137,9 +140,11 @@ pub async fn run(client: &Client, options: &PrecheckOptions) -> Result<PrecheckR
     let mut checks = vec![version, wal_level(&server), replication_privilege(&server)];
     checks.extend(slot_check(&server, options, &slot_name, slot.as_ref()));
     checks.push(wal_senders(&server));
-    checks.push(publications(client, &server, &options.task).await?);
+    checks.push(publications(client, &server, options).await?);
     checks.extend(tables_found(&tables, &options.objects, &unmatched));
     checks.extend(replica_identity(&tables));
+    checks.extend(published(client, &server, options, &tables).await?);
+    checks.extend(contents(client, &options.objects, &tables).await?);
     checks.extend(ownership(&server, &tables, &listed));
     checks.push(effects(&options.task));
     checks.push(retained_wal(&server));
@@ -244,9 +249,13 @@ fn wal_senders(server: &ServerInfo) -> Check {
     Check::failed("wal_senders", format!("all {all} WAL senders of the server are in use"), remedy)
 }
 
-async fn publications(client: &Client, server: &ServerInfo, task: &str) -> Result<Check, SqlError> {
+async fn publications(
+    client: &Client,
+    server: &ServerInfo,
+    options: &PrecheckOptions,
+) -> Result<Check, SqlError> {
     let name = "publications";
-    let missing = match publication::missing(client, task).await {
+    let missing = match publication::missing(client, &options.task, &options.publish).await {
         Ok(missing) => missing,
         Err(PublicationError::Sql(error)) => return Err(error),
         Err(PublicationError::Unusable { name: publication, why, sql }) => {
@@ -300,6 +309,81 @@ fn named(tables: &[&TrackedTable], statement: impl Fn(&TrackedTable) -> String) 
         }
     }
     (names, statements.join("\n"))
+}
+
+/// Whether the server can publish tables as the task wants them.
+async fn published(
+    client: &Client,
+    server: &ServerInfo,
+    options: &PrecheckOptions,
+    tables: &[TrackedTable],
+) -> Result<Vec<Check>, SqlError> {
+    let name = "table_options";
+    if let Err(error) = options.publish.check_server(server.version_num) {
+        let error = error.to_string();
+        let (detail, remedy) = error.split_once("; ").unwrap_or((&error, "leave it out"));
+        return Ok(vec![Check::failed(name, detail, remedy)]);
+    }
+    let mut checks = Vec::new();
+    let wrong = publication::wrong_filters(client, &options.publish, tables).await?;
+    if !wrong.is_empty() {
+        let detail = format!("tables with a wrong filter are not captured: {}", wrong.join("; "));
+        checks.push(Check::warning(name, detail, "correct where of these tables"));
+    }
+    let idle = options.publish.unmatched(tables);
+    if !idle.is_empty() {
+        let detail = format!("options are given for what is no table: {}", idle.join(", "));
+        checks.push(Check::warning(name, detail, "check the names; a table of that name joins with them"));
+    }
+    let weak = publication::weaknesses(client, &options.task, &options.publish, tables).await?;
+    let (narrowed, remedies): (Vec<String>, Vec<String>) = weak
+        .iter()
+        .filter(|(table, _)| table.usable_identity)
+        .take(NAMED_TABLES)
+        .map(|(table, weakness)| (format!("{table}: {weakness}"), weakness.remedy(table)))
+        .unzip();
+    if !narrowed.is_empty() {
+        let detail = format!("only inserts and truncates are captured of {}", narrowed.join("; "));
+        checks.push(Check::warning(name, detail, remedies.join("\n")));
+    }
+    Ok(checks)
+}
+
+/// What of the tables' contents is not captured, and what cannot be captured at all.
+async fn contents(
+    client: &Client,
+    objects: &Objects,
+    tables: &[TrackedTable],
+) -> Result<Vec<Check>, SqlError> {
+    let mut checks = Vec::new();
+    let refused = relations::refused(client, objects).await?;
+    if !refused.is_empty() {
+        let some = refused.iter().take(NAMED_TABLES);
+        let (names, mut remedies): (Vec<String>, Vec<String>) =
+            some.map(|refused| (refused.to_string(), refused.remedy())).unzip();
+        remedies.dedup();
+        let detail = format!("{} cannot be captured: {}", refused.len(), names.join("; "));
+        checks.push(Check::warning("refused", detail, remedies.join("\n")));
+    }
+    let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
+    let unsent = relations::unsent_columns(client, &oids).await?;
+    if !unsent.is_empty() {
+        let named = unsent.iter().take(NAMED_TABLES);
+        let named = named.map(|(table, columns)| format!("{table} ({})", columns.join(", ")));
+        let detail = format!("generated columns are not sent: {}", named.collect::<Vec<_>>().join("; "));
+        let remedy = "compute them where they are needed; PostgreSQL 18 and later send stored ones";
+        checks.push(Check::warning("generated_columns", detail, remedy));
+    }
+    let hidden = relations::with_hidden_rows(client, &oids).await?;
+    if !hidden.is_empty() {
+        let detail = format!(
+            "row-level security hides existing rows from our role in {}; all their changes are captured",
+            hidden.iter().take(NAMED_TABLES).cloned().collect::<Vec<_>>().join(", ")
+        );
+        let remedy = "run as a superuser: ALTER ROLE ... BYPASSRLS; or start without the rows that there are";
+        checks.push(Check::warning("row_level_security", detail, remedy));
+    }
+    Ok(checks)
 }
 
 fn replica_identity(tables: &[TrackedTable]) -> Option<Check> {
@@ -363,8 +447,8 @@ fn effects(task: &str) -> Check {
     Check::ok(
         "effects_on_users",
         format!(
-            "a key dropped where no trigger is installed makes UPDATE and DELETE on that table fail until the next poll \
-             (about a second); ALTER TABLE ... SET UNLOGGED is refused until the table leaves the publications \
+            "a key dropped where no trigger is installed, or a column of one that a filter looks at, makes UPDATE and \
+             DELETE on that table fail until the next poll (about a second); ALTER TABLE ... SET UNLOGGED is refused until the table leaves the publications \
              {} and {}",
             publication::full_name(task),
             publication::insert_only_name(task)
@@ -488,10 +572,9 @@ mod tests {
             name: name.to_owned(),
             partitioned: false,
             usable_identity,
-            deferrable_key: false,
             owned_by_us,
             owner: "app".to_owned(),
-            unreadable: None,
+            ..TrackedTable::default()
         }
     }
 

@@ -4,7 +4,9 @@
 //! refuses UPDATE and DELETE on a table without usable replica identity as soon as any publication publishes them, so
 //! such tables live in the second (I7). Both list their tables one by one. A partitioned table has no rows and is
 //! listed in the second whatever its identity: rows of a partition made later are then published from the first
-//! insert on, and its updates and deletes from when it joins the first by itself.
+//! insert on, and its updates and deletes from when it joins the first by itself. That holds under the name of the
+//! partitioned table too ([`Partitions::Root`]): what is published of a partition is what the two publications say
+//! together, and its name is the topmost that any of them lists.
 //!
 //! Nobody ever waits for us, and we for nobody (I7). `ALTER PUBLICATION` locks the publication, and each table as
 //! VACUUM does, which holds up no reader or writer. Each change is one message of several statements, a transaction by
@@ -17,15 +19,19 @@
 
 pub mod creation;
 mod membership;
+mod options;
 
 use tokio_postgres::{Client, Row};
 
+pub use super::catalog::TableName;
 use super::catalog::TrackedTable;
 use super::sql::{SqlError, quoted};
 
 pub use membership::{
-    Joined, NotCaptured, Reconciled, TableName, advisory_lock, listed, open_now, reconcile, settled,
+    Joined, NotCaptured, Reconciled, advisory_lock, listed, open_now, reconcile, settled, weaknesses,
+    wrong_filters,
 };
+pub use options::{OptionsError, Origin, Partitions, Published, SourceOptions, TableOptions, Weakness};
 
 /// Name of the publication of a task that publishes everything.
 pub fn full_name(task: &str) -> String {
@@ -92,14 +98,15 @@ pub struct PublicationState {
 pub async fn ensure(
     client: &Client,
     task: &str,
+    options: &SourceOptions,
     tables: &[TrackedTable],
 ) -> Result<PublicationState, PublicationError> {
-    let absent = missing(client, task).await?;
+    let absent = missing(client, task, options).await?;
     for name in &absent {
-        create(client, task, name).await?;
+        create(client, task, options, name).await?;
     }
     let listed = listed(client, task).await?;
-    let reconciled = reconcile(client, task, tables, &listed).await?;
+    let reconciled = reconcile(client, task, options, tables, &listed).await?;
     Ok(PublicationState { created: !absent.is_empty(), reconciled })
 }
 
@@ -115,7 +122,11 @@ pub async fn drop(client: &Client, task: &str) -> Result<(), PublicationError> {
 }
 
 /// Names of those of the two publications that do not exist. One that does must be ours and as we make it.
-pub async fn missing(client: &Client, task: &str) -> Result<Vec<String>, PublicationError> {
+pub async fn missing(
+    client: &Client,
+    task: &str,
+    options: &SourceOptions,
+) -> Result<Vec<String>, PublicationError> {
     // By way of JSON a column that this version lacks reads as null.
     const SQL: &str = "
         SELECT p.pubname::text, p.puballtables, p.pubviaroot, p.pubinsert AND p.pubtruncate,
@@ -129,7 +140,7 @@ pub async fn missing(client: &Client, task: &str) -> Result<Vec<String>, Publica
         let found = Found::read(&row).map_err(failed)?;
         missing.retain(|name| *name != found.name);
         let publishes_all = found.name == full_name(task);
-        if let Some((why, sql)) = found.objection(publishes_all) {
+        if let Some((why, sql)) = found.objection(publishes_all, options.partitions_as) {
             return Err(PublicationError::Unusable { name: found.name, why, sql });
         }
     }
@@ -167,7 +178,7 @@ impl Found {
     }
 
     /// What is wrong with it, and the SQL that mends it.
-    fn objection(&self, publishes_all: bool) -> Option<(String, String)> {
+    fn objection(&self, publishes_all: bool, partitions: Partitions) -> Option<(String, String)> {
         let name = quoted(&self.name);
         let publish = if publishes_all { "insert, update, delete, truncate" } else { "insert, truncate" };
         if !self.ours {
@@ -178,12 +189,14 @@ impl Found {
             let why = "it is for all tables, which makes updates fail on those without a key".to_owned();
             return Some((why, format!("DROP PUBLICATION {name};")));
         }
-        if self.via_root {
-            let why = "it publishes partitions under the name of their partitioned table".to_owned();
-            return Some((
-                why,
-                format!("ALTER PUBLICATION {name} SET (publish_via_partition_root = false);"),
-            ));
+        let via_root = partitions == Partitions::Root;
+        if self.via_root != via_root {
+            let why = match via_root {
+                true => "it publishes partitions under names of their own",
+                false => "it publishes partitions under the name of their partitioned table",
+            };
+            let sql = format!("ALTER PUBLICATION {name} SET (publish_via_partition_root = {via_root});");
+            return Some((why.to_owned(), sql));
         }
         if !self.inserts_and_truncates || self.updates != publishes_all || self.deletes != publishes_all {
             let why = format!("it should publish '{publish}'");
@@ -202,7 +215,12 @@ impl Found {
     }
 }
 
-async fn create(client: &Client, task: &str, name: &str) -> Result<(), PublicationError> {
+async fn create(
+    client: &Client,
+    task: &str,
+    options: &SourceOptions,
+    name: &str,
+) -> Result<(), PublicationError> {
     let doing = "create the task's publications";
     let facts =
         "SELECT current_setting('server_version_num')::int4, current_database()::text, current_user::text";
@@ -215,7 +233,11 @@ async fn create(client: &Client, task: &str, name: &str) -> Result<(), Publicati
         if name == full_name(task) { "insert, update, delete, truncate" } else { "insert, truncate" };
     // From 18 on a server refuses UPDATE where the replica identity holds a generated column that is not published.
     let generated = if version >= 180_000 { ", publish_generated_columns = stored" } else { "" };
-    let sql = format!("CREATE PUBLICATION {} WITH (publish = '{publish}'{generated})", quoted(name));
+    let via_root = options.partitions_as == Partitions::Root;
+    let sql = format!(
+        "CREATE PUBLICATION {} WITH (publish = '{publish}', publish_via_partition_root = {via_root}{generated})",
+        quoted(name)
+    );
     match client.batch_execute(&sql).await.map_err(|error| SqlError::new(doing, error)) {
         Err(error) if error.is_permission() => Err(PublicationError::MayNotCreate { database, user }),
         result => Ok(result?),

@@ -13,6 +13,7 @@ use crate::format::FormatName;
 use crate::format::partitioner::PartitionBy;
 use crate::log::record_batch::Codec;
 use crate::postgres::objects::Objects;
+use crate::postgres::publication::{OptionsError, SourceOptions};
 
 /// A change tracking task.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +27,8 @@ pub struct TaskDefinition {
     pub objects: Objects,
     /// What it begins with.
     pub start: Start,
+    /// How tables are published.
+    pub publish: SourceOptions,
     /// Its outputs, at least one.
     pub outputs: Vec<OutputDefinition>,
 }
@@ -114,6 +117,9 @@ pub enum DefinitionError {
         /// Another, or the same.
         second: String,
     },
+    /// How tables are to be published.
+    #[error(transparent)]
+    Publish(#[from] OptionsError),
     /// A saved task of both shapes.
     #[error(
         "a task has either outputs or a format, partitions and partition_by of its own; remove the latter"
@@ -202,7 +208,8 @@ impl TaskDefinition {
         }
         let outputs = outputs.into_iter().map(|output| output.define(&name)).collect::<Result<_, _>>()?;
         let (objects, start) = (Objects::default(), Start::default());
-        let task = TaskDefinition { name, source, objects, start, outputs };
+        let publish = SourceOptions::default();
+        let task = TaskDefinition { name, source, objects, start, publish, outputs };
         check_output_names([&task])?;
         Ok(task)
     }
@@ -227,6 +234,9 @@ impl TaskDefinition {
             if saved != wanted {
                 differs(format!("{setting} is {saved}, not {wanted}"));
             }
+        }
+        for difference in self.publish.differences(&wanted.publish) {
+            differs(difference);
         }
         let output = |task: &TaskDefinition, name: &str| {
             task.outputs.iter().find(|output| output.name == name).cloned()
@@ -282,7 +292,8 @@ impl OutputDefinition {
     }
 }
 
-fn difference<T: Copy + PartialEq>(
+/// A setting that is asked for and differs.
+pub fn difference<T: Copy + PartialEq>(
     setting: &'static str,
     saved: T,
     asked: Option<T>,
@@ -380,6 +391,8 @@ struct Saved {
     #[serde(default)]
     start: Start,
     #[serde(default)]
+    publish: SourceOptions,
+    #[serde(default)]
     outputs: Vec<OutputSettings>,
     format: Option<FormatName>,
     partitions: Option<u32>,
@@ -390,7 +403,9 @@ impl TryFrom<Saved> for TaskDefinition {
     type Error = DefinitionError;
 
     fn try_from(saved: Saved) -> Result<Self, Self::Error> {
-        let Saved { name, source, objects, start, mut outputs, format, partitions, partition_by } = saved;
+        let Saved { name, source, objects, start, publish, mut outputs, format, partitions, partition_by } =
+            saved;
+        publish.check()?;
         let own = OutputSettings { format, partitions, partition_by, ..OutputSettings::default() };
         if own != OutputSettings::default() {
             if !outputs.is_empty() {
@@ -398,7 +413,7 @@ impl TryFrom<Saved> for TaskDefinition {
             }
             outputs.push(own);
         }
-        Ok(TaskDefinition { objects, start, ..TaskDefinition::new(name, source, outputs)? })
+        Ok(TaskDefinition { objects, start, publish, ..TaskDefinition::new(name, source, outputs)? })
     }
 }
 

@@ -54,6 +54,7 @@ async fn check(task: &Task, checks: &Checks) -> Option<String> {
     let options = PrecheckOptions {
         task: task.definition.name.clone(),
         objects: task.objects.borrow().clone(),
+        publish: task.definition.publish.clone(),
         slot_may_exist: checks.adopt_slot,
     };
     match precheck::run(&control, &options).await {

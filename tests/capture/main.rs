@@ -12,6 +12,7 @@ mod outputs;
 mod oversized;
 mod partitions;
 mod protobuf;
+mod publishing;
 mod reading;
 mod rows;
 mod settings;

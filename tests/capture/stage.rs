@@ -70,6 +70,50 @@ impl Stage {
         Stage { millrace, client, postgres, data }
     }
 
+    /// A server, and a task whose tables are published so.
+    pub async fn with_publish(options: PostgresOptions, setup: &str, publish: &str) -> Stage {
+        let postgres = Postgres::start(options).await;
+        let client = postgres.client().await;
+        run(&client, setup).await;
+        let data = tempfile::tempdir().unwrap();
+        let source = SourceConfig::parse(&postgres.unix_url()).unwrap().display();
+        let definition =
+            format!(r#"{{"name":"{TASK}","source":"{source}","outputs":[],"publish":{publish}}}"#);
+        let store = Store::open(&DataDir::open(data.path()).unwrap()).unwrap();
+        store.add_task(TASK, &definition, "created", "", 0).unwrap();
+        drop(store);
+        let millrace = Millrace::start(MillraceOptions::serve(data.path())).await;
+        Stage { millrace, client, postgres, data }
+    }
+
+    /// Waits until the API names something in this list of the task, and gives the list.
+    pub async fn names(&self, list: &str, count: usize) -> Vec<String> {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let task = self.task();
+            let found: Vec<String> =
+                task[list].as_array().unwrap().iter().map(|name| name.as_str().unwrap().to_owned()).collect();
+            if found.len() == count {
+                return found;
+            }
+            assert!(Instant::now() < deadline, "{list} of {task}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Waits until a table stands in the publication for updates, too.
+    pub async fn published_whole(&self, table: &str) {
+        let sql = format!(
+            "SELECT count(*)::text FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
+             WHERE p.pubname = 'millrace_{TASK}' AND r.prrelid = '{table}'::regclass"
+        );
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while self.ask(&sql).await == "0" {
+            assert!(Instant::now() < deadline, "{table} does not join: {}", self.millrace.output());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     /// Stops Millrace, gives the task these outputs, and starts it again.
     pub async fn redefine(&mut self, outputs: &str) {
         self.millrace.sigterm();

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use millrace::postgres::connect;
 use millrace::postgres::objects::Objects;
 use millrace::postgres::precheck::{self, Outcome as Checked, PrecheckOptions};
+use millrace::postgres::publication::SourceOptions;
 use millrace::postgres::source::SourceConfig;
 use millrace_test_support::Postgres;
 use tokio::time::sleep;
@@ -95,7 +96,12 @@ async fn a_failover_without_the_slot_is_reported() {
 /// Waits until the standby has connected, and the precheck says this of a failover.
 async fn until_prechecked(primary: &Postgres, outcome: Checked, word: &str) {
     let control = connect::connect(&SourceConfig::parse(&primary.url()).unwrap()).await.unwrap();
-    let asked = PrecheckOptions { task: "t".to_owned(), objects: Objects::default(), slot_may_exist: false };
+    let asked = PrecheckOptions {
+        task: "t".to_owned(),
+        objects: Objects::default(),
+        publish: SourceOptions::default(),
+        slot_may_exist: false,
+    };
     let deadline = Instant::now() + PATIENCE;
     loop {
         let report = precheck::run(&control, &asked).await.unwrap();

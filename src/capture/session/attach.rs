@@ -22,7 +22,7 @@ use crate::postgres::replication::{
 };
 use crate::postgres::slot::{self, SlotError, SlotState, SlotTrouble};
 use crate::postgres::timeline::{self, IdentifySystem, OurPosition, TimelineDecision, TimelineHistory};
-use crate::postgres::{catalog, pgoutput};
+use crate::postgres::{catalog, pgoutput, relations};
 use crate::state::{Intent, StateError, Store};
 
 /// The saved fact that holds the last gap reported, so that each is written once.
@@ -60,6 +60,12 @@ impl<W: LogWriter> Capture<W> {
                 "the source is PostgreSQL {}, which cannot stream logical changes as needed; millrace needs 14 or later",
                 server.version_num / 10_000
             )));
+        }
+        if let Err(error) = self.options.publish.check_server(server.version_num) {
+            return Err(CaptureError::Unfit(error.to_string()));
+        }
+        if let Err(error) = self.options.publish.check_start(self.options.start == Start::Snapshot) {
+            return Err(CaptureError::Unfit(error.to_string()));
         }
         let system = replication.identify_system().await?;
         let slot_name = self.options.slot();
@@ -205,6 +211,7 @@ impl<W: LogWriter> Capture<W> {
             ],
             streaming: true,
             messages: true,
+            origin: self.options.publish.origin,
             binary: self.forms.form() == Form::Binary,
             limits: StreamLimits::default(),
         }
@@ -233,7 +240,7 @@ impl<W: LogWriter> Capture<W> {
         control: &Control,
         position: &SourcePosition,
     ) -> Result<Option<(String, Lsn)>, CaptureError> {
-        let missing = match publication::missing(control, &self.options.task).await {
+        let missing = match publication::missing(control, &self.options.task, &self.options.publish).await {
             // The watcher tells what is wrong with it.
             Err(PublicationError::Unusable { .. }) => return Ok(None),
             missing => missing.map_err(query("look at the publications"))?,
@@ -291,13 +298,16 @@ impl<W: LogWriter> Capture<W> {
         control: &Control,
     ) -> Result<(Vec<TrackedTable>, PublicationState), CaptureError> {
         let objects = self.options.objects.borrow().clone();
-        let tables = catalog::tracked_tables(control, &objects).await.map_err(query("list the tables"))?;
-        let state = publication::ensure(control, &self.options.task, &tables)
+        let tracked = catalog::tracked_tables(control, &objects).await.map_err(query("list the tables"))?;
+        let state = publication::ensure(control, &self.options.task, &self.options.publish, &tracked)
             .await
             .map_err(query("make the publications"))?;
+        let tables = state.reconciled.tables.clone();
+        let refused =
+            relations::refused(control, &objects).await.map_err(query("list what cannot be captured"))?;
         let unmatched =
             catalog::unmatched(control, &objects, &tables).await.map_err(query("list the tables"))?;
-        self.progress.set_tables(watcher::shortfalls(&tables, &state.reconciled, unmatched));
+        self.progress.set_tables(watcher::shortfalls(&tables, &state.reconciled, &refused, unmatched));
         Ok((tables, state))
     }
 

@@ -13,7 +13,7 @@ use postgres_protocol::escape::escape_literal;
 use tokio_postgres::{Client, Row};
 
 use super::membership::{LOCK_TIMEOUT_MS, advisory_lock};
-use super::{full_name, insert_only_name};
+use super::{Partitions, SourceOptions, full_name, insert_only_name};
 use crate::postgres::catalog::{USABLE_IDENTITY, USER_TABLES};
 use crate::postgres::objects::{Objects, Pattern};
 use crate::postgres::sql::{SqlError, quoted};
@@ -37,13 +37,19 @@ fn function_name(task: &str) -> String {
 
 /// Makes the event trigger select `objects`, or removes it where it is not `wanted`. Whether it is there then: only a
 /// superuser adds everybody's tables to a publication.
-pub async fn keep(client: &Client, task: &str, wanted: bool, objects: &Objects) -> Result<bool, SqlError> {
+pub async fn keep(
+    client: &Client,
+    task: &str,
+    wanted: bool,
+    objects: &Objects,
+    publish: &SourceOptions,
+) -> Result<bool, SqlError> {
     const SQL: &str =
         "SELECT rolsuper AND NOT pg_is_in_recovery() FROM pg_roles WHERE rolname = current_user";
     let failed = |error| SqlError::new("read what our role may", error);
     let may = client.query_one(SQL, &[]).await.and_then(|row| row.try_get(0)).map_err(failed)?;
     match (wanted, may) {
-        (true, true) => install(client, task, objects).await?,
+        (true, true) => install(client, task, objects, publish).await?,
         (true, false) => tracing::info!(
             task,
             "new tables join when a poll sees them: only a superuser has them join in their creating transaction"
@@ -54,7 +60,12 @@ pub async fn keep(client: &Client, task: &str, wanted: bool, objects: &Objects) 
     Ok(wanted && may)
 }
 
-async fn install(client: &Client, task: &str, objects: &Objects) -> Result<(), SqlError> {
+async fn install(
+    client: &Client,
+    task: &str,
+    objects: &Objects,
+    publish: &SourceOptions,
+) -> Result<(), SqlError> {
     let failed = |error| SqlError::new("make the event trigger for new tables", error);
     let trigger = trigger_name(task);
     let known = "SELECT FROM pg_event_trigger WHERE evtname = $1::text";
@@ -64,7 +75,7 @@ async fn install(client: &Client, task: &str, objects: &Objects) -> Result<(), S
          CREATE TABLE IF NOT EXISTS millrace.joined
              (task text, oid oid, is_full boolean NOT NULL, PRIMARY KEY (task, oid));
          {};",
-        function(task, objects)
+        function(task, objects, publish)
     );
     if !is_there {
         sql.push_str(&format!(
@@ -111,10 +122,22 @@ pub async fn forget(client: &Client, task: &str, tables: &[u32]) -> Result<(), S
 }
 
 /// The statement that makes the trigger's function.
-fn function(task: &str, objects: &Objects) -> String {
+///
+/// It leaves to the poll the tables that are published in part, and partitions that may not fit the name that they are told
+/// under.
+fn function(task: &str, objects: &Objects, publish: &SourceOptions) -> String {
     let (full, insert_only) = (escape_literal(&full_name(task)), escape_literal(&insert_only_name(task)));
     let (lock, task_literal) = (advisory_lock(task), escape_literal(task));
-    let (included, excluded) = (is_one_of(objects.include()), is_one_of(objects.exclude()));
+    let left_out = objects.exclude().iter().chain(publish.table_options.iter().map(|table| &table.name));
+    let (included, excluded) = (is_one_of(objects.include()), is_one_of(left_out));
+    let fits = match publish.partitions_as {
+        Partitions::Leaf => "true",
+        Partitions::Root => {
+            "(NOT c.relispartition OR EXISTS (
+                 SELECT FROM pg_class r JOIN pg_index i ON i.indrelid = r.oid AND i.indisprimary
+                 WHERE r.oid = pg_partition_root(c.oid) AND r.relreplident = 'd'))"
+        }
+    };
     let body = format!(
         "DECLARE made record;
          BEGIN
@@ -123,7 +146,7 @@ fn function(task: &str, objects: &Objects) -> String {
              {USER_TABLES}
                AND c.oid IN (SELECT objid FROM pg_event_trigger_ddl_commands()
                              WHERE classid = 'pg_class'::regclass AND command_tag = 'CREATE TABLE')
-               AND {included} AND NOT {excluded}
+               AND {included} AND NOT {excluded} AND {fits}
            LOOP
              IF NOT pg_try_advisory_xact_lock({lock}) THEN
                RETURN;
@@ -148,9 +171,9 @@ fn function(task: &str, objects: &Objects) -> String {
 }
 
 /// Whether a table `c`, or a partitioned table above it, is meant by one of the patterns.
-fn is_one_of(patterns: &[Pattern]) -> String {
+fn is_one_of<'a>(patterns: impl IntoIterator<Item = &'a Pattern>) -> String {
     let likes: Vec<String> = patterns
-        .iter()
+        .into_iter()
         .map(|pattern| {
             let (schema, table) = pattern.like();
             format!(

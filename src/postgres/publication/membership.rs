@@ -7,9 +7,10 @@ use postgres_protocol::escape::escape_literal;
 use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, Row};
 
+use super::options::{FilterColumns, SourceOptions, Weakness, arrange};
 use super::{PublicationError, full_name, insert_only_name, missing};
 use crate::change::Lsn;
-use crate::postgres::catalog::TrackedTable;
+use crate::postgres::catalog::{TableName, TrackedTable};
 use crate::postgres::sql::{SqlError, qualified, quoted};
 
 /// How long a statement of ours waits for a lock, in milliseconds.
@@ -44,20 +45,11 @@ pub struct NotCaptured {
     pub sql: String,
 }
 
-/// A table by what names it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TableName {
-    /// `pg_class.oid`.
-    pub oid: u32,
-    /// Schema name.
-    pub schema: String,
-    /// Table name.
-    pub name: String,
-}
-
 /// What [`reconcile`] did.
 #[derive(Debug, Clone, Default)]
 pub struct Reconciled {
+    /// The tables that are wanted, with how they are published.
+    pub tables: Vec<TrackedTable>,
     /// Tables that were in neither publication and joined one.
     pub added: Vec<Joined>,
     /// Tables that are no longer wanted. (A dropped table leaves by itself and is not listed.)
@@ -99,7 +91,7 @@ enum Place {
 
 impl Place {
     fn of(table: &TrackedTable) -> Place {
-        if table.usable_identity && !table.partitioned { Place::Full } else { Place::InsertOnly }
+        if table.published.updates { Place::Full } else { Place::InsertOnly }
     }
 
     fn other(self) -> Place {
@@ -117,21 +109,51 @@ impl Place {
     }
 }
 
-/// A table that a publication lists.
+/// A table that the publications list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Member {
     table: TableName,
-    full: bool,
-    insert_only: bool,
+    full: Option<Narrowed>,
+    insert_only: Option<Narrowed>,
+}
+
+/// What a publication publishes of a table that it lists.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Narrowed {
+    /// Only these columns, sorted.
+    columns: Option<Vec<String>>,
+    /// Only rows for which a condition on these columns holds.
+    filter: Option<Vec<String>>,
+}
+
+impl Narrowed {
+    /// Of a condition only its columns can be compared: the server keeps it in a form of its own.
+    fn is_of(&self, table: &TrackedTable) -> bool {
+        let published = &table.published;
+        self.columns == published.columns && self.filter.is_some() == published.filter.is_some()
+    }
 }
 
 impl Member {
-    fn is_in(&self, place: Place) -> bool {
+    fn at(&self, place: Place) -> Option<&Narrowed> {
         match place {
-            Place::Full => self.full,
-            Place::InsertOnly => self.insert_only,
+            Place::Full => self.full.as_ref(),
+            Place::InsertOnly => self.insert_only.as_ref(),
         }
     }
+
+    fn is_in(&self, place: Place) -> bool {
+        self.at(place).is_some()
+    }
+}
+
+/// Which columns the filters look at, of tables that are listed with one.
+fn filter_columns(members: &[Member]) -> FilterColumns {
+    let of = |member: &Member| {
+        let narrowed = member.insert_only.as_ref().or(member.full.as_ref())?;
+        Some((member.table.oid, narrowed.filter.clone()?))
+    };
+    members.iter().filter_map(of).collect()
 }
 
 /// What must be done about one table: leave one publication, join another, or both at once.
@@ -150,6 +172,11 @@ impl Step<'_> {
         self.table.is_some_and(|table| table.owned_by_us)
     }
 
+    /// Whether it may fail for what a person wrote.
+    fn is_narrowed(&self) -> bool {
+        self.table.is_some_and(|table| table.published.filter.is_some() || table.published.columns.is_some())
+    }
+
     /// Steps of one kind are done together.
     fn kind(&self) -> (Option<Place>, &[Place]) {
         (self.join, &self.leave)
@@ -162,9 +189,12 @@ fn plan<'a>(wanted: &'a [TrackedTable], members: &[Member]) -> Vec<Step<'a>> {
     let mut steps = Vec::new();
     for table in wanted {
         let place = Place::of(table);
-        let is_in = |place| listed.get(&table.oid).is_some_and(|member| member.is_in(place));
-        let join = (!is_in(place)).then_some(place);
-        let leave: Vec<Place> = is_in(place.other()).then_some(place.other()).into_iter().collect();
+        let at = |place| listed.get(&table.oid).and_then(|member| member.at(place));
+        let is_right = at(place).is_some_and(|narrowed| narrowed.is_of(table));
+        let join = (!is_right).then_some(place);
+        let wrong = at(place).filter(|_| !is_right).map(|_| place);
+        let other = at(place.other()).map(|_| place.other());
+        let leave: Vec<Place> = wrong.into_iter().chain(other).collect();
         if join.is_some() || !leave.is_empty() {
             let name = TableName { oid: table.oid, schema: table.schema.clone(), name: table.name.clone() };
             steps.push(Step { name, table: Some(table), join, leave });
@@ -200,21 +230,36 @@ fn plan<'a>(wanted: &'a [TrackedTable], members: &[Member]) -> Vec<Step<'a>> {
 pub async fn reconcile(
     client: &Client,
     task: &str,
+    options: &SourceOptions,
     wanted: &[TrackedTable],
     listed: &HashSet<u32>,
 ) -> Result<Reconciled, PublicationError> {
-    if let Some(name) = missing(client, task).await?.into_iter().next() {
+    if let Some(name) = missing(client, task, options).await?.into_iter().next() {
         return Err(PublicationError::Missing(name));
     }
     let user = current_user(client).await?;
-    let mut members = members(client, task).await?;
-    let is_wanted = |oid| wanted.iter().any(|table| table.oid == oid);
-    members.retain(|member| listed.contains(&member.table.oid) || is_wanted(member.table.oid));
-    let steps = plan(wanted, &members);
     let mut work = Work { client, task, user, outcome: Reconciled::default(), joined: Vec::new() };
-    let alike = |a: &Step<'_>, b: &Step<'_>| a.kind() == b.kind() && a.is_owned() && b.is_owned();
-    for batch in steps.chunk_by(alike).flat_map(|steps| steps.chunks(BATCH)) {
-        work.take(batch).await?;
+    let alike = |a: &Step<'_>, b: &Step<'_>| {
+        let is_plain = |step: &Step<'_>| step.is_owned() && !step.is_narrowed();
+        a.kind() == b.kind() && is_plain(a) && is_plain(b)
+    };
+    // Once more where a filter had to be listed before the server tells which columns it looks at.
+    for _ in 0..2 {
+        let mut members = members(client, task).await?;
+        let is_wanted = |oid| wanted.iter().any(|table| table.oid == oid);
+        members.retain(|member| listed.contains(&member.table.oid) || is_wanted(member.table.oid));
+        let tables = arrange(options, wanted, &filter_columns(&members));
+        work.outcome.busy.clear();
+        work.outcome.not_captured.clear();
+        let steps = plan(&tables, &members);
+        for batch in steps.chunk_by(alike).flat_map(|steps| steps.chunks(BATCH)) {
+            work.take(batch).await?;
+        }
+        let is_undecided = tables.iter().any(|table| table.published.is_undecided());
+        work.outcome.tables = tables;
+        if !is_undecided {
+            break;
+        }
     }
     Ok(work.finish().await?)
 }
@@ -225,14 +270,22 @@ struct Work<'a> {
     task: &'a str,
     user: String,
     outcome: Reconciled,
-    /// Steps by which a table joined a publication, about which more is to be asked at the end.
-    joined: Vec<Step<'a>>,
+    /// Tables that joined a publication, about which more is to be asked at the end.
+    joined: Vec<Joining>,
 }
 
-impl<'a> Work<'a> {
+/// A table that has joined a publication.
+struct Joining {
+    table: TrackedTable,
+    place: Place,
+    /// The other publication listed it before.
+    was_listed: bool,
+}
+
+impl Work<'_> {
     /// Does steps of one kind. All or nothing, and most often all; what stands in the way of one must not hold up the
     /// others.
-    async fn take(&mut self, batch: &[Step<'a>]) -> Result<(), SqlError> {
+    async fn take(&mut self, batch: &[Step<'_>]) -> Result<(), SqlError> {
         if batch.len() > 1 {
             match self.client.batch_execute(&statements(self.task, batch, true)).await {
                 Ok(()) => {
@@ -249,7 +302,7 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    async fn take_one(&mut self, step: &Step<'a>) -> Result<(), SqlError> {
+    async fn take_one(&mut self, step: &Step<'_>) -> Result<(), SqlError> {
         match (step.table, step.join) {
             (Some(table), Some(place)) if !table.owned_by_us => {
                 self.outcome.not_captured.push(self.not_owned(table, place, step));
@@ -260,6 +313,14 @@ impl<'a> Work<'a> {
                     false => Ok(()),
                 }
             }
+            (Some(table), Some(_)) => match wrong_filter(self.client, table).await? {
+                None => self.run(step).await,
+                Some(reason) => {
+                    let sql = "correct its where".to_owned();
+                    self.outcome.not_captured.push(NotCaptured { table: table.clone(), reason, sql });
+                    Ok(())
+                }
+            },
             _ => self.run(step).await,
         }
     }
@@ -277,7 +338,7 @@ impl<'a> Work<'a> {
         NotCaptured { table: table.clone(), reason, sql }
     }
 
-    async fn run(&mut self, step: &Step<'a>) -> Result<(), SqlError> {
+    async fn run(&mut self, step: &Step<'_>) -> Result<(), SqlError> {
         let sql = statements(self.task, std::slice::from_ref(step), false);
         let Err(error) = self.client.batch_execute(&sql).await else {
             self.done(step);
@@ -306,15 +367,23 @@ impl<'a> Work<'a> {
     }
 
     /// Files a step that the server has committed.
-    fn done(&mut self, step: &Step<'a>) {
-        let left_full = step.leave.contains(&Place::Full);
+    fn done(&mut self, step: &Step<'_>) {
+        let left = |place| step.leave.contains(&place);
         match (step.table, step.join) {
             (None, _) => self.outcome.removed.push(step.name.clone()),
+            // Listed anew as it should be.
+            (Some(_), Some(place)) if left(place) => {}
             // One that we do not own has been filed as not captured.
-            (Some(table), _) if left_full && table.owned_by_us => {
+            (Some(table), _) if left(Place::Full) && table.owned_by_us => {
                 self.outcome.moved_to_insert_only.push(table.clone());
             }
-            (Some(_), Some(_)) => self.joined.push(step.clone()),
+            (Some(table), Some(place)) => {
+                // One that joined in the same call has not been there before it.
+                let earlier = self.joined.iter().position(|joining| joining.table.oid == table.oid);
+                let earlier = earlier.map(|at| self.joined.swap_remove(at));
+                let was_listed = earlier.map_or(!step.leave.is_empty(), |earlier| earlier.was_listed);
+                self.joined.push(Joining { table: table.clone(), place, was_listed });
+            }
             (Some(_), None) => {}
         }
     }
@@ -335,24 +404,60 @@ impl<'a> Work<'a> {
             return Ok(self.outcome);
         }
         let failed = |error| SqlError::new("read from where on new tables are complete", error);
-        let oids: Vec<u32> = self.joined.iter().map(|step| step.name.oid).collect();
+        let oids: Vec<u32> = self.joined.iter().map(|joining| joining.table.oid).collect();
         let row = self.client.query_one(WRITERS, &[&oids]).await.map_err(failed)?;
         let written: HashSet<u32> = row.try_get::<_, Vec<u32>>(0).map_err(failed)?.into_iter().collect();
         let next_transaction: String = row.try_get(1).map_err(failed)?;
         let row = self.client.query_one("SELECT pg_current_wal_insert_lsn()", &[]).await.map_err(failed)?;
         let complete_from = Lsn(row.try_get::<_, PgLsn>(0).map_err(failed)?.into());
-        for step in self.joined {
-            let Some(table) = step.table else { continue };
+        for Joining { table, place, was_listed } in self.joined {
             let open_until = written.contains(&table.oid).then(|| next_transaction.parse().ok()).flatten();
-            let insert_only = step.join == Some(Place::InsertOnly);
-            let join = Joined { table: table.clone(), insert_only, complete_from, open_until };
-            match step.leave.is_empty() {
-                true => self.outcome.added.push(join),
-                false => self.outcome.moved_to_full.push(join),
+            let join = Joined { table, insert_only: place == Place::InsertOnly, complete_from, open_until };
+            match was_listed {
+                false => self.outcome.added.push(join),
+                true => self.outcome.moved_to_full.push(join),
             }
         }
         Ok(self.outcome)
     }
+}
+
+/// Why the table's filter is no condition on its rows. What the server takes here as part of one statement cannot be more
+/// than part of one in ours either.
+async fn wrong_filter(client: &Client, table: &TrackedTable) -> Result<Option<String>, SqlError> {
+    let Some(filter) = &table.published.filter else { return Ok(None) };
+    let sql = format!("SELECT FROM ONLY {table} WHERE ({filter}\n) AND true");
+    match client.prepare(&sql).await.map_err(|error| SqlError::new("use its filter", error)) {
+        Ok(_) => Ok(None),
+        Err(error) if error.sqlstate.is_some() && !error.is_transient() => Ok(Some(error.to_string())),
+        Err(error) => Err(error),
+    }
+}
+
+/// The filters that are no condition on their table's rows, a sentence each.
+pub async fn wrong_filters(
+    client: &Client,
+    options: &SourceOptions,
+    tables: &[TrackedTable],
+) -> Result<Vec<String>, SqlError> {
+    let mut wrong = Vec::new();
+    for table in arrange(options, tables, &FilterColumns::new()) {
+        wrong.extend(wrong_filter(client, &table).await?.map(|reason| format!("{table}: {reason}")));
+    }
+    Ok(wrong)
+}
+
+/// The tables that are published insert-only, as far as can be told before their filters are listed.
+pub async fn weaknesses(
+    client: &Client,
+    task: &str,
+    options: &SourceOptions,
+    tables: &[TrackedTable],
+) -> Result<Vec<(TrackedTable, Weakness)>, SqlError> {
+    let known = filter_columns(&members(client, task).await?);
+    let weak = |mut table: TrackedTable| Some((table.published.weakness.take()?, table));
+    let tables = arrange(options, tables, &known).into_iter();
+    Ok(tables.filter_map(weak).map(|(weakness, table)| (table, weakness)).collect())
 }
 
 /// OIDs of the tables that the publications list now.
@@ -361,24 +466,42 @@ pub async fn listed(client: &Client, task: &str) -> Result<HashSet<u32>, SqlErro
 }
 
 async fn members(client: &Client, task: &str) -> Result<Vec<Member>, SqlError> {
-    const SQL: &str = "
-        SELECT c.oid, n.nspname::text, c.relname::text, bool_or(p.pubname = $1), bool_or(p.pubname = $2)
+    // By way of JSON a column that this version lacks reads as null: filters and columns are from 15 on. A condition is
+    // kept as a tree, in which each column stands with its number.
+    const SQL: &str = r#"
+        SELECT c.oid, n.nspname::text, c.relname::text, p.pubname = $1,
+               CASE WHEN j.r->>'prattrs' IS NOT NULL THEN ARRAY(
+                   SELECT a.attname::text FROM jsonb_array_elements_text(j.r->'prattrs') listed(attnum)
+                   JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = listed.attnum::int2
+                   ORDER BY a.attname COLLATE "C") END,
+               CASE WHEN j.r->>'prqual' IS NOT NULL THEN ARRAY(
+                   SELECT DISTINCT a.attname::text
+                   FROM regexp_matches(j.r->>'prqual', ':varattno (\d+)', 'g') used(attnum)
+                   JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = used.attnum[1]::int2) END
         FROM pg_publication p
         JOIN pg_publication_rel r ON r.prpubid = p.oid
         JOIN pg_class c ON c.oid = r.prrelid
         JOIN pg_namespace n ON n.oid = c.relnamespace
+        CROSS JOIN LATERAL (SELECT to_jsonb(r) AS r) j
         WHERE p.pubname IN ($1, $2)
-        GROUP BY 1, 2, 3";
+        ORDER BY 1"#;
     let failed = |error| SqlError::new("read the tables of the task's publications", error);
-    let read = |row: &Row| {
-        Ok(Member {
-            table: TableName { oid: row.try_get(0)?, schema: row.try_get(1)?, name: row.try_get(2)? },
-            full: row.try_get(3)?,
-            insert_only: row.try_get(4)?,
-        })
+    let read = |row: &Row| -> Result<(TableName, bool, Narrowed), tokio_postgres::Error> {
+        let table = TableName { oid: row.try_get(0)?, schema: row.try_get(1)?, name: row.try_get(2)? };
+        Ok((table, row.try_get(3)?, Narrowed { columns: row.try_get(4)?, filter: row.try_get(5)? }))
     };
     let rows = client.query(SQL, &[&full_name(task), &insert_only_name(task)]).await.map_err(failed)?;
-    rows.iter().map(read).collect::<Result<_, _>>().map_err(failed)
+    let mut members: Vec<Member> = Vec::new();
+    for row in &rows {
+        let (table, is_full, narrowed) = read(row).map_err(failed)?;
+        if members.last().is_none_or(|last| last.table.oid != table.oid) {
+            members.push(Member { table, full: None, insert_only: None });
+        }
+        if let Some(member) = members.last_mut() {
+            *(if is_full { &mut member.full } else { &mut member.insert_only }) = Some(narrowed);
+        }
+    }
+    Ok(members)
 }
 
 /// Steps of one kind as one message, which the server runs as one transaction.
@@ -399,12 +522,28 @@ fn statements(task: &str, steps: &[Step<'_>], lock: bool) -> String {
         sql.push_str(&format!(" LOCK TABLE {tables} IN SHARE UPDATE EXCLUSIVE MODE NOWAIT;"));
     }
     if let Some(step) = steps.first() {
-        if let Some(place) = step.join {
-            sql.push_str(&format!(" ALTER PUBLICATION {} ADD TABLE {tables};", quoted(&place.name(task))));
-        }
         for place in &step.leave {
             sql.push_str(&format!(" ALTER PUBLICATION {} DROP TABLE {tables};", quoted(&place.name(task))));
         }
+        if let Some(place) = step.join {
+            let tables = steps.iter().map(narrowed).collect::<Vec<_>>().join(", ");
+            sql.push_str(&format!(" ALTER PUBLICATION {} ADD TABLE {tables};", quoted(&place.name(task))));
+        }
+    }
+    sql
+}
+
+/// The table with its columns and its filter, as it is to be listed. The line ends so that no comment in the filter goes
+/// further.
+fn narrowed(step: &Step<'_>) -> String {
+    let mut sql = only(&step.name);
+    let published = step.table.map(|table| &table.published);
+    if let Some(columns) = published.and_then(|published| published.columns.as_ref()) {
+        let columns = columns.iter().map(|column| quoted(column)).collect::<Vec<_>>().join(", ");
+        sql.push_str(&format!(" ({columns})"));
+    }
+    if let Some(filter) = published.and_then(|published| published.filter.as_ref()) {
+        sql.push_str(&format!(" WHERE ({filter}\n)"));
     }
     sql
 }
@@ -422,13 +561,13 @@ pub fn advisory_lock(task: &str) -> String {
 
 /// The step as a person would run it.
 fn statements_by_hand(task: &str, step: &Step<'_>) -> String {
-    let table = only(&step.name);
-    let join =
-        step.join.map(|place| format!("ALTER PUBLICATION {} ADD TABLE {table};", quoted(&place.name(task))));
+    let (table, listed) = (only(&step.name), narrowed(step));
     let leave = step.leave.iter();
     let leave =
         leave.map(|place| format!("ALTER PUBLICATION {} DROP TABLE {table};", quoted(&place.name(task))));
-    join.into_iter().chain(leave).collect::<Vec<_>>().join(" ")
+    let join =
+        step.join.map(|place| format!("ALTER PUBLICATION {} ADD TABLE {listed};", quoted(&place.name(task))));
+    leave.chain(join).collect::<Vec<_>>().join(" ")
 }
 
 async fn current_user(client: &Client) -> Result<String, SqlError> {
@@ -461,6 +600,7 @@ pub async fn settled(client: &Client, open_until: u64) -> Result<Option<Lsn>, Sq
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::postgres::publication::Published;
     use proptest::prelude::*;
 
     fn wanted() -> impl Strategy<Value = Vec<TrackedTable>> {
@@ -470,10 +610,10 @@ mod tests {
             name: format!("t{oid}"),
             partitioned,
             usable_identity,
-            deferrable_key: false,
+            published: Published { updates: usable_identity && !partitioned, ..Published::default() },
             owned_by_us,
             owner: "o".to_owned(),
-            unreadable: None,
+            ..TrackedTable::default()
         };
         let tables = prop::collection::vec((0u32..12, any::<bool>(), any::<bool>(), any::<bool>()), 0..12);
         tables.prop_map(move |tables| {
@@ -490,7 +630,15 @@ mod tests {
             full,
             insert_only,
         };
-        let places = prop_oneof![Just((true, false)), Just((false, true)), Just((true, true))];
+        let (none, plain) = (None, Some(Narrowed::default()));
+        let columns = Some(Narrowed { columns: Some(vec!["c".to_owned()]), filter: None });
+        let places = prop_oneof![
+            Just((plain.clone(), none.clone())),
+            Just((none.clone(), plain.clone())),
+            Just((plain.clone(), plain)),
+            Just((columns.clone(), none.clone())),
+            Just((none, columns)),
+        ];
         prop::collection::btree_map(0u32..12, places, 0..12)
             .prop_map(move |all| all.into_iter().map(member).collect())
     }
@@ -501,8 +649,8 @@ mod tests {
             wanted in wanted(), members in members()
         ) {
             let mut listed: HashSet<(u32, bool)> = HashSet::new();
-            listed.extend(members.iter().filter(|m| m.full).map(|m| (m.table.oid, true)));
-            listed.extend(members.iter().filter(|m| m.insert_only).map(|m| (m.table.oid, false)));
+            listed.extend(members.iter().filter(|m| m.full.is_some()).map(|m| (m.table.oid, true)));
+            listed.extend(members.iter().filter(|m| m.insert_only.is_some()).map(|m| (m.table.oid, false)));
             let steps = plan(&wanted, &members);
             for step in &steps {
                 for place in &step.leave {

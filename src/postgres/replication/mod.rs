@@ -28,6 +28,7 @@ pub use self::stream::{Frame, ReplicationStream, Status, StreamLimits};
 use self::wire::Wire;
 use super::connect::{ConnectError, SESSION, newer_settings, reach, server_version_num};
 use super::password;
+use super::publication::Origin;
 use super::server_error::{ServerError, sqlstate};
 use super::source::{Secret, SourceConfig};
 use super::timeline::{HistoryError, IdentifySystem, TimelineHistory};
@@ -159,6 +160,8 @@ pub struct StartOptions {
     pub streaming: bool,
     /// Send logical messages.
     pub messages: bool,
+    /// Which changes to send, by where they were made.
+    pub origin: Origin,
     /// Send values in binary form.
     pub binary: bool,
     /// Limits of the stream.
@@ -483,6 +486,7 @@ fn plugin_options(options: &StartOptions) -> Result<Vec<(&'static str, String)>,
     for (name, wanted, value) in [
         ("streaming", options.streaming, "on"),
         ("messages", options.messages, "true"),
+        ("origin", options.origin == Origin::None, "none"),
         ("binary", options.binary, "true"),
     ] {
         if wanted {
@@ -532,13 +536,14 @@ mod tests {
             publications: vec!["plain".to_owned(), "it's".to_owned(), "a\"b,c".to_owned()],
             streaming: true,
             messages: true,
+            origin: Origin::None,
             binary: false,
             limits: StreamLimits::default(),
         };
         assert_eq!(
             start_command("millrace_x", Lsn(0x16_0000_00FF), &options).unwrap(),
             "START_REPLICATION SLOT \"millrace_x\" LOGICAL 16/FF (proto_version '3', publication_names \
-             '\"plain\",\"it''s\",\"a\"\"b,c\"', streaming 'on', messages 'true')"
+             '\"plain\",\"it''s\",\"a\"\"b,c\"', streaming 'on', messages 'true', origin 'none')"
         );
         for name in ["", "A", "a\"b", "a b", "a\0b"] {
             assert!(matches!(start_command(name, Lsn(0), &options), Err(ReplicationError::SlotName(_))));

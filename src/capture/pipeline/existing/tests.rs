@@ -191,10 +191,9 @@ fn tracked(oid: u32) -> TrackedTable {
         name: format!("t{oid}"),
         partitioned: false,
         usable_identity: true,
-        deferrable_key: false,
         owned_by_us: true,
         owner: "o".into(),
-        unreadable: None,
+        ..TrackedTable::default()
     }
 }
 
