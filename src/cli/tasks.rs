@@ -156,3 +156,37 @@ pub fn apply(store: &Store, wanted: &[WantedTask]) -> Result<Vec<(TaskDefinition
     }
     Ok(tasks)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, File};
+    use crate::state::DataDir;
+
+    fn wanted(more: &str) -> Vec<WantedTask> {
+        let text = format!("[[tasks]]\nsource = \"postgres://u@h/shop\"\n{more}");
+        let file = File { name: "millrace.toml".to_owned(), text };
+        config::load(Some(&file), &[], &[]).unwrap().config.tasks
+    }
+
+    #[test]
+    fn a_task_tracks_what_the_file_says_and_what_it_does_not_say_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&DataDir::open(directory.path()).unwrap()).unwrap();
+        let objects = |more: &str| {
+            let applied = apply(&store, &wanted(more)).map(|tasks| tasks[0].0.objects.to_string());
+            let saved = saved_tasks(&store).unwrap().pop().unwrap().objects.to_string();
+            (applied.map_err(|failure| failure.message), saved)
+        };
+        let same = |objects: &str| (Ok(objects.to_owned()), objects.to_owned());
+        assert_eq!(objects("tables = [\"a.*\"]\nstart = \"snapshot\""), same("a.*"));
+        assert_eq!(unchecked(&store).unwrap(), HashSet::from(["shop".to_owned()]));
+        assert_eq!(objects(""), same("a.*"));
+        assert_eq!(objects("exclude = [\"a.x\"]"), same("a.* without a.x"));
+        assert_eq!(objects("tables = [\"b.t\"]"), same("b.t without a.x"));
+        let (refused, saved) = objects("start = \"now\"\ntables = [\"c.*\"]");
+        let message = refused.unwrap_err();
+        assert!(message.contains("task shop: start is snapshot, not now"), "{message}");
+        assert_eq!(saved, "b.t without a.x", "nothing was changed");
+    }
+}
