@@ -48,7 +48,7 @@ impl Reading {
         run(&client, setup).await;
         let control = connect::connect(&SourceConfig::parse(&postgres.url()).unwrap()).await.unwrap();
         let tables = catalog::tracked_tables(&control, &Objects::default()).await.unwrap();
-        publication::ensure(&control, TASK, &tables).await.unwrap();
+        publication::ensure(&control, TASK, &Default::default(), &tables).await.unwrap();
         Reading { postgres, client, tables: BTreeMap::new(), gone: Vec::new(), chunks: 0 }
     }
 

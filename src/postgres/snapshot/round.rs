@@ -95,7 +95,7 @@ enum Next {
     Measure(usize),
     /// A chunk of the shared table with this index.
     Places(usize, Range<u64>),
-    Keys(Keyed),
+    Keys(Box<Keyed>),
     Later(Instant),
     Nothing,
 }
@@ -239,7 +239,7 @@ impl<'a> Round<'a> {
                 }
                 Next::Measure(index) => self.measure(&mut connection, index).await,
                 Next::Places(index, places) => self.read_places(&mut connection, index, places).await,
-                Next::Keys(keyed) => self.read_keys(&mut connection, keyed).await,
+                Next::Keys(keyed) => self.read_keys(&mut connection, *keyed).await,
             };
             if let Err(error) = outcome {
                 match error {
@@ -276,7 +276,7 @@ impl<'a> Round<'a> {
                     waits.push(until);
                     work.keyed.push_back(keyed);
                 }
-                None => return Next::Keys(keyed),
+                None => return Next::Keys(Box::new(keyed)),
             }
         }
         for (index, shared) in work.shared.iter_mut().enumerate() {
