@@ -5,6 +5,7 @@
 //! own ([`process`]), started from this binary, so that CPU time and memory are exactly its own.
 
 mod apache_kafka;
+mod bare_copy;
 mod bare_reader;
 mod connection;
 mod consumer;
@@ -17,6 +18,7 @@ mod process;
 mod report;
 mod side;
 mod site;
+mod snapshot;
 mod work_dir;
 mod workload;
 
@@ -52,6 +54,11 @@ enum Measurement {
     Fetch(fetch::Fetch),
     /// What connections and consumer groups cost, and how soon they are answered
     Groups(groups::Groups),
+    /// Read the rows of a table into the log, against COPY that keeps nothing
+    Snapshot(snapshot::Snapshot),
+    /// The COPY that `snapshot` compares with
+    #[command(hide = true)]
+    BareCopy(bare_copy::BareCopy),
     /// The server that `fetch` compares with
     #[command(hide = true)]
     BareServer(fetch::bare_server::BareServer),
@@ -71,6 +78,8 @@ impl Bench {
             Measurement::Latency(latency) => latency.run().await,
             Measurement::Fetch(fetch) => fetch.run().await,
             Measurement::Groups(groups) => groups.run().await,
+            Measurement::Snapshot(snapshot) => snapshot.run().await,
+            Measurement::BareCopy(copy) => copy.run().await,
             Measurement::BareServer(server) => server.run().await,
             Measurement::BareReader(reader) => reader.run().await,
         }

@@ -242,6 +242,26 @@ impl Site {
         Ok(command)
     }
 
+    /// `millrace up` with a task that starts with the rows that there are.
+    pub(super) fn up_with_rows(
+        &self,
+        kafka_port: u16,
+        data: &Path,
+        connections: u32,
+    ) -> Result<Command, BenchError> {
+        let mut command = self.up(kafka_port, data)?;
+        command.args(["--start", "snapshot", "--snapshot-connections"]).arg(connections.to_string());
+        Ok(command)
+    }
+
+    /// COPY of a table by so many connections, each a part of it.
+    pub(super) fn bare_copy(&self, table: &str, connections: u32) -> Result<Command, BenchError> {
+        let mut command = self.millrace()?;
+        command.args(["bench", "bare-copy"]).arg(self.source.display());
+        command.args(["--table", table, "--connections"]).arg(connections.to_string());
+        Ok(command)
+    }
+
     /// The server that serves the log in a directory from memory.
     pub(super) fn bare_server(&self, port: u16, log: &Path) -> Result<Command, BenchError> {
         let mut command = self.millrace()?;

@@ -89,6 +89,25 @@ impl CopyConnection {
         lines: &mut Vec<u8>,
         limit: usize,
     ) -> Result<Option<String>, CopyError> {
+        let take = |line: &[u8]| {
+            if !lines.is_empty() && lines.len() + line.len() > limit {
+                return Err(CopyError::TooMuch(limit));
+            }
+            lines.extend_from_slice(line);
+            Ok(())
+        };
+        self.run_each(statements, take).await
+    }
+
+    /// As [`Self::run`], with each row of COPY given to `take`.
+    ///
+    /// # Errors
+    /// When the server refuses, the connection breaks, or `take` says so.
+    pub async fn run_each(
+        &mut self,
+        statements: &str,
+        mut take: impl FnMut(&[u8]) -> Result<(), CopyError>,
+    ) -> Result<Option<String>, CopyError> {
         let mut message = BytesMut::new();
         frontend::query(statements, &mut message)?;
         self.wire.send(&message).await?;
@@ -101,13 +120,7 @@ impl CopyConnection {
                 Err(error) => return Err(failure.map_or(CopyError::Io(error), CopyError::Server)),
             };
             match tag {
-                COPY_DATA => {
-                    let line = self.wire.content(place);
-                    if !lines.is_empty() && lines.len() + line.len() > limit {
-                        return Err(CopyError::TooMuch(limit));
-                    }
-                    lines.extend_from_slice(line);
-                }
+                COPY_DATA => take(self.wire.content(place))?,
                 DATA_ROW if first.is_none() => {
                     let mut bytes = self.wire.with_header(tag, place);
                     if let Some(Message::DataRow(row)) = Message::parse(&mut bytes)? {
