@@ -121,9 +121,31 @@ impl Stage {
         Stage { seed, postgres, proxy, millrace, shared, data }
     }
 
+    /// Waits until Millrace is ready, and says who was in the way when it never is.
+    pub async fn until_ready(&mut self) {
+        let deadline = Instant::now() + Duration::from_secs(90);
+        while self.millrace.get("/health/ready").is_none_or(|(status, _)| status != 200) {
+            if Instant::now() > deadline {
+                panic!("never ready; in the source:\n{}\n{}", self.activity().await, self.report());
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// What the source's processes do.
+    async fn activity(&self) -> String {
+        const SQL: &str = "SELECT coalesce(json_agg(a), '[]')::text FROM (
+            SELECT a.pid, backend_type, state, wait_event_type, wait_event, pg_blocking_pids(a.pid) AS blocked_by,
+                   xact_start, state_change, left(query, 100) AS query, slot_name, restart_lsn, confirmed_flush_lsn
+            FROM pg_stat_activity a LEFT JOIN pg_replication_slots s ON s.active_pid = a.pid
+            WHERE backend_type IN ('client backend', 'walsender')) a";
+        let client = connect(&self.postgres.url(), || false).await.unwrap();
+        client.query_one(SQL, &[]).await.unwrap().get(0)
+    }
+
     /// Compares what the topics tell with what the source holds. Nobody may be writing.
     pub async fn compare(&mut self) {
-        self.millrace.wait_ready().await;
+        self.until_ready().await;
         let client = connect(&self.postgres.url(), || false).await.unwrap();
         settle(&client).await;
         let mark = "SELECT pg_logical_emit_message(true, 'test.mark', '')::text";

@@ -53,12 +53,12 @@ impl Stage {
                 self.millrace.spawn_again();
                 // Sometimes something else happens before it is ready.
                 if random.below(3) > 0 {
-                    self.millrace.wait_ready().await;
+                    self.until_ready().await;
                 }
             }
             3 => {
                 // Before that it takes no signal.
-                self.millrace.wait_ready().await;
+                self.until_ready().await;
                 self.millrace.sigterm();
                 let status = self.millrace.wait().await;
                 assert!(status.success(), "{status}:\n{}", self.report());
