@@ -356,7 +356,7 @@ outputs = 5
         ),
         (
             "[[tasks]]\nsource = \"postgres://u@h/d\"\n[[tasks.table_options]]\nwhere = \"a\"",
-            "millrace.toml:3:3: tasks.table_options: it says of no table; write a name, such as \"public.orders\"",
+            "millrace.toml:3:1: tasks.table_options: it says of no table; write a name, such as \"public.orders\"",
         ),
         (
             "[[tasks]]\nsource = \"postgres://u@h/d\"\ntables = [\"public.a\", \"b\"]\nstart = \"later\"",
