@@ -116,7 +116,7 @@ millrace.toml:11:9: log.codec: "gzip" does not fit; write "none", "lz4" or "zstd
 millrace.toml:12:1: log.heartbeat_seconds: there is no such setting; did you mean source.heartbeat_seconds?
 millrace.toml:13:1: log.colour: there is no such setting; there are log.codec, log.segment_mb, log.max_record_mb, log.retention_mb, log.retention_hours
 millrace.toml:15:17: source.retry_minutes: -4 does not fit; write a whole number of minutes from 10 to 1440
-millrace.toml:16:2: lgo: there is no such setting; there are data_dir, allow_plaintext, [kafka], [http], [log], [group], [source], [task], [[tasks]]
+millrace.toml:16:2: lgo: there is no such setting; there are data_dir, allow_plaintext, [kafka], [http], [log], [group], [source], [snapshot], [task], [[tasks]]
 MILLRACE_HTTP_LISTN: there is no such setting; did you mean MILLRACE_HTTP_LISTEN?
 MILLRACE_TASK_RETRY_MINUTES: soon does not fit; write a whole number of minutes from 1 to 1440
 --group-initial-delay-ms: 1e3 does not fit; write a whole number of milliseconds from 0 to 300000"#
