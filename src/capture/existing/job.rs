@@ -27,6 +27,8 @@ pub enum Mark {
         epoch: u32,
         /// Behind the commit of every change before, and before every commit that is held.
         lsn: u64,
+        /// How many rows have that commit LSN already: the next one's ordinal.
+        rows: u64,
         /// Whether the task starts with it.
         start: bool,
     },
@@ -185,10 +187,11 @@ impl Job {
     /// Is what a mark says.
     pub fn apply(&mut self, mark: &Mark) {
         match mark {
-            Mark::Hold { oid, schema, table, epoch, lsn, start } => {
+            Mark::Hold { oid, schema, table, epoch, lsn, rows, start } => {
                 if self.tables.is_empty() {
                     self.lsn = Lsn(*lsn);
                 }
+                self.rows = self.rows.max(*rows);
                 self.is_start |= start;
                 let (schema, name, epoch) = (schema.clone(), table.clone(), *epoch);
                 self.tables.insert(*oid, Table { schema, name, epoch, stage: Stage::Waiting, shape: None });
@@ -326,7 +329,15 @@ mod tests {
     }
 
     fn hold(oid: u32) -> Mark {
-        Mark::Hold { oid, schema: "s".into(), table: format!("t{oid}"), epoch: 1, lsn: 7, start: false }
+        Mark::Hold {
+            oid,
+            schema: "s".into(),
+            table: format!("t{oid}"),
+            epoch: 1,
+            lsn: 7,
+            rows: 0,
+            start: false,
+        }
     }
 
     fn begin(oid: u32, epoch: u32, visibility: Option<Visibility>) -> Mark {
@@ -369,7 +380,7 @@ mod tests {
 
         // Held again, all that was read of it is void; and what another job has is read there.
         let Mark::Hold { schema, table, .. } = hold(2) else { unreachable!() };
-        marks.push(Mark::Hold { oid: 2, schema, table, epoch: 2, lsn: 7, start: false });
+        marks.push(Mark::Hold { oid: 2, schema, table, epoch: 2, lsn: 7, rows: 0, start: false });
         marks.push(Mark::End { oid: 2, epoch: 1 });
         assert_eq!(wanted(&job(&marks)), [(2, 2, ReadFrom::Start)]);
         marks.push(Mark::Moved { oid: 2 });

@@ -17,7 +17,8 @@ pub struct Question {
     pub bound: Vec<String>,
 }
 
-/// Asks about keys of a table, which are these columns. `None` when the table has no such columns any more.
+/// Asks about keys of a table, which are these columns. `None` when the table has no such columns any more, or columns of
+/// types that do not take the keys.
 ///
 /// # Errors
 /// The server cannot be asked.
@@ -53,7 +54,11 @@ pub async fn are_behind(
     let mut answers = Vec::with_capacity(questions.len());
     for questions in questions.chunks(AT_ONCE) {
         let mut behind = vec![false; questions.len()];
-        for row in client.query(&statement(&types, questions), &[]).await.map_err(failed)? {
+        let answered = match client.query(&statement(&types, questions), &[]).await {
+            Err(error) if error.code().is_some_and(|state| is_of_the_types(state.code())) => return Ok(None),
+            answered => answered.map_err(failed)?,
+        };
+        for row in answered {
             let number: i32 = row.try_get(0).map_err(failed)?;
             if let Some(behind) = usize::try_from(number).ok().and_then(|number| behind.get_mut(number)) {
                 *behind = true;
@@ -62,6 +67,11 @@ pub async fn are_behind(
         answers.append(&mut behind);
     }
     Ok(Some(answers))
+}
+
+/// Whether the server could not cast a key: classes "data exception" and "syntax error or access rule violation".
+fn is_of_the_types(state: &str) -> bool {
+    state.starts_with("22") || state.starts_with("42")
 }
 
 /// The statement that gives the numbers of the questions whose answer is yes.

@@ -55,11 +55,33 @@ impl<W: LogWriter> Pipeline<W> {
     /// # Errors
     /// The log refuses it.
     pub fn hold(&mut self, tables: &[TrackedTable], start: bool) -> Result<(), CaptureError> {
-        // Where the last transaction ends the next may have its commit record. No commit record has only one byte.
-        let lsn = self.position.end_lsn.0.saturating_sub(1);
+        let tables = tables.iter().map(|table| (table.oid, table.schema.clone(), table.name.clone()));
+        self.hold_named(tables.collect(), start)
+    }
+
+    /// Nothing that is held counts any more, as it is of another history: its tables are held from here on, and read again.
+    ///
+    /// # Errors
+    /// The log refuses it.
+    pub fn hold_anew(&mut self) -> Result<(), CaptureError> {
+        let tables = self.rows.existing.jobs.iter().flat_map(|job| &job.tables);
+        let held = tables.filter(|(_, table)| table.stage != Stage::Moved);
+        let held: Vec<_> =
+            held.map(|(oid, table)| (*oid, table.schema.clone(), table.name.clone())).collect();
+        match held.is_empty() {
+            true => Ok(()),
+            false => self.hold_named(held, false),
+        }
+    }
+
+    fn hold_named(&mut self, tables: Vec<(u32, String, String)>, start: bool) -> Result<(), CaptureError> {
+        // Where the last transaction ends the next may have its commit record. No commit record has only one byte. A
+        // table that is read again has later positions each time: its last release waited for a message behind its rows.
+        let lsn = self.position.end_lsn.max(self.idle_through).0.saturating_sub(1);
+        let at_the_place = self.rows.existing.jobs.iter().filter(|job| job.lsn.0 == lsn);
+        let rows = at_the_place.map(|job| job.rows).max().unwrap_or(0);
         let index = self.new_job()?;
-        for table in tables {
-            let oid = table.oid;
+        for (oid, schema, table) in tables {
             let before = self.rows.existing.holding(oid);
             let known = before.and_then(|before| self.rows.existing.jobs.get(before));
             let known = known.and_then(|job| Some((job.is_start, job.tables.get(&oid)?.epoch)));
@@ -67,8 +89,7 @@ impl<W: LogWriter> Pipeline<W> {
             if let Some(before) = before {
                 self.note(before, &Mark::Moved { oid })?;
             }
-            let (schema, table) = (table.schema.clone(), table.name.clone());
-            self.note(index, &Mark::Hold { oid, schema, table, epoch, lsn, start: is_start })?;
+            self.note(index, &Mark::Hold { oid, schema, table, epoch, lsn, rows, start: is_start })?;
         }
         self.rows.last_shape = None;
         self.rows.writer.boundary();
@@ -107,6 +128,7 @@ impl<W: LogWriter> Pipeline<W> {
                 table: name.clone(),
                 epoch: epoch + 1,
                 lsn: job.lsn.0,
+                rows: 0,
                 start: job.is_start,
             };
             let marks: Vec<_> = tables.map(mark).collect();
@@ -169,7 +191,9 @@ impl<W: LogWriter> Pipeline<W> {
         let job = index.and_then(|index| self.rows.existing.jobs.get_mut(index)).filter(is_meant);
         let (Some(index), Some(job)) = (index, job) else { return Ok(None) };
         let lsn = job.lsn;
-        let Some(table) = job.tables.get_mut(&oid) else { return Ok(None) };
+        // One that has left meanwhile may have parts that were read before.
+        let is_left = |table: &&mut Table| !matches!(table.stage, Stage::Unread { .. });
+        let Some(table) = job.tables.get_mut(&oid).filter(is_left) else { return Ok(None) };
         let out_of_order = |what: &str| CaptureError::Held {
             detail: format!(
                 "{what} of table {oid} cannot follow {:?} under epoch {}",

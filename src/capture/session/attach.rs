@@ -145,6 +145,8 @@ impl<W: LogWriter> Capture<W> {
                 self.write_gap(&gap).await?;
                 let position = self.follow_timeline(position, &timeline).await?;
                 let position = SourcePosition { acked_through: gap.to, ..position };
+                // What was held of tables until now is not complete behind a gap.
+                self.pipeline.hold_again(None)?;
                 self.commit(position).await?;
                 position
             }
@@ -351,8 +353,8 @@ impl<W: LogWriter> Capture<W> {
             slot_generation,
         };
         self.pipeline.set_position(position);
-        // What was held of tables until now is not complete behind a gap.
-        self.pipeline.hold_again(None)?;
+        // What was held of tables until now is not complete behind a gap, and may be of another history.
+        self.pipeline.hold_anew()?;
         if !held.is_empty() {
             self.pipeline.hold(&held, true)?;
         }
