@@ -90,7 +90,8 @@ pub struct Contents {
     pub stamp: String,
     /// What the snapshot of all of the rows sees, where they share one.
     pub visibility: Option<Visibility>,
-    /// Otherwise the parts in key order: their last keys, and what they see.
+    /// Otherwise the parts in key order: their last keys, and what they see. Each sees no less than the one before, but
+    /// for what lies behind all keys: that, without a key, is as old as the search for the last one.
     pub chunks: Vec<(Option<Vec<String>>, Visibility)>,
     /// How many.
     pub rows: u64,

@@ -496,8 +496,13 @@ struct Held {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Lack {
     Known(bool),
-    /// Unless the key lies behind that of the table's question with this number.
-    Asked(usize),
+    /// That depends on what the table's questions with these numbers are answered.
+    Asked {
+        /// It does if the key does not lie behind this one's bound.
+        through: Option<usize>,
+        /// It does if the key lies behind this one's bound.
+        behind: Option<usize>,
+    },
 }
 
 /// Which halves of a change are to be told.
@@ -517,8 +522,12 @@ impl Window {
     fn lacks(&self, oid: u32, lack: Lack) -> bool {
         match lack {
             Lack::Known(lacks) => lacks,
-            Lack::Asked(number) => {
-                self.answers.get(&oid).and_then(|answers| answers.get(number)).is_none_or(|behind| !behind)
+            Lack::Asked { through, behind } => {
+                let answers = self.answers.get(&oid).map_or(&[][..], Vec::as_slice);
+                let is = |number: Option<usize>, answer| {
+                    number.is_some_and(|number| answers.get(number).is_none_or(|is| *is == answer))
+                };
+                is(through, false) || is(behind, true)
             }
         }
     }
@@ -589,13 +598,20 @@ fn judge(
     if let Some(visibility) = &contents.visibility {
         return all(!visibility.sees(xid));
     }
-    // Each part was read later than the one before, and sees no less.
-    let unseeing = contents.chunks.iter().take_while(|(_, visibility)| !visibility.sees(xid)).count();
-    let Some((bound, _)) = unseeing.checked_sub(1).and_then(|last| contents.chunks.get(last)) else {
-        return if contents.chunks.is_empty() { None } else { all(false) };
+    // The last part is what lies behind all keys that were read. What it sees is what was seen when the last of them was
+    // looked for, so it may be older than the parts before it.
+    let ((None, end), parts) = contents.chunks.split_last()? else { return None };
+    // Of the others each was read later than the one before, and sees no less.
+    let unseeing = parts.iter().take_while(|(_, visibility)| !visibility.sees(xid)).count();
+    let bound = |count: usize| parts.get(count.checked_sub(1)?)?.0.as_ref();
+    let through = bound(unseeing);
+    let behind = if end.sees(xid) { None } else { Some(bound(parts.len())) };
+    let (through, behind) = match (through, behind) {
+        (None, None) => return all(false),
+        // None of them sees it, so that it does not matter where it lies.
+        (_, Some(_)) if unseeing == parts.len() => return all(true),
+        (through, behind) => (through, behind.flatten()),
     };
-    // No key lies behind the last part.
-    let Some(bound) = bound else { return all(true) };
     // An old row tells no more than the table's identity. What does not come with it may have been another.
     let is_told = |name: &String| {
         let mut columns = change.shape.columns.iter();
@@ -606,8 +622,11 @@ fn judge(
     }
     let mut ask = |row, otherwise| {
         let key = key_of(&change.shape, &contents.key, row, otherwise)?;
-        questions.push(Question { key, bound: bound.clone() });
-        Some(Lack::Asked(questions.len() - 1))
+        let mut question = |bound: &Vec<String>| {
+            questions.push(Question { key: key.clone(), bound: bound.clone() });
+            questions.len() - 1
+        };
+        Some(Lack::Asked { through: through.map(&mut question), behind: behind.map(&mut question) })
     };
     let (old, new) = match message {
         Message::Insert { new, .. } => (None, Some(ask(*new, None)?)),

@@ -117,8 +117,10 @@ impl Source {
         let mut acts = Vec::new();
         for _ in 0..1 + random.below(4) {
             self.counter += 1;
-            let (oid, id, v) = (1 + random.below(2) as u32, random.below(12) as i64, self.counter);
-            let to = random.below(12) as i64;
+            // There is always room for keys behind the last.
+            let span = 12 + self.transactions.len() / 4;
+            let (oid, id, v) = (1 + random.below(2) as u32, random.below(span) as i64, self.counter);
+            let to = random.below(span) as i64;
             let is_there = self.rows.contains_key(&(oid, id));
             let act = match random.below(12) {
                 _ if !is_there => Act::Insert { oid, id, v },
@@ -244,6 +246,8 @@ struct Reader {
     /// Under a shared snapshot, what is left to tell.
     shared: Option<(Vec<(i64, u64)>, Visibility)>,
     after: Option<i64>,
+    /// In key order: the highest key there was before the first part of this reader, and what the snapshot saw that found it.
+    end: Option<(Option<i64>, Visibility)>,
     /// What the table's file was like: a truncate makes another.
     stamp: usize,
 }
@@ -450,7 +454,7 @@ impl<'a> History<'a> {
                 ReadFrom::After { key, .. } => Some(key[0].parse().unwrap()),
                 _ => None,
             };
-            self.reader = Some(Reader { wanted, has_begun: false, shared: None, after, stamp });
+            self.reader = Some(Reader { wanted, has_begun: false, shared: None, after, end: None, stamp });
             return;
         };
         let (oid, epoch) = (reader.wanted.oid, reader.wanted.epoch);
@@ -459,10 +463,12 @@ impl<'a> History<'a> {
         };
         if !reader.has_begun {
             reader.has_begun = true;
-            // A table may have lost its key.
-            let from = &reader.wanted.from;
-            let shared =
-                matches!(from, ReadFrom::Start) || matches!(from, ReadFrom::FirstKey) && random.one_in(5);
+            // A table may have lost its key, and by key is how the most can go wrong.
+            let shared = match &reader.wanted.from {
+                ReadFrom::Start => random.one_in(2),
+                ReadFrom::FirstKey => random.one_in(5),
+                ReadFrom::After { .. } => false,
+            };
             let begun = shared.then(|| source.snapshot(random, self.settled));
             let visibility = begun.as_ref().map(|(_, visibility)| visibility.clone());
             reader.shared = begun.map(|(rows, visibility)| {
@@ -484,26 +490,35 @@ impl<'a> History<'a> {
                 (Part::Shared, rows.drain(..count).collect::<Vec<_>>(), false)
             }
             None => {
-                // A reader looks at the file before each part; one may slip through between two connections.
-                if stamp != reader.stamp && !random.one_in(3) {
-                    reader.wanted.epoch += 1;
-                    (reader.after, reader.has_begun, reader.stamp) = (None, false, stamp);
-                    reader.wanted.from = ReadFrom::FirstKey;
-                    return;
+                let last = reader.end.clone().filter(|(last, _)| last.is_none() || *last == reader.after);
+                if let Some((_, visibility)) = last {
+                    // Of what is behind the highest key nothing is read: this part is as old as the search for that.
+                    (Part::Keys { through: None, visibility }, Vec::new(), true)
+                } else {
+                    // A reader looks at the file before each part; one may slip through between two connections.
+                    if stamp != reader.stamp && !random.one_in(3) {
+                        reader.wanted.epoch += 1;
+                        (reader.after, reader.has_begun, reader.stamp) = (None, false, stamp);
+                        (reader.wanted.from, reader.end) = (ReadFrom::FirstKey, None);
+                        return;
+                    }
+                    let (rows, visibility) = source.snapshot(random, self.settled);
+                    // Later snapshots see no less.
+                    self.settled = source.transactions.len();
+                    let behind = rows.into_iter().map(|((_, id), v)| (id, v));
+                    let mut behind: Vec<_> =
+                        behind.filter(|(id, _)| reader.after.is_none_or(|after| *id > after)).collect();
+                    let Some((last, _)) = &reader.end else {
+                        reader.end = Some((behind.last().map(|(id, _)| *id), visibility));
+                        return;
+                    };
+                    behind.retain(|(id, _)| *id <= last.unwrap());
+                    let count = 1 + random.below(4);
+                    reader.after = if behind.len() < count { *last } else { Some(behind[count - 1].0) };
+                    behind.truncate(count);
+                    let through = reader.after.map(|id| vec![id.to_string()]);
+                    (Part::Keys { through, visibility }, behind, false)
                 }
-                let (rows, visibility) = source.snapshot(random, self.settled);
-                // Later parts see no less.
-                self.settled = source.transactions.len();
-                let behind = rows.into_iter().map(|((_, id), v)| (id, v));
-                let mut behind: Vec<_> =
-                    behind.filter(|(id, _)| reader.after.is_none_or(|after| *id > after)).collect();
-                let count = 1 + random.below(4);
-                let through = (behind.len() > count).then(|| behind[count - 1].0);
-                behind.truncate(count);
-                reader.after = through;
-                let through = through.map(|id| vec![id.to_string()]);
-                let is_last = through.is_none();
-                (Part::Keys { through, visibility }, behind, is_last)
             }
         };
         let count = rows.len() as u64;
