@@ -12,8 +12,8 @@ use crate::capture::existing::held::{Assembled, Assembler};
 use crate::capture::existing::keys::Question;
 use crate::capture::existing::{Contents, Cursor, Existing, Job, Mark, Place, Stage, Table, unreadable};
 use crate::change::{
-    Before, Change, Event, Gap, Lsn, Operation, Phase, Row, SnapshotMark, SnapshotStage, TableShape,
-    Timestamp, Transaction, Value,
+    Before, Cell, CellKind, Change, Event, Gap, Lsn, Operation, Phase, Row, SnapshotMark, SnapshotStage,
+    TableShape, Timestamp, Transaction, Value,
 };
 use crate::log::record_batch::Codec;
 use crate::log::{LogError, LogWriter};
@@ -332,6 +332,7 @@ impl<W: LogWriter> Pipeline<W> {
             assembler: Assembler::default(),
             open: None,
             cells: Cells::default(),
+            whole: Vec::new(),
         })
     }
 
@@ -353,7 +354,7 @@ impl<W: LogWriter> Pipeline<W> {
                 self.rows.last_shape = Some(shape.clone());
             }
             let message = pgoutput::parse(body, *in_stream, &mut release.cells)?;
-            let change = change_of(message, wanted)?.of(shape);
+            let change = change_of(message, wanted, shape, &mut release.whole)?.of(shape);
             let event = Event { transaction, ordinal: *ordinal, lsn: *lsn, change };
             deliver(&mut self.rows.outputs, &mut self.rows.writer, &event)?;
         }
@@ -451,6 +452,8 @@ pub struct Release {
     /// The transaction whose changes are being appended, and the ordinal behind the last.
     open: Option<(Transaction, u64)>,
     cells: Cells,
+    /// Scratch for a new row that is told without the old one.
+    whole: Vec<Cell>,
 }
 
 /// What has been told of a table.
@@ -632,7 +635,11 @@ fn judge(
         Message::Insert { new, .. } => (None, Some(ask(*new, None)?)),
         Message::Delete { old: Before::Key(old) | Before::Full(old), .. } => (Some(ask(*old, None)?), None),
         Message::Update { old: None, new, .. } => (None, Some(ask(*new, None)?)),
-        Message::Update { old: Some(Before::Key(old) | Before::Full(old)), new, .. } => {
+        Message::Update { old: Some(before @ (Before::Key(old) | Before::Full(old))), new, .. } => {
+            // The new row may be all that is told, and of a value that is not sent nothing was told before.
+            if cells_of_new(&change.shape, Some(*before), *new).any(|cell| cell.kind == CellKind::Unsent) {
+                return None;
+            }
             (Some(ask(*old, None)?), Some(ask(*new, Some(*old))?))
         }
         // It has emptied what some of the parts have, and the others were read behind it.
@@ -664,14 +671,44 @@ fn key_of(
     key.iter().map(value).collect()
 }
 
-/// What is to be told of a change, as a change.
-fn change_of(message: Message<'_>, half: Half) -> Result<TableChange<'_>, CaptureError> {
+/// Where the values of an update's new row lie. Those that are not sent are as they were, and lie in the old row as far as
+/// that has them.
+fn cells_of_new<'a>(
+    shape: &'a TableShape,
+    old: Option<Before<'a>>,
+    new: Row<'a>,
+) -> impl Iterator<Item = Cell> + 'a {
+    let was = move |index: usize| match old? {
+        Before::Full(old) => old.cells().get(index),
+        // The other columns look like nulls.
+        Before::Key(old) => {
+            shape.columns.get(index).filter(|column| column.identity).and(old.cells().get(index))
+        }
+    };
+    new.cells().iter().enumerate().map(move |(index, cell)| match cell.kind {
+        CellKind::Unsent => *was(index).unwrap_or(cell),
+        _ => *cell,
+    })
+}
+
+/// What is to be told of a change, as a change. What it makes of the new row lies in `whole`.
+fn change_of<'a>(
+    message: Message<'a>,
+    half: Half,
+    shape: &TableShape,
+    whole: &'a mut Vec<Cell>,
+) -> Result<TableChange<'a>, CaptureError> {
     let row = |operation, before, after| TableChange::Row { operation, before, after };
     Ok(match (message, half) {
         (Message::Insert { new, .. }, _) => row(Operation::Insert, None, Some(new)),
         (Message::Delete { old, .. }, _) => row(Operation::Delete, Some(old), None),
         (Message::Update { old: Some(old), .. }, Half::Old) => row(Operation::Delete, Some(old), None),
-        (Message::Update { new, .. }, Half::New) => row(Operation::Insert, None, Some(new)),
+        (Message::Update { old, new, .. }, Half::New) => {
+            whole.clear();
+            whole.extend(cells_of_new(shape, old, new));
+            // Both rows lie in the bytes of the message.
+            row(Operation::Insert, None, Some(new.with_cells(whole)))
+        }
         (Message::Update { old, new, .. }, _) => row(Operation::Update, old, Some(new)),
         (Message::Truncate { .. }, _) => TableChange::Truncate,
         (other, _) => {

@@ -676,3 +676,56 @@ async fn rows_and_what_they_lack_are_told_once_whatever_interrupts() {
     println!("{releases} releases, {agains} tables read again");
     assert!(alone || releases as u64 >= count, "{releases}");
 }
+
+// I2
+#[test]
+fn a_row_that_comes_back_over_what_was_read_is_told_whole_or_read_again() {
+    // The old key lies in a part that sees the update, and the new one in one that does not.
+    let part =
+        |bound: Option<&str>, seen: &str| (bound.map(|key| vec![key.to_owned()]), seen.parse().unwrap());
+    let contents = Contents {
+        key: vec!["id".into()],
+        stamp: String::new(),
+        visibility: None,
+        chunks: vec![part(Some("5"), "10:10:"), part(Some("9"), "30:30:"), part(None, "10:10:")],
+        rows: 0,
+    };
+    let told = Told::Rows(contents);
+    let update = |old: &[u8], v: &[u8]| {
+        let new = [&2u16.to_be_bytes()[..], b"t\0\0\0\x013", v].concat();
+        [b"U", &HELD.to_be_bytes()[..], old, b"N", &new].concat()
+    };
+    let full = [b"O", &tuple(&[Some("7".into()), Some("42".into())])[..]].concat();
+    let key = [b"K", &tuple(&[Some("7".into()), None])[..]].concat();
+    let judged = |body: &[u8], identity| {
+        let mut shape = shape(HELD);
+        shape.columns[1].identity = identity;
+        let transaction = Transaction { xid: 20, ..read_under(Lsn(1)) };
+        let (shape, body) = (Arc::new(shape), body.to_vec());
+        let change = Assembled { transaction, shape, lsn: Lsn(1), ordinal: 0, in_stream: false, body };
+        let (mut cells, mut whole, mut questions) = (Cells::default(), Vec::new(), Vec::new());
+        let message = pgoutput::parse(&change.body, false, &mut cells).unwrap();
+        let (old, new) = judge(Some(&told), &change, &message, &mut questions)?;
+        let mut window = Window::default();
+        window.answer(HELD, questions.iter().map(|asked| asked.key > asked.bound).collect());
+        let held = Held { change, old, new };
+        let half = window.wanted(&held);
+        assert_eq!(half, Some(Half::New), "{old:?} {new:?}");
+        let message = pgoutput::parse(&held.change.body, false, &mut cells).unwrap();
+        let told = change_of(message, half.unwrap(), &held.change.shape, &mut whole).unwrap();
+        let TableChange::Row { operation: Operation::Insert, before: None, after: Some(row) } = told else {
+            panic!("another change");
+        };
+        let text = |value: Value<'_>| match value {
+            Value::Text(text) => String::from_utf8(text.to_vec()).unwrap(),
+            other => panic!("{other:?}"),
+        };
+        Some(row.values().map(text).collect::<Vec<_>>())
+    };
+    let whole = |v: &str| Some(vec!["3".to_owned(), v.to_owned()]);
+    assert_eq!(judged(&update(&key, b"t\0\0\0\x028!"), false), whole("8!"));
+    assert_eq!(judged(&update(&full, b"t\0\0\0\x028!"), true), whole("8!"));
+    assert_eq!(judged(&update(&full, b"u"), true), whole("42"));
+    // What looks like a null in a key is no value.
+    assert_eq!(judged(&update(&key, b"u"), false), None);
+}
