@@ -41,6 +41,9 @@ struct Work {
     shared: Vec<Shared>,
     /// Tables that are read in key order, and that no worker has in hand.
     keyed: VecDeque<Keyed>,
+    /// Tables of which all rows have been told under this epoch. Their end may not have been: a worker that waits to tell it
+    /// is dropped when another one fails.
+    told: Vec<(u32, u32)>,
     /// The shared snapshot is of no use any more.
     snapshot_lost: bool,
     /// When the rate limit allows the next chunk.
@@ -490,6 +493,7 @@ impl<'a> Round<'a> {
             // What is behind the highest key was not there yet.
             let part = Part::Keys { through: None, visibility: end.visibility.clone() };
             self.tell_rows(&keyed.table, keyed.epoch, part, 0, Vec::new()).await?;
+            self.work().told.push((keyed.table.oid, keyed.epoch));
             return Ok(true);
         };
         let limit = keyed.pace.units();
@@ -583,8 +587,14 @@ impl<'a> Round<'a> {
         let too_old =
             |snapshot: &SharedSnapshot| !snapshot.is_lost() && snapshot.age() >= self.reading.options.max_age;
         let too_old = self.snapshot.as_ref().is_some_and(too_old);
-        let unfinished = std::mem::take(&mut self.work().shared);
-        for shared in unfinished.into_iter().filter(|shared| !shared.ended) {
+        let work = std::mem::take(&mut *self.work());
+        for (oid, epoch) in work.told {
+            // Left as it is, it would be read a second time under an epoch that has all of its rows.
+            if self.reading.pending().contains_key(&oid) {
+                self.reading.finish(oid, Read::End { oid, epoch }).await?;
+            }
+        }
+        for shared in work.shared.into_iter().filter(|shared| !shared.ended) {
             let (oid, has_key) = (shared.table.oid, shared.table.has_key());
             let from = match shared.stopped {
                 Some(Stopped::Refused(reason)) => Err(reason),
@@ -649,6 +659,7 @@ impl Work {
         how_far.fraction = 1.0 - shared.places.len() as f64 / shared.all_places.unwrap_or(1).max(1) as f64;
         if shared.places.is_empty() && shared.in_flight == 0 && shared.stopped.is_none() && !shared.ended {
             (shared.ended, how_far.ended) = (true, true);
+            self.told.push((shared.table.oid, shared.epoch));
         }
         (outcome, how_far)
     }
