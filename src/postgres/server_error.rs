@@ -37,6 +37,10 @@ pub mod sqlstate {
     pub const UNDEFINED_FUNCTION: &str = "42883";
     /// Slot or publication exists.
     pub const DUPLICATE_OBJECT: &str = "42710";
+    /// Somebody has cancelled the statement, or it ran into a time limit.
+    pub const QUERY_CANCELED: &str = "57014";
+    /// The server has removed what the snapshot sees; up to version 16.
+    pub const SNAPSHOT_TOO_OLD: &str = "72000";
     /// The server is shutting down.
     pub const ADMIN_SHUTDOWN: &str = "57P01";
     /// Another server process crashed.
@@ -95,7 +99,7 @@ impl ServerError {
     }
 
     /// Whether the same request may succeed later without anybody's doing: the server is short of something or going
-    /// down or up, or a connection broke.
+    /// down or up, a connection broke, or somebody cancelled it.
     pub fn is_transient(&self) -> bool {
         // 08 connection, 40 rollback, 53 resources, 57P operator intervention, 58 system.
         let class = self.code.get(..2).unwrap_or_default();
@@ -103,6 +107,7 @@ impl ServerError {
             || self.code.starts_with("57P0")
             || self.is(sqlstate::OBJECT_IN_USE)
             || self.is(sqlstate::LOCK_NOT_AVAILABLE)
+            || self.is(sqlstate::QUERY_CANCELED)
     }
 
     /// A value or row that is too long for the server to send in the form that was asked for.

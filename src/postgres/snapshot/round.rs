@@ -46,6 +46,8 @@ struct Work {
     told: Vec<(u32, u32)>,
     /// The shared snapshot is of no use any more.
     snapshot_lost: bool,
+    /// It is so because the server has removed what it saw.
+    outdated: bool,
     /// When the rate limit allows the next chunk.
     next: Option<Instant>,
 }
@@ -570,6 +572,14 @@ impl<'a> Round<'a> {
             {
                 Failed::SnapshotLost
             }
+            sqlstate::SNAPSHOT_TOO_OLD => match under {
+                Under::Shared(_) => {
+                    self.work().outdated = true;
+                    Failed::SnapshotLost
+                }
+                // The next attempt has another.
+                Under::Own => Failed::Busy,
+            },
             // Table, schema, column or type are gone or are others than they were.
             "42P01" | "3F000" | "42703" | "42809" | sqlstate::UNDEFINED_OBJECT => {
                 Stopped::Changed(ReadFrom::Start).into()
@@ -604,6 +614,12 @@ impl<'a> Round<'a> {
                      held ({} s); raise snapshot.max_age_minutes, or give it a primary key",
                     shared.table.name(),
                     self.reading.options.max_age.as_secs()
+                )),
+                // It would be read from the start, and no further, for ever.
+                None if work.outdated && shared.told_rows && !has_key => Err(format!(
+                    "{}: it has no key to go on by, and the server did not keep the snapshot for as long as reading it \
+                     takes; raise old_snapshot_threshold, or give it a primary key",
+                    shared.table.name()
                 )),
                 None if shared.told_rows && has_key => Ok(ReadFrom::FirstKey),
                 None => Ok(ReadFrom::Start),
