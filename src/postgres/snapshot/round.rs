@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use memchr::{memchr_iter, memrchr};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{info, warn};
 
 use super::pace::{CHUNK_LIMIT, Pace, Places, ctid};
@@ -22,6 +22,9 @@ use crate::postgres::server_error::{ServerError, sqlstate};
 
 /// How long to leave a table alone that somebody has locked.
 const BUSY_PAUSE: Duration = Duration::from_millis(200);
+/// How long a chunk's lock is kept for an answer that comes on another connection. Users' statements may wait for that
+/// lock (I7), and that connection may have stalled.
+const STAMPS_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long to wait before connecting again.
 const CONNECT_PAUSE: Duration = Duration::from_secs(2);
 /// How many rows the first chunk in key order asks for when nothing is known of the table.
@@ -550,8 +553,18 @@ impl<'a> Round<'a> {
             Err(error) => return Err(error.into()),
         };
         // While COPY's lock is held nothing about the table can change.
-        let stamps = table::stamps(&self.control, &self.reading.task, &[table.oid]).await;
+        let oids = [table.oid];
+        let stamps = table::stamps(&self.control, &self.reading.task, &oids);
+        let stamps = timeout(STAMPS_TIMEOUT, stamps).await;
         session.run("COMMIT", &mut Vec::new(), 0).await?;
+        let Ok(stamps) = stamps else {
+            warn!(
+                task = self.reading.task,
+                table = table.name(),
+                "the source does not say whether a table is as it was; trying again"
+            );
+            return Err(Failed::Busy);
+        };
         let stamps = stamps.map_err(|error| Failed::Round(error.into()))?;
         if stamps.get(&table.oid) != Some(&table.stamp) {
             return Err(Stopped::Changed(ReadFrom::Start).into());
