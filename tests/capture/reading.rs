@@ -13,6 +13,7 @@ use millrace::postgres::source::SourceConfig;
 use millrace::postgres::{catalog, publication};
 use millrace_test_support::{Postgres, PostgresOptions};
 use tokio::sync::mpsc;
+use tokio::time::sleep;
 use tokio_postgres::Client;
 
 use crate::stage::{TASK, run};
@@ -427,7 +428,14 @@ async fn what_may_not_be_read_is_told_with_what_to_run_and_a_locked_table_is_wai
     while let Some(read) = reads.recv().await {
         reading.take(read);
         let refused = reading.tables.values().filter(|table| table.refused.is_some()).count();
-        if refused == 2 {
+        if refused == 2 && locker.is_some() {
+            // Somebody who looks for what waits there and ends it does not end the reading.
+            let cancel = "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity
+                          WHERE usename = 'reader' AND wait_event_type = 'Lock'";
+            while reading.client.query_one(cancel, &[]).await.unwrap().get::<_, i64>(0) == 0 {
+                sleep(Duration::from_millis(20)).await;
+            }
+            sleep(Duration::from_millis(100)).await;
             drop(locker.take());
         }
         if refused == 1 && locker.is_some() {
@@ -440,4 +448,42 @@ async fn what_may_not_be_read_is_told_with_what_to_run_and_a_locked_table_is_wai
     let refused = reading.told("secured").await.refused.clone().unwrap();
     assert!(refused.contains("ALTER ROLE \"reader\" BYPASSRLS;"), "{refused}");
     reading.expect_whole("locked").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_whose_rows_are_all_told_is_not_told_again_when_its_round_ends_early() {
+    let mut reading = Reading::start(
+        "CREATE TABLE told (id int); CREATE TABLE locked (id int);
+         INSERT INTO told SELECT generate_series(1, 100); INSERT INTO locked VALUES (1);",
+    )
+    .await;
+    let locker = reading.postgres.client().await;
+    run(&locker, "BEGIN; LOCK TABLE locked IN ACCESS EXCLUSIVE MODE").await;
+    let mut wanted = Vec::new();
+    for table in ["told", "locked"] {
+        wanted.push(reading.wanted(table, 1, ReadFrom::FirstKey).await);
+    }
+    let (reader, mut reads) = reading.spawn(&reading.postgres.url(), ReadOptions::default(), wanted);
+    for _ in 0..2 {
+        let begin = reads.recv().await.unwrap();
+        assert!(!reading.take(begin));
+    }
+    // Its rows have the channel's only place: who tells its end waits.
+    while reader.progress().tables().values().all(|table| table.fraction < 1.0) {
+        sleep(Duration::from_millis(20)).await;
+    }
+    let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+               WHERE query LIKE '%pg_relation_filenode%' AND pid <> pg_backend_pid()";
+    assert_eq!(reading.client.query_one(end, &[]).await.unwrap().get::<_, i64>(0), 1);
+    // The other worker gets the lock, and cannot see whether the table is as it was.
+    drop(locker);
+    sleep(Duration::from_secs(1)).await;
+    while let Some(read) = reads.recv().await {
+        reading.take(read);
+    }
+    reader.stop().await;
+    assert_eq!((reading.told("told").await.epoch, reading.told("locked").await.epoch), (1, 2));
+    for table in ["told", "locked"] {
+        reading.expect_whole(table).await;
+    }
 }
