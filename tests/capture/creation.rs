@@ -178,3 +178,41 @@ async fn the_event_trigger_goes_when_it_is_no_longer_wanted() {
     arrives(&stage, "later").await;
     assert_eq!(late(&stage).await, BTreeSet::from(["later".to_owned()]));
 }
+
+/// Whoever may create a schema can make ours first, and prepare in it what would run with a superuser's rights.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_runs_that_somebody_else_has_prepared_in_a_schema_of_our_name() {
+    let setup = "
+        CREATE ROLE worker LOGIN; CREATE SCHEMA millrace AUTHORIZATION worker;
+        SET SESSION AUTHORIZATION worker;
+        CREATE TABLE millrace.joined (task text, oid oid, is_full boolean, PRIMARY KEY (task, oid));
+        CREATE FUNCTION millrace.harm() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN ALTER ROLE worker SUPERUSER; RETURN NEW; END $$;
+        CREATE TRIGGER harm BEFORE INSERT OR DELETE ON millrace.joined EXECUTE FUNCTION millrace.harm();
+        CREATE FUNCTION millrace.join_t() RETURNS event_trigger LANGUAGE plpgsql AS $$
+            BEGIN ALTER ROLE worker SUPERUSER; END $$;
+        RESET SESSION AUTHORIZATION";
+    let stage = Stage::start(PostgresOptions::default(), setup, ARGUMENTS).await;
+    stage.run("CREATE TABLE a (id int PRIMARY KEY); INSERT INTO a VALUES (1)").await;
+    arrives(&stage, "a").await;
+    assert_eq!(stage.ask(TRIGGERS).await, "0");
+    assert_eq!(stage.ask("SELECT rolsuper::text FROM pg_roles WHERE rolname = 'worker'").await, "false");
+    let output = stage.millrace.output();
+    assert!(output.contains("schema millrace belongs to worker"), "{output}");
+    assert!(output.contains("DROP SCHEMA millrace CASCADE"), "{output}");
+    // A superuser's schema, in which somebody else has made the function.
+    stage
+        .run(
+            "DROP SCHEMA millrace CASCADE; CREATE SCHEMA millrace; GRANT CREATE ON SCHEMA millrace TO worker;
+             SET ROLE worker;
+             CREATE FUNCTION millrace.join_t() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN END $$;
+             RESET ROLE",
+        )
+        .await;
+    stage.run("CREATE TABLE b (id int PRIMARY KEY); INSERT INTO b VALUES (1)").await;
+    arrives(&stage, "b").await;
+    assert_eq!(stage.ask(TRIGGERS).await, "0");
+    // Nobody's any more: it is made without a restart.
+    stage.run("DROP SCHEMA millrace CASCADE").await;
+    until(&stage, TRIGGERS, "1").await;
+}

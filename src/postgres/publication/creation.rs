@@ -70,11 +70,16 @@ async fn install(
     let trigger = trigger_name(task);
     let known = "SELECT FROM pg_event_trigger WHERE evtname = $1::text";
     let is_there = client.query_opt(known, &[&trigger]).await.map_err(failed)?.is_some();
+    // Before it, so that nothing of another's runs; and after it, because somebody may have been quicker. It is one
+    // transaction.
+    let is_ours = nobody_elses(task);
     let mut sql = format!(
-        "CREATE SCHEMA IF NOT EXISTS millrace;
+        "{is_ours};
+         CREATE SCHEMA IF NOT EXISTS millrace;
          CREATE TABLE IF NOT EXISTS millrace.joined
              (task text, oid oid, is_full boolean NOT NULL, PRIMARY KEY (task, oid));
-         {};",
+         {};
+         {is_ours};",
         function(task, objects, publish)
     );
     if !is_there {
@@ -95,13 +100,47 @@ async fn remove(client: &Client, task: &str) -> Result<(), SqlError> {
     if client.query_opt(known, &[&trigger]).await.map_err(failed)?.is_none() {
         return Ok(());
     }
-    let sql = format!(
-        "DROP EVENT TRIGGER {}; DROP FUNCTION {}(); DELETE FROM millrace.joined WHERE task = {};",
-        quoted(&trigger),
-        function_name(task),
-        escape_literal(task)
+    let sql = format!("DROP EVENT TRIGGER {}; DROP FUNCTION {}();", quoted(&trigger), function_name(task));
+    client.batch_execute(&sql).await.map_err(failed)?;
+    let forget = format!("DELETE FROM millrace.joined WHERE task = {};", escape_literal(task));
+    client.batch_execute(&format!("{}; {forget}", nobody_elses(task))).await.map_err(failed)
+}
+
+/// A statement that fails where somebody else has made what the event trigger needs, or has prepared it.
+///
+/// We are a superuser here, and everybody who may create schemas in the database can make one of our name first: with a
+/// trigger on the table, or as the owner of the function, they would have their code run with our rights.
+fn nobody_elses(task: &str) -> String {
+    let body = format!(
+        "DECLARE wrong text;
+         BEGIN
+           SELECT string_agg(what, ', ') INTO wrong FROM (
+             SELECT format('%s belongs to %I', made.what, r.rolname) FROM (
+               SELECT 'schema millrace', nspowner FROM pg_namespace WHERE nspname = 'millrace'
+               UNION ALL
+               SELECT 'table millrace.joined', c.relowner
+               FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+               WHERE n.nspname = 'millrace' AND c.relname = 'joined'
+               UNION ALL
+               SELECT format('function millrace.%I', p.proname), p.proowner
+               FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+               WHERE n.nspname = 'millrace' AND p.proname = {}) made(what, owner)
+             JOIN pg_roles r ON r.oid = made.owner WHERE NOT r.rolsuper
+             UNION ALL
+             SELECT 'millrace.joined is no plain table, or has triggers or rules'
+             FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+             WHERE n.nspname = 'millrace' AND c.relname = 'joined'
+               AND (c.relkind <> 'r' OR EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid)
+                    OR EXISTS (SELECT FROM pg_rewrite w WHERE w.ev_class = c.oid))) all_wrong(what);
+           IF wrong IS NOT NULL THEN
+             RAISE insufficient_privilege USING
+               MESSAGE = wrong || ': it could run code with our rights',
+               HINT = 'find out who made it, and run: DROP SCHEMA millrace CASCADE';
+           END IF;
+         END",
+        escape_literal(&format!("join_{task}"))
     );
-    client.batch_execute(&sql).await.map_err(failed)
+    format!("DO {}", escape_literal(&body))
 }
 
 /// The tables that have joined in their creating transaction, as far as they have not been [forgotten](forget).
