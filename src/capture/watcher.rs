@@ -222,7 +222,8 @@ impl Poll<'_> {
         let held = hold(reports, late).await?;
         let done = self.publish(reports, &tracked, &listed).await?.after(earlier);
         let tables = &done.tables;
-        self.look_again = (!done.not_captured.is_empty()).then(|| Instant::now() + LOOK_AGAIN_INTERVAL);
+        let waits = !done.not_captured.is_empty() || self.creation.is_none();
+        self.look_again = waits.then(|| Instant::now() + LOOK_AGAIN_INTERVAL);
         reports.send(Report::Shortfalls(shortfalls(tables, &done, &refused, unmatched))).await?;
         reports.send(Report::Captured(captured(tables, &done))).await?;
         let mut now_announced = Announced::new();
@@ -281,13 +282,18 @@ impl Poll<'_> {
         {
             return *is_there;
         }
-        let kept = creation::keep(&self.control, task, wanted, objects, publish).await;
-        let is_there = kept.unwrap_or_else(|error| {
-            warn!(task, %error, "new tables join when a poll sees them");
-            false
-        });
-        self.creation = Some((objects.clone(), is_there));
-        is_there
+        match creation::keep(&self.control, task, wanted, objects, publish).await {
+            Ok(is_there) => {
+                self.creation = Some((objects.clone(), is_there));
+                is_there
+            }
+            Err(error) => {
+                warn!(task, %error, "new tables join when a poll sees them; trying again later");
+                // Not kept: what was in the way may pass.
+                self.creation = None;
+                false
+            }
+        }
     }
 
     /// Puts exactly these tables into the publications.
