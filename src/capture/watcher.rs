@@ -27,6 +27,8 @@ use crate::state::{StateError, Store};
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// How often to try again with tables that cannot be captured.
 const LOOK_AGAIN_INTERVAL: Duration = Duration::from_secs(60);
+/// How long a table that was held and then found locked is left alone at most. Each hold is a job of its own.
+const LONGEST_REST: Duration = Duration::from_secs(10);
 /// How often a person is told that the source keeps too much WAL.
 const WAL_WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -115,6 +117,7 @@ async fn watch(options: CaptureOptions, store: Arc<Store>, reports: mpsc::Sender
             fingerprint: None,
             look_again: None,
             unsettled: BTreeMap::new(),
+            resting: BTreeMap::new(),
             last_heartbeat: None,
             last_wal_warning: None,
             published: None,
@@ -147,6 +150,9 @@ struct Poll<'a> {
     /// Tables that joined while somebody wrote to them, and the transactions that must have ended before it can be said
     /// from where on they are complete.
     unsettled: BTreeMap<u32, u64>,
+    /// Tables that were held and could not join because somebody had them locked: until when they are left alone, and how
+    /// long that is. The session has let go of them, so the next attempt must hold them again.
+    resting: BTreeMap<u32, (Instant, Duration)>,
     last_heartbeat: Option<Instant>,
     last_wal_warning: Option<Instant>,
     /// Where the source was before the publications were last seen.
@@ -202,6 +208,12 @@ impl Poll<'_> {
         let tracked = catalog::tracked_tables(&self.control, objects).await?;
         let unmatched = catalog::unmatched(&self.control, objects, &tracked).await?;
         let refused = relations::refused(&self.control, objects).await?;
+        let now = Instant::now();
+        let rests = |table: &TrackedTable| {
+            let until = self.resting.get(&table.oid).map(|(until, _)| *until);
+            !listed.contains(&table.oid) && until.is_some_and(|until| until > now)
+        };
+        let (resting, tracked): (Vec<_>, Vec<_>) = tracked.into_iter().partition(rests);
         let saved = self.announced().await?;
         let whole =
             if trigger { creation::joined(&self.control, &self.options.task).await? } else { Vec::new() };
@@ -222,6 +234,8 @@ impl Poll<'_> {
         let held = hold(reports, late).await?;
         let done = self.publish(reports, &tracked, &listed).await?.after(earlier);
         let tables = &done.tables;
+        let resting = resting.iter().map(|table| table.oid).collect();
+        self.let_rest(resting, done.busy.iter().map(|table| table.oid).filter(|oid| held.contains(oid)));
         let waits = !done.not_captured.is_empty() || self.creation.is_none();
         self.look_again = waits.then(|| Instant::now() + LOOK_AGAIN_INTERVAL);
         reports.send(Report::Shortfalls(shortfalls(tables, &done, &refused, unmatched))).await?;
@@ -269,8 +283,21 @@ impl Poll<'_> {
         // Our own changes to the publications move the fingerprint: the next poll takes the settled one.
         let unchanged =
             done.added.is_empty() && done.moved_to_full.is_empty() && done.moved_to_insert_only.is_empty();
-        self.fingerprint = (done.busy.is_empty() && unchanged).then_some(fingerprint);
+        self.fingerprint =
+            (done.busy.is_empty() && self.resting.is_empty() && unchanged).then_some(fingerprint);
         Ok(())
+    }
+
+    /// Leaves tables alone that were `locked` when they were to join, the longer the more often; others than these and
+    /// those that are `resting` are forgotten.
+    fn let_rest(&mut self, resting: BTreeSet<u32>, locked: impl Iterator<Item = u32>) {
+        let now = Instant::now();
+        let before = std::mem::take(&mut self.resting);
+        for oid in locked {
+            let rest = before.get(&oid).map_or(POLL_INTERVAL, |(_, rest)| (*rest * 2).min(LONGEST_REST));
+            self.resting.insert(oid, (now + rest, rest));
+        }
+        self.resting.extend(before.into_iter().filter(|(oid, _)| resting.contains(oid)));
     }
 
     /// Has the event trigger for new tables select these objects, or be gone. Whether it is there.
