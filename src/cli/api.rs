@@ -1,5 +1,6 @@
 //! A running broker's HTTP API, as commands call it.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ pub struct ApiArguments {
     /// The broker's HTTP listener, without TLS
     #[arg(long, env = "MILLRACE_ENDPOINT", default_value = "http://127.0.0.1:9080", global = true)]
     endpoint: Uri,
-    /// The broker's admin token, which changes need; from the data directory when absent. Other users of this machine can
+    /// The broker's admin token, which changes need; from the data directory when absent and the broker is on this machine. Other users of this machine can
     /// see a command line: prefer the variable
     #[arg(long, env = "MILLRACE_TOKEN", hide_env_values = true, global = true)]
     token: Option<String>,
@@ -110,6 +111,17 @@ impl ApiArguments {
         if let Some(token) = &self.token {
             return Ok(token.clone());
         }
+        // Who listens elsewhere may be anybody, and so may who is on the way.
+        if !self.is_on_this_machine() {
+            return Err(Failure::new(
+                Exit::Usage,
+                format!(
+                    "changes need the broker's admin token, and that of this machine is not sent to {}; give the token with \
+                     --token or MILLRACE_TOKEN",
+                    self.endpoint
+                ),
+            ));
+        }
         let path = self.data_dir.join("admin-token");
         match tokio::fs::read_to_string(&path).await {
             Ok(token) => Ok(token.trim().to_owned()),
@@ -122,6 +134,12 @@ impl ApiArguments {
                 ),
             )),
         }
+    }
+
+    fn is_on_this_machine(&self) -> bool {
+        let host = self.endpoint.host().unwrap_or_default();
+        let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+        address.map_or(host.eq_ignore_ascii_case("localhost"), |address| address.is_loopback())
     }
 
     async fn exchange(
@@ -169,4 +187,32 @@ fn refused(status: StatusCode, said: Option<Value>, answer: &[u8]) -> Failure {
         _ => format!("the broker answered {status}: {}", String::from_utf8_lossy(answer).trim()),
     };
     Failure::new(if status.is_server_error() { Exit::Failed } else { Exit::Refused }, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_token_of_this_machine_is_sent_to_no_other() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("admin-token"), "secret\n").unwrap();
+        let arguments = |endpoint: &'static str, token: Option<&str>| ApiArguments {
+            endpoint: Uri::from_static(endpoint),
+            token: token.map(str::to_owned),
+            data_dir: directory.path().to_owned(),
+            output: Output::Table,
+        };
+        for here in
+            ["http://127.0.0.1:9080", "http://[::1]:9080", "http://LocalHost:9080", "http://127.1.2.3"]
+        {
+            assert_eq!(arguments(here, None).token().await.unwrap_or_default(), "secret", "{here}");
+        }
+        for elsewhere in
+            ["http://10.0.0.1:9080", "http://localhost.example.com", "http://127.0.0.1@evil.example"]
+        {
+            assert!(arguments(elsewhere, None).token().await.is_err(), "{elsewhere}");
+            assert_eq!(arguments(elsewhere, Some("given")).token().await.unwrap_or_default(), "given");
+        }
+    }
 }
