@@ -30,7 +30,7 @@ pub(super) async fn pass(task: &Task, checks: &Checks, stop: &CancellationToken)
     loop {
         task.become_state(State::Prechecking, "").await;
         let Some(failed) = stop.run_until_cancelled(check(task, checks)).await else {
-            task.become_state(State::Paused, "the broker is stopping").await;
+            // Not paused: it would count as checked when the broker starts again.
             return false;
         };
         let Some(reason) = failed else {
