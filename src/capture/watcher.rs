@@ -217,7 +217,11 @@ impl Poll<'_> {
         let saved = self.announced().await?;
         let whole =
             if trigger { creation::joined(&self.control, &self.options.task).await? } else { Vec::new() };
-        let announced = with_whole(&saved, &whole);
+        // What is in no publication any more has missed changes, whoever took it out, and a crash of ours may have kept that
+        // from being saved: it joins like a new table (I5).
+        let still_listed = saved.iter().filter(|(oid, _)| listed.contains(oid));
+        let still_listed: Announced = still_listed.map(|(oid, extent)| (*oid, *extent)).collect();
+        let announced = with_whole(&still_listed, &whole);
         let is_late = |table: &&TrackedTable| {
             !announced.contains_key(&table.oid)
                 && (table.owned_by_us || listed.contains(&table.oid))

@@ -69,6 +69,20 @@ async fn a_table_made_later_joins_within_seconds_with_the_rows_that_it_has() {
     assert_eq!(events.len(), 10, "a beginning and an end for each joining: {events:?}");
 }
 
+/// What is written while a table stands in no publication is in no stream: its rows are read again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_somebody_took_out_comes_back_with_the_rows_that_it_has() {
+    let stage = Stage::start(PostgresOptions::default(), "CREATE TABLE t (id int PRIMARY KEY)", &[]).await;
+    stage.run("INSERT INTO t VALUES (1)").await;
+    // In one transaction, so that no poll comes between.
+    stage.run("BEGIN; ALTER PUBLICATION millrace_t DROP TABLE t; INSERT INTO t VALUES (2); COMMIT").await;
+    stage.read("t", 1).await;
+    stage.run("INSERT INTO t VALUES (3)").await;
+    let records = stage.records().await;
+    let told = |id: i64| rows(&records, "t").iter().any(|row| row["id"] == id);
+    assert!((1..=3).all(told), "{records:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_gains_or_loses_its_key_goes_on_and_both_are_told() {
     let stage =
