@@ -15,7 +15,7 @@ use millrace::postgres::connect;
 use millrace::postgres::heartbeat;
 use millrace::postgres::objects::Objects;
 use millrace::postgres::precheck::{self, Outcome, PrecheckOptions, PrecheckReport};
-use millrace::postgres::publication::{self, PublicationError, SourceOptions};
+use millrace::postgres::publication::{self, PublicationError, SourceOptions, TableOptions};
 use millrace::postgres::slot::{self, SlotError, SlotTrouble, WalStatus};
 use millrace::postgres::source::SourceConfig;
 use millrace_test_support::{Postgres, PostgresOptions};
@@ -178,6 +178,7 @@ async fn the_fingerprint_changes_with_what_decides_the_publications_and_with_not
         "ALTER TABLE u REPLICA IDENTITY FULL",
         "ALTER TABLE u RENAME TO w",
         "ALTER TABLE w ADD COLUMN g int",
+        "ALTER TABLE w ENABLE ROW LEVEL SECURITY",
         "DROP TABLE w",
         "ALTER TABLE t DROP CONSTRAINT t_pkey",
         "ALTER PUBLICATION millrace_t DROP TABLE t",
@@ -455,8 +456,33 @@ async fn a_table_that_lost_key_and_ownership_leaves_so_that_its_users_are_not_hi
     run(&admin, "ALTER TABLE ours OWNER TO app; ALTER TABLE ours DROP CONSTRAINT ours_pkey").await;
     let outcome = reconcile(&client).await;
     assert_eq!(outcome.not_captured.len(), 2);
+    assert_eq!(names(&outcome.moved_to_insert_only), ["ours"], "it is told");
     run(&admin, "INSERT INTO ours VALUES (1); UPDATE ours SET id = 2").await;
     assert_eq!(published(&admin).await, (vec![], vec![]));
+}
+
+#[tokio::test]
+async fn a_table_whose_filter_is_wrong_by_now_leaves_so_that_its_users_are_not_hindered() {
+    let (_server, client) = start().await;
+    run(&client, "CREATE TABLE t (id int PRIMARY KEY, v int)").await;
+    let name = "public.t".parse().expect("pattern");
+    let table_options = vec![TableOptions { name, filter: Some("id > 0".to_owned()), columns: None }];
+    let options = SourceOptions { table_options, ..SourceOptions::default() };
+    let state = publication::ensure(&client, "t", &options, &tables(&client).await).await.expect("ensure");
+    assert_eq!(names(&state.reconciled.tables), ["t"]);
+    assert_eq!(published(&client).await, (vec!["t".to_owned()], vec![]));
+    run(&client, "ALTER TABLE t DROP CONSTRAINT t_pkey; ALTER TABLE t RENAME id TO number").await;
+    let reconcile = async || {
+        let listed = publication::listed(&client, "t").await.expect("list");
+        let tables = tables(&client).await;
+        publication::reconcile(&client, "t", &options, &tables, &listed).await.expect("reconcile")
+    };
+    let outcome = reconcile().await;
+    assert_eq!(outcome.not_captured.len(), 1, "{outcome:?}");
+    assert_eq!(names(&outcome.moved_to_insert_only), ["t"]);
+    assert_eq!(published(&client).await, (vec![], vec![]));
+    run(&client, "INSERT INTO t VALUES (1, 1); UPDATE t SET v = 2; DELETE FROM t").await;
+    assert!(reconcile().await.moved_to_insert_only.is_empty(), "told once");
 }
 
 #[tokio::test]

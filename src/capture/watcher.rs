@@ -247,7 +247,11 @@ impl Poll<'_> {
         let mut now_announced = Announced::new();
         let mut gaps = Vec::new();
         for table in &done.moved_to_insert_only {
-            gaps.push(lost_identity(table, before, catalog::source_position(&self.control).await?));
+            let to = catalog::source_position(&self.control).await?;
+            gaps.push(match is_left_out(&done, table.oid) {
+                true => left_publication(table, before, to),
+                false => lost_identity(table, before, to),
+            });
         }
         for table in tables {
             let before = announced.get(&table.oid).copied();
@@ -562,6 +566,21 @@ fn lost_identity(table: &TrackedTable, from: Lsn, to: Lsn) -> Gap {
         detail: format!(
             "table {schema}.{name} has lost its replica identity; its updates and deletes from {from} on are not included \
              until it has one again"
+        ),
+    }
+}
+
+/// The event for a table that had to leave the publication for updates and could not join the other one.
+fn left_publication(table: &TrackedTable, from: Lsn, to: Lsn) -> Gap {
+    let (schema, name) = (&table.schema, &table.name);
+    Gap {
+        cause: "table_left",
+        table: Some((schema.clone(), name.clone())),
+        from: Some(from),
+        to,
+        detail: format!(
+            "table {schema}.{name} has lost its replica identity and cannot be published without one; its changes from {from} \
+             on may be missing until it joins again"
         ),
     }
 }

@@ -306,23 +306,36 @@ impl Work<'_> {
         match (step.table, step.join) {
             (Some(table), Some(place)) if !table.owned_by_us => {
                 self.outcome.not_captured.push(self.not_owned(table, place, step));
-                // Without the right to add it to the other publication, it leaves this one all the same where users'
-                // updates would fail (I7).
-                match step.leave.contains(&Place::Full) {
-                    true => self.run(&Step { join: None, ..step.clone() }).await,
-                    false => Ok(()),
-                }
+                self.leave_full(step).await
             }
             (Some(table), Some(_)) => match wrong_filter(self.client, table).await? {
                 None => self.run(step).await,
                 Some(reason) => {
                     let sql = "correct its where".to_owned();
                     self.outcome.not_captured.push(NotCaptured { table: table.clone(), reason, sql });
-                    Ok(())
+                    self.leave_full(step).await
                 }
             },
             _ => self.run(step).await,
         }
+    }
+
+    /// Has a table that cannot join the publication where it belongs leave the one for updates all the same, where users'
+    /// updates would fail (I7).
+    async fn leave_full(&mut self, step: &Step<'_>) -> Result<(), SqlError> {
+        // Ours that is only to be listed anew belongs there.
+        let may_stay = step.join != Some(Place::InsertOnly) && step.is_owned();
+        if step.join.is_none() || may_stay || !step.leave.contains(&Place::Full) {
+            return Ok(());
+        }
+        let leave = Step { join: None, leave: vec![Place::Full], ..step.clone() };
+        match self.execute(&leave).await? {
+            None => self.done(&leave),
+            Some(error) if may_pass(&error) => self.outcome.busy.push(step.name.clone()),
+            // It is filed as not captured, and looked at again.
+            Some(_) => {}
+        }
+        Ok(())
     }
 
     fn not_owned(&self, table: &TrackedTable, place: Place, step: &Step<'_>) -> NotCaptured {
@@ -339,31 +352,34 @@ impl Work<'_> {
     }
 
     async fn run(&mut self, step: &Step<'_>) -> Result<(), SqlError> {
-        let sql = statements(self.task, std::slice::from_ref(step), false);
-        let Err(error) = self.client.batch_execute(&sql).await else {
+        let Some(error) = self.execute(step).await? else {
             self.done(step);
             return Ok(());
         };
-        let error = SqlError::new(format!("change the publications for table {}", only(&step.name)), error);
-        let Some(code) = error.sqlstate.as_ref().map(|state| state.code()) else { return Err(error) };
-        match (code, step.table) {
-            // The session ends.
-            ("57P01" | "57P02" | "57P03", _) => return Err(error),
-            // Locked by somebody; or dropped, renamed or altered by another session since the catalog was read.
-            ("55P03" | "40P01" | "40001" | "57014" | "42P01" | "3F000" | "42710" | "42704", _)
-            | (_, None) => {
-                self.outcome.busy.push(step.name.clone());
-            }
-            (_, Some(table)) => {
+        match step.table {
+            Some(table) if !may_pass(&error) => {
                 let sql = statements_by_hand(self.task, step);
                 self.outcome.not_captured.push(NotCaptured {
                     table: table.clone(),
                     reason: error.reason,
                     sql,
                 });
+                self.leave_full(step).await?;
             }
+            _ => self.outcome.busy.push(step.name.clone()),
         }
         Ok(())
+    }
+
+    /// Runs a step's statements, and gives the error for which the server refused them. One that ends the session is ours.
+    async fn execute(&self, step: &Step<'_>) -> Result<Option<SqlError>, SqlError> {
+        let sql = statements(self.task, std::slice::from_ref(step), false);
+        let Err(error) = self.client.batch_execute(&sql).await else { return Ok(None) };
+        let error = SqlError::new(format!("change the publications for table {}", only(&step.name)), error);
+        match error.sqlstate.as_ref().map(|state| state.code()) {
+            None | Some("57P01" | "57P02" | "57P03") => Err(error),
+            Some(_) => Ok(Some(error)),
+        }
     }
 
     /// Files a step that the server has committed.
@@ -373,8 +389,8 @@ impl Work<'_> {
             (None, _) => self.outcome.removed.push(step.name.clone()),
             // Listed anew as it should be.
             (Some(_), Some(place)) if left(place) => {}
-            // One that we do not own has been filed as not captured.
-            (Some(table), _) if left(Place::Full) && table.owned_by_us => {
+            // With or without joining the other one.
+            (Some(table), _) if left(Place::Full) => {
                 self.outcome.moved_to_insert_only.push(table.clone());
             }
             (Some(table), Some(place)) => {
@@ -420,6 +436,13 @@ impl Work<'_> {
         }
         Ok(self.outcome)
     }
+}
+
+/// Whether a step may do better at the next poll: its table was locked by somebody; or was dropped, renamed or altered by
+/// another session since the catalog was read.
+fn may_pass(error: &SqlError) -> bool {
+    let code = error.sqlstate.as_ref().map(|state| state.code());
+    matches!(code, Some("55P03" | "40P01" | "40001" | "57014" | "42P01" | "3F000" | "42710" | "42704"))
 }
 
 /// Why the table's filter is no condition on its rows. What the server takes here as part of one statement cannot be more
