@@ -336,6 +336,15 @@ pub(super) const USABLE_IDENTITY: &str = "
         ELSE false
     END";
 
+/// Whether the replica identity of a table `c` has a key column that is not sent: a generated one, before version 18.
+pub(super) const UNSENT_KEY: &str = "
+    EXISTS (SELECT FROM pg_index i
+            JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY((i.indkey::int2[])[0:i.indnkeyatts - 1])
+            WHERE i.indrelid = c.oid
+              AND (c.relreplident = 'd' AND i.indisprimary OR c.relreplident = 'i' AND i.indisreplident)
+              AND (a.attgenerated = 'v' OR a.attgenerated <> ''
+                   AND current_setting('server_version_num')::int4 < 180000))";
+
 /// The tables of the database that a task can track and that are selected, by name.
 ///
 /// Partitions are listed each for itself, and so are the partitioned tables above them: see
@@ -472,7 +481,8 @@ pub async fn fingerprint(client: &Client) -> Result<Fingerprint, SqlError> {
     const SQL: &str = "
         SELECT concat_ws(':',
             (SELECT concat(count(*), '/', sum(hashtextextended(concat_ws(' ', c.oid, c.relname, c.relnamespace,
-                    c.relowner, c.relreplident, c.relpersistence, c.relkind, c.relnatts, c.relacl::text), 0)))
+                    c.relowner, c.relreplident, c.relpersistence, c.relkind, c.relnatts, c.relacl::text,
+                    c.relrowsecurity, c.relforcerowsecurity), 0)))
              FROM pg_class c WHERE c.relkind IN ('r', 'p', 'm', 'f', 'v') AND c.oid >= 16384
                                AND c.relpersistence <> 't'),
             (SELECT concat(count(*), '/', sum(hashtextextended(concat_ws(' ', i.indexrelid, i.indrelid,
@@ -482,8 +492,7 @@ pub async fn fingerprint(client: &Client) -> Result<Fingerprint, SqlError> {
              FROM pg_inherits),
             (SELECT sum(hashtextextended(concat_ws(' ', n.oid, n.nspname, n.nspacl::text), 0)) FROM pg_namespace n),
             (SELECT sum(hashtextextended(p::text, 0)) FROM pg_publication p),
-            (SELECT concat(count(*), '/', sum(hashtextextended(concat_ws(' ', prpubid, prrelid), 0)))
-             FROM pg_publication_rel))";
+            (SELECT concat(count(*), '/', sum(hashtextextended(r::text, 0))) FROM pg_publication_rel r))";
     let failed = |error| SqlError::new("look for new and changed tables", error);
     let row = client.query_one(SQL, &[]).await.map_err(failed)?;
     row.try_get(0).map(Fingerprint).map_err(failed)

@@ -52,6 +52,9 @@ async fn a_new_table_is_captured_from_the_first_row_of_its_creating_transaction_
              CREATE TABLE left_out_p (id int PRIMARY KEY) PARTITION BY RANGE (id);
              CREATE TABLE part PARTITION OF left_out_p DEFAULT; INSERT INTO part VALUES (1)",
             "CREATE TEMPORARY TABLE t (id int PRIMARY KEY); CREATE UNLOGGED TABLE u (id int PRIMARY KEY)",
+            // Before version 18 a generated key is not sent, and the update would fail.
+            "CREATE TABLE g (v int, id int GENERATED ALWAYS AS (v) STORED PRIMARY KEY); INSERT INTO g (v) VALUES (1);
+             UPDATE g SET v = v",
             "CREATE SCHEMA made CREATE TABLE d (id int PRIMARY KEY); INSERT INTO made.d VALUES (4)",
         ])
         .await;
@@ -88,7 +91,8 @@ async fn a_new_table_is_captured_from_the_first_row_of_its_creating_transaction_
     arrives(&stage, "queried").await;
     until(&stage, UNTOLD, "0").await;
     let mut records = stage.records().await;
-    records.retain(|record| record.value.as_ref().is_none_or(|event| event["source"]["table"] != "queried"));
+    let is_other = |event: &Value| event["source"]["table"] == "queried" || event["source"]["table"] == "g";
+    records.retain(|record| record.value.as_ref().is_none_or(|event| !is_other(event)));
     expect(&records, &expected);
     assert_eq!(late(&stage).await, BTreeSet::from(["queried".to_owned()]));
 

@@ -14,7 +14,7 @@ use tokio_postgres::{Client, Row};
 
 use super::membership::{LOCK_TIMEOUT_MS, advisory_lock};
 use super::{Partitions, SourceOptions, full_name, insert_only_name};
-use crate::postgres::catalog::{USABLE_IDENTITY, USER_TABLES};
+use crate::postgres::catalog::{UNSENT_KEY, USABLE_IDENTITY, USER_TABLES};
 use crate::postgres::objects::{Objects, Pattern};
 use crate::postgres::sql::{SqlError, quoted};
 
@@ -181,7 +181,7 @@ fn function(task: &str, objects: &Objects, publish: &SourceOptions) -> String {
         "DECLARE made record;
          BEGIN
            FOR made IN
-             SELECT c.oid, n.nspname, c.relname, c.relkind = 'r' AND {USABLE_IDENTITY} AS is_full
+             SELECT c.oid, n.nspname, c.relname, c.relkind = 'r' AND {USABLE_IDENTITY} AND NOT {UNSENT_KEY} AS is_full
              {USER_TABLES}
                AND c.oid IN (SELECT objid FROM pg_event_trigger_ddl_commands()
                              WHERE classid = 'pg_class'::regclass AND command_tag = 'CREATE TABLE')
