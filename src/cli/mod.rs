@@ -59,6 +59,14 @@ impl Failure {
     fn failed(error: impl std::fmt::Display) -> Self {
         Failure::new(Exit::Failed, error.to_string())
     }
+
+    /// No broker answers at this endpoint.
+    fn unreachable(endpoint: impl std::fmt::Display, why: impl std::fmt::Display) -> Self {
+        let message = format!(
+            "cannot reach millrace at {endpoint}: {why}; does it run there? --endpoint is its --http-listen"
+        );
+        Failure::new(Exit::Unreachable, message)
+    }
 }
 
 /// A change broker for PostgreSQL that speaks Kafka.

@@ -124,13 +124,7 @@ impl Consume {
     }
 
     fn unreachable(&self, why: impl std::fmt::Display) -> Failure {
-        Failure::new(
-            Exit::Unreachable,
-            format!(
-                "cannot reach millrace at {}: {why}; does it run there? --endpoint is its --http-listen",
-                self.endpoint
-            ),
-        )
+        Failure::unreachable(&self.endpoint, why)
     }
 
     /// The topic, or which there are.

@@ -189,7 +189,7 @@ impl<'a> Round<'a> {
         if pending.begun.is_none() {
             let (oid, epoch, shape, stamp) =
                 (table.oid, pending.epoch, table.shape.clone(), table.stamp.clone());
-            info!(task = self.reading.task, table = table.name(), epoch, "reading existing rows");
+            info!(task = self.reading.task, table = %table.name(), epoch, "reading existing rows");
             self.reading.tell(Read::Begin { oid, epoch, shape, visibility, stamp }).await?;
             if let Some(pending) = self.reading.pending().get_mut(&oid) {
                 pending.begun = Some(table.stamp.clone());
