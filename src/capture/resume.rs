@@ -1,7 +1,8 @@
 //! Where to go on: what the log, the saved state and the source say, and what follows from it. Pure.
 //!
 //! This is where I5 is kept. A slot is made only when nothing of the task exists yet, when the last attempt to make it
-//! was cut short before it delivered anything, or when a person has said that a gap is accepted.
+//! was cut short before it delivered anything, when it cannot be read and every table is still to be read anyway, or when
+//! a person has said that a gap is accepted.
 
 use crate::change::{Gap, Lsn};
 use crate::log::SourcePosition;
@@ -33,6 +34,10 @@ pub struct Facts {
     pub system_identifier: u64,
     /// How the source's history differs from the log's, if it does.
     pub diverged: Option<String>,
+    /// Why the server cannot decode what the slot has next, however often it is asked.
+    pub undecodable: Option<String>,
+    /// The rows that the task starts with are still being read, so they can be read again behind another slot.
+    pub is_starting: bool,
     /// A publication of the task that is gone, and since when it may have been.
     pub unpublished: Option<(String, Lsn)>,
     /// A person said: take the existing slot (`--adopt-slot`).
@@ -48,8 +53,10 @@ pub enum Plan {
     Create {
         /// A slot of ours that has delivered nothing.
         drop_leftover: bool,
-        /// The gap that a person has accepted, to be written before anything else.
+        /// A gap that is to be written before anything else.
         after: Option<Gap>,
+        /// What the task starts with is read, or read again.
+        starts: bool,
         /// The generation of the slot to be made.
         generation: u32,
     },
@@ -81,21 +88,27 @@ pub enum Plan {
 /// Decides.
 pub fn plan(facts: &Facts) -> Plan {
     let Some(position) = facts.position else { return first_start(facts) };
+    // The intent is that of an earlier attempt to do the same.
+    let starts_over = facts.is_starting
+        && (facts.undecodable.is_some() || facts.intent == Some(facts.system_identifier))
+        && facts.diverged.is_none();
     match (gap(&position, facts), &facts.slot) {
-        (Some(gap), _) if !facts.accept_gap => Plan::Gap(gap),
+        (Some(gap), _) if !facts.accept_gap && !starts_over => Plan::Gap(gap),
         (_, Some(SlotFacts { active_pid: Some(pid), .. })) => Plan::Busy { pid: *pid },
-        (Some(gap), Some(_)) if gap.cause == SLOT_AHEAD => Plan::Skip { gap, position },
+        (Some(gap), Some(_)) if gap.cause == SLOT_AHEAD && !starts_over => Plan::Skip { gap, position },
         (Some(gap), slot) => Plan::Create {
             drop_leftover: slot.is_some(),
-            after: Some(gap),
+            // The tables are told whole again. Of other events nothing has been told yet where there was no commit.
+            after: Some(gap).filter(|_| !starts_over || position.last_commit.is_some()),
             generation: position.slot_generation.saturating_add(1),
+            starts: starts_over,
         },
         (None, _) => Plan::Resume(position),
     }
 }
 
 fn first_start(facts: &Facts) -> Plan {
-    let create = |drop_leftover| Plan::Create { drop_leftover, after: None, generation: 1 };
+    let create = |drop_leftover| Plan::Create { drop_leftover, after: None, generation: 1, starts: true };
     match &facts.slot {
         None => create(false),
         Some(slot) => match (slot.active_pid, facts.intent, slot.confirmed_flush) {
@@ -150,6 +163,17 @@ fn gap(position: &SourcePosition, facts: &Facts) -> Option<Gap> {
             ),
         );
     }
+    if let Some(reason) = &facts.undecodable {
+        return found(
+            "slot_undecodable",
+            None,
+            format!(
+                "the server cannot decode what the replication slot has next ({reason}), as happens where tables are made while \
+                 a slot is made; changes committed after {} are lost to this task",
+                position.acked_through
+            ),
+        );
+    }
     if let Some((publication, since)) = &facts.unpublished {
         return Some(Gap {
             cause: "publication_missing",
@@ -197,6 +221,8 @@ mod tests {
             slot,
             system_identifier: 7,
             diverged: None,
+            undecodable: None,
+            is_starting: false,
             unpublished: None,
             adopt_slot: false,
             accept_gap: false,
@@ -242,6 +268,27 @@ mod tests {
     }
 
     #[test]
+    fn an_undecodable_slot_is_made_anew_only_where_all_rows_are_read_again() {
+        let stuck = Facts { undecodable: Some("why".into()), ..facts(Some(position()), slot(100)) };
+        assert_eq!(cause(plan(&stuck)), "slot_undecodable");
+        let starting = Facts { is_starting: true, ..stuck };
+        assert!(matches!(
+            plan(&starting),
+            Plan::Create { drop_leftover: true, after: Some(_), generation: 2, starts: true }
+        ));
+        let unread = SourcePosition { last_commit: None, ..position() };
+        let unread = Facts { position: Some(unread), ..starting };
+        assert!(matches!(plan(&unread), Plan::Create { drop_leftover: true, after: None, starts: true, .. }));
+        // Interrupted in the middle of that.
+        for slot in [None, slot(120)] {
+            let again = Facts { undecodable: None, intent: Some(7), slot, ..unread.clone() };
+            assert!(matches!(plan(&again), Plan::Create { after: None, starts: true, .. }), "{again:?}");
+        }
+        let elsewhere = Facts { diverged: Some("another history".into()), ..unread };
+        assert_eq!(cause(plan(&elsewhere)), "timeline_diverged");
+    }
+
+    #[test]
     fn a_dropped_publication_is_a_gap_from_where_it_was_last_seen() {
         let mut unpublished = facts(Some(position()), slot(100));
         unpublished.unpublished = Some(("millrace_shop".into(), Lsn(80)));
@@ -262,7 +309,7 @@ mod tests {
         let missing = Facts { accept_gap: true, ..facts(Some(position()), None) };
         assert!(matches!(
             plan(&missing),
-            Plan::Create { drop_leftover: false, after: Some(_), generation: 2 }
+            Plan::Create { drop_leftover: false, after: Some(_), generation: 2, starts: false }
         ));
         // Nothing is accepted where nothing is missing.
         let whole = Facts { accept_gap: true, ..facts(Some(position()), slot(100)) };
@@ -277,7 +324,7 @@ mod tests {
 
     #[test]
     fn a_creation_cut_short_is_made_again() {
-        let create = |drop_leftover| Plan::Create { drop_leftover, after: None, generation: 1 };
+        let create = |drop_leftover| Plan::Create { drop_leftover, after: None, generation: 1, starts: true };
         assert_eq!(plan(&Facts { intent: Some(7), ..facts(None, slot(40)) }), create(true));
         assert_eq!(plan(&Facts { intent: Some(7), ..facts(None, None) }), create(false));
         // The intent was for another server: this slot is not the one that we meant to make.

@@ -57,6 +57,8 @@ const LOG_STALL: Duration = Duration::from_secs(10);
 const LOG_LEAST_RATE: usize = 10 << 20;
 /// How long the source's catalog may take to tell a table's shape: meanwhile nothing else happens in the session.
 const CATALOG_WAIT: Duration = Duration::from_secs(20);
+/// So many failed attempts to decode the same place tell that it will never be decoded.
+const DECODE_ATTEMPTS: u32 = 3;
 /// A source further ahead than this is a backlog, in bytes of WAL.
 const BACKLOG: u64 = 1 << 20;
 
@@ -121,6 +123,22 @@ pub struct Capture<W> {
     /// Where the publications were last seen, when one of them has been found dropped.
     unpublished_since: Option<Lsn>,
     forms: Forms,
+    undecodable: Option<Undecodable>,
+}
+
+/// What the server could not decode.
+struct Undecodable {
+    reason: String,
+    /// The last transaction that the log had then.
+    last_commit: Option<Lsn>,
+    attempts: u32,
+}
+
+impl Undecodable {
+    /// Why the slot is no use any more, when that is certain.
+    fn verdict(&self) -> Option<String> {
+        (self.attempts >= DECODE_ATTEMPTS).then(|| self.reason.clone())
+    }
 }
 
 /// What the log is working on.
@@ -196,6 +214,7 @@ impl<W: LogWriter> Capture<W> {
                 flight: None,
                 unpublished_since: None,
                 forms: Forms::default(),
+                undecodable: None,
             },
             receiver,
         )
@@ -230,7 +249,13 @@ impl<W: LogWriter> Capture<W> {
             CaptureError::Replication(ReplicationError::Server(reason)) => reason,
             _ => return Err(error),
         };
-        match self.forms.after(reason, self.pipeline.position().last_commit) {
+        let last_commit = self.pipeline.position().last_commit;
+        if reason.is_undecodable() {
+            let before = self.undecodable.take().filter(|before| before.last_commit == last_commit);
+            let attempts = before.map_or(1, |before| before.attempts + 1);
+            self.undecodable = Some(Undecodable { reason: reason.to_string(), last_commit, attempts });
+        }
+        match self.forms.after(reason, last_commit) {
             None => Err(error),
             Some(Next::Try(form)) => {
                 info!(task, %reason, ?form, "the server cannot send a row; asking for it in another form");

@@ -122,6 +122,12 @@ impl ServerError {
         self.is(sqlstate::UNDEFINED_FUNCTION)
     }
 
+    /// The slot's decoder lacks a change of the catalog, and will lack it at every attempt. PostgreSQL forgets those that are
+    /// committed while a slot begins to be made (`snapbuild.c`: commits before `SNAPBUILD_FULL_SNAPSHOT`).
+    pub fn is_undecodable(&self) -> bool {
+        self.is(sqlstate::INTERNAL_ERROR) && self.message.starts_with("could not map filen")
+    }
+
     /// Of which WAL record an output plugin could not make a message. Whatever the language, the context ends with it.
     pub fn change(&self) -> Option<Lsn> {
         let words = self.context.as_deref()?.split(|c: char| !c.is_ascii_hexdigit() && c != '/');

@@ -178,7 +178,10 @@ impl Stage {
         sleep(run_time() / 4).await;
         load.stop().await;
         self.compare().await;
-        assert!(self.gaps().await.is_empty(), "no gap is reported where none is:\n{}", self.report());
+        // A slot that is made beside DDL may have to be made anew.
+        let gaps = self.gaps().await;
+        let is_expected = |gap: &serde_json::Value| gap["cause"] == "slot_undecodable";
+        assert!(gaps.iter().all(is_expected), "no gap is reported where none is:\n{}", self.report());
     }
 
     /// Waits until the standby has the slot and would keep it.

@@ -335,6 +335,76 @@ async fn a_kill_while_the_slot_waits_for_an_open_transaction_is_made_good_when_i
     assert_eq!(waiting.wait().await.code(), Some(0), "{}", waiting.output());
 }
 
+/// Has a slot made in the one way that leaves it without a table (`slot_undecodable`), and the task started for that.
+async fn undecodable(start: &str) -> (Postgres, Client, tempfile::TempDir, Millrace) {
+    let (postgres, client, data) = self::start().await;
+    let [oldest, older, writer] = [postgres.client().await, postgres.client().await, postgres.client().await];
+    oldest.batch_execute("BEGIN; SELECT pg_current_xact_id()").await.unwrap();
+    let args = ["--task", "shop", "--start", start];
+    let millrace = Millrace::spawn(MillraceOptions::new(data.path(), &postgres.url()).args(&args));
+    let waits_for = async |transaction: &Client| {
+        let pid: i32 = transaction.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+        let sql = "SELECT FROM pg_stat_activity WHERE backend_type = 'walsender' AND $1 = ANY (pg_blocking_pids(pid))";
+        until("the making of the slot waits for the transaction", Duration::from_secs(30), async || {
+            !client.query(sql, &[&pid]).await.unwrap().is_empty()
+        })
+        .await;
+    };
+    waits_for(&oldest).await;
+    older.batch_execute("BEGIN; SELECT pg_current_xact_id()").await.unwrap();
+    // This commit is forgotten, and counts as open while an older transaction is.
+    client.batch_execute("CREATE TABLE late (id bigint PRIMARY KEY)").await.unwrap();
+    oldest.batch_execute("COMMIT").await.unwrap();
+    waits_for(&older).await;
+    writer.batch_execute("BEGIN; INSERT INTO late VALUES (1)").await.unwrap();
+    older.batch_execute("COMMIT").await.unwrap();
+    until("the slot is made", Duration::from_secs(30), async || {
+        let sql = "SELECT FROM pg_replication_slots WHERE confirmed_flush_lsn IS NOT NULL";
+        !client.query(sql, &[]).await.unwrap().is_empty()
+    })
+    .await;
+    writer.batch_execute("COMMIT").await.unwrap();
+    (postgres, client, data, millrace)
+}
+
+/// No attempt can ever succeed: it is said, and a person decides.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_the_server_cannot_decode_is_reported() {
+    let (_postgres, client, _data, mut millrace) = undecodable("now").await;
+    says(&millrace.wait_state("failed").await, &["slot_undecodable", "could not map file", "--accept-gap"]);
+    millrace.sigterm();
+    assert_eq!(millrace.wait().await.code(), Some(0), "{}", millrace.output());
+    millrace.add_args(&["--accept-gap"]);
+    millrace.spawn_again();
+    millrace.wait_state("running").await;
+    insert(&client, 2).await;
+    caught_up(&millrace, &client).await;
+    assert_eq!(inserted(&millrace, "shop").await, [2]);
+    let gaps = gaps(&millrace, "shop").await;
+    assert!(gaps.iter().all(|gap| gap["cause"] == "slot_undecodable"), "{gaps:?}");
+    assert_eq!(gaps.len(), 2, "one when it was found, one to where the new slot begins: {gaps:?}");
+}
+
+/// What the task starts with has not been told yet, so nothing is lost with the slot.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_cannot_be_decoded_is_made_anew_while_existing_rows_are_read() {
+    let (_postgres, client, _data, millrace) = undecodable("snapshot").await;
+    millrace.wait_state("running").await;
+    client.batch_execute("INSERT INTO late VALUES (2)").await.unwrap();
+    caught_up(&millrace, &client).await;
+    let records = read_topic(&millrace.bootstrap(), "shop").await;
+    let told = |record: &millrace_test_support::Record| {
+        let event = record.value.as_ref()?;
+        let id = event["after"]["id"].as_i64()?;
+        Some((event["op"].as_str()?.to_owned(), id))
+    };
+    let told: Vec<_> = records.iter().filter_map(told).collect();
+    assert_eq!(told, [("r".to_owned(), 1), ("c".to_owned(), 2)]);
+    let events = read_topic(&millrace.bootstrap(), "shop.events").await;
+    let types: Vec<_> = events.iter().filter_map(|event| event.value.as_ref()?["type"].as_str()).collect();
+    assert!(types.iter().all(|kind| *kind == "snapshot"), "nothing is missing: {events:?}");
+}
+
 /// SIGKILL somewhere in the first second: the next start comes up by itself and misses nothing from then on.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_during_the_first_start_leaves_nothing_that_the_next_stumbles_over() {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tracing::{debug, info, warn};
 
-use super::{Capture, Form, KEEPALIVE_INTERVAL, query};
+use super::{Capture, Form, KEEPALIVE_INTERVAL, Undecodable, query};
 use crate::capture::resume::{Facts, Plan, SlotFacts, plan};
 use crate::capture::{CaptureError, Start, watcher};
 use crate::change::{Gap, Lsn};
@@ -27,6 +27,8 @@ use crate::state::{Intent, StateError, Store};
 
 /// The saved fact that holds the last gap reported, so that each is written once.
 const LAST_GAP: &str = "last_gap";
+/// The saved fact that holds the generation of a slot that cannot be decoded, and why.
+const UNDECODABLE: &str = "undecodable_slot";
 
 /// What a session begins with.
 pub(super) struct Attached {
@@ -102,6 +104,11 @@ impl<W: LogWriter> Capture<W> {
             slot: found.map(|found| self.slot_facts(found)).transpose()?,
             system_identifier: system.system_identifier,
             diverged,
+            undecodable: match &position {
+                Some(position) => self.undecodable(position.slot_generation).await?,
+                None => None,
+            },
+            is_starting: self.pipeline.jobs().iter().any(|job| job.is_start),
             unpublished: match &position {
                 Some(position) => self.unpublished(control, position).await?,
                 None => None,
@@ -115,7 +122,7 @@ impl<W: LogWriter> Capture<W> {
             Plan::Busy { pid } => return Err(CaptureError::SlotBusy { slot: slot_name, pid }),
             Plan::Unowned => return Err(CaptureError::SlotUnowned { slot: slot_name }),
             Plan::Gap(gap) => return Err(self.report_gap(gap).await),
-            Plan::Create { drop_leftover, after, generation } => {
+            Plan::Create { drop_leftover, after, generation, starts } => {
                 let (tables, published) = self.make_publications(control).await?;
                 self.announce(&tables, &published.reconciled, &[]).await?;
                 let intent = Intent {
@@ -137,7 +144,11 @@ impl<W: LogWriter> Capture<W> {
                     // What is missing reaches to where the new slot begins.
                     self.pipeline.gap(&Gap { to: made.consistent_point, ..gap })?;
                 }
-                let held = self.held_at_start(&tables, &published.reconciled);
+                let held = match starts {
+                    true => self.held_at_start(&tables, &published.reconciled),
+                    false => Vec::new(),
+                };
+                self.undecodable = None;
                 self.first_commit(made.consistent_point, &system, generation, held).await?
             }
             Plan::Adopt { from } => self.adopt_slot(control, from, &system).await?,
@@ -251,6 +262,19 @@ impl<W: LogWriter> Capture<W> {
         Ok(missing.into_iter().next().map(|name| (name, since)))
     }
 
+    /// Why the slot of this generation cannot be decoded, if that has become certain.
+    async fn undecodable(&mut self, generation: u32) -> Result<Option<String>, CaptureError> {
+        if let Some(reason) = self.undecodable.as_ref().and_then(Undecodable::verdict) {
+            // Whoever accepts the gap does so in another process.
+            let saved = format!("{generation} {reason}");
+            self.store_call(move |store, task| store.set_fact(task, UNDECODABLE, &saved)).await?;
+            return Ok(Some(reason));
+        }
+        let saved = self.store_call(|store, task| store.fact(task, UNDECODABLE)).await?;
+        let (of, reason) = saved.as_deref().and_then(|saved| saved.split_once(' ')).unzip();
+        Ok(reason.filter(|_| of == Some(&generation.to_string())).map(str::to_owned))
+    }
+
     fn slot_facts(&self, found: SlotState) -> Result<SlotFacts, CaptureError> {
         let lost = match found.trouble(&self.options.source.dbname) {
             None => None,
@@ -327,9 +351,8 @@ impl<W: LogWriter> Capture<W> {
     }
 
     /// The tables whose existing rows a task begins with: of those that are captured, all or none.
-    fn held_at_start(&mut self, tables: &[TrackedTable], done: &Reconciled) -> Vec<TrackedTable> {
-        let is_first = self.pipeline.writer().resume().is_none();
-        let is_wanted = is_first && self.options.start == Start::Snapshot;
+    fn held_at_start(&self, tables: &[TrackedTable], done: &Reconciled) -> Vec<TrackedTable> {
+        let is_wanted = self.options.start == Start::Snapshot;
         let held = tables.iter().filter(|table| is_wanted && !watcher::is_left_out(done, table.oid));
         held.cloned().collect()
     }
