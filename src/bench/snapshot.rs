@@ -1,9 +1,10 @@
 //! `millrace bench snapshot`: how close reading existing rows comes to COPY alone.
 //!
-//! The same table is read (a) by COPY through as many connections, each a part of the table, into nothing, and (b) by
-//! `millrace up --start snapshot` into its log, fsync on; in turn, through the same transport. The ratio of a round is
-//! rate (b) ÷ rate (a); the result is the median over the rounds. The table is read once before the first round, so that
-//! its pages are in the source's cache and have their hint bits.
+//! The same table is read (a) by one `COPY … TO STDOUT` into nothing, and (b) by `millrace up --start snapshot` into its
+//! log, fsync on; in turn, through the same transport. The ratio of a round is rate (b) ÷ rate (a); the result is the
+//! median over the rounds. Where Millrace has several connections, so many COPYs, each of a part of the table, are
+//! measured too: what the machine gives at most. The table is read once before the first round, so that its pages are in
+//! the source's cache and have their hint bits.
 //!
 //! **The clock starts** when the source runs the first COPY, so neither side's start counts. It **ends** when the bare
 //! reader has the last row, or when the task's topic ends behind the last one: it is durable and consumers see it.
@@ -37,7 +38,7 @@ pub(super) struct Snapshot {
     /// How many rows
     #[arg(long, default_value_t = 2_000_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     rows: u64,
-    /// How many connections read
+    /// How many connections Millrace reads by
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
     connections: u32,
     /// How many times each side reads
@@ -60,6 +61,9 @@ struct Report {
     ratios: Vec<f64>,
     ours_rows_per_s: f64,
     bare_rows_per_s: f64,
+    /// The same against as many COPYs as Millrace has connections.
+    parallel_ratio: f64,
+    parallel_rows_per_s: f64,
     ours_cpu_s: f64,
     ours_peak_memory_mb: f64,
 }
@@ -86,31 +90,33 @@ impl Snapshot {
         Workload::Orders.write(site.control(), self.rows).await?;
         let settle = format!("VACUUM (FREEZE, ANALYZE) {TABLE}");
         site.control().batch_execute(&settle).await.map_err(BenchError::sql("settle the table"))?;
-        let (_, copied) = self.bare(site).await?;
+        let (_, copied) = self.bare(site, 1).await?;
         let mut rounds = Vec::new();
         for round in 1..=self.rounds {
             // Each side goes first as often as the other, so that a drift of the machine favours none.
-            let (bare, ours) = match round % 2 {
+            let (bare, parallel, ours) = match round % 2 {
                 1 => {
-                    let (bare, _) = self.bare(site).await?;
-                    (bare, self.ours(site).await?)
+                    let (bare, parallel) = self.bare_sides(site).await?;
+                    (bare, parallel, self.ours(site).await?)
                 }
                 _ => {
                     let ours = self.ours(site).await?;
-                    (self.bare(site).await?.0, ours)
+                    let (bare, parallel) = self.bare_sides(site).await?;
+                    (bare, parallel, ours)
                 }
             };
             let rate = |seconds: f64| self.rows as f64 / seconds;
             eprintln!(
-                "round {round}: bare {:.0} rows/s, millrace {:.0} rows/s, ratio {:.3}",
+                "round {round}: COPY {:.0} rows/s, parallel {:.0} rows/s, millrace {:.0} rows/s, ratio {:.3}",
                 rate(bare),
+                rate(parallel),
                 rate(ours.seconds),
                 bare / ours.seconds
             );
-            rounds.push((bare, ours));
+            rounds.push((bare, parallel, ours));
         }
         let rate = |seconds: Vec<f64>| (self.rows as f64 / median(seconds.into_iter())).round();
-        let ratios: Vec<f64> = rounds.iter().map(|(bare, ours)| bare / ours.seconds).collect();
+        let ratios: Vec<f64> = rounds.iter().map(|(bare, _, ours)| bare / ours.seconds).collect();
         Ok(Report {
             rows: self.rows,
             mb: rounded(copied.bytes as f64 / 1e6),
@@ -118,17 +124,29 @@ impl Snapshot {
             server_version: site.control().server_version(),
             ratio: rounded(median(ratios.iter().copied())),
             ratios: ratios.into_iter().map(rounded).collect(),
-            ours_rows_per_s: rate(rounds.iter().map(|(_, ours)| ours.seconds).collect()),
-            bare_rows_per_s: rate(rounds.iter().map(|(bare, _)| *bare).collect()),
-            ours_cpu_s: rounded(median(rounds.iter().map(|(_, ours)| ours.cpu.as_secs_f64()))),
-            ours_peak_memory_mb: rounds.iter().map(|(_, ours)| ours.peak_memory).max().unwrap_or(0) as f64
+            ours_rows_per_s: rate(rounds.iter().map(|(_, _, ours)| ours.seconds).collect()),
+            bare_rows_per_s: rate(rounds.iter().map(|(bare, ..)| *bare).collect()),
+            parallel_ratio: rounded(median(rounds.iter().map(|(_, parallel, ours)| parallel / ours.seconds))),
+            parallel_rows_per_s: rate(rounds.iter().map(|(_, parallel, _)| *parallel).collect()),
+            ours_cpu_s: rounded(median(rounds.iter().map(|(_, _, ours)| ours.cpu.as_secs_f64()))),
+            ours_peak_memory_mb: rounds.iter().map(|(_, _, ours)| ours.peak_memory).max().unwrap_or(0) as f64
                 / 1e6,
         })
     }
 
-    /// How long COPY alone takes, in seconds.
-    async fn bare(&self, site: &Site) -> Result<(f64, BareCopied), BenchError> {
-        let command = site.bare_copy(TABLE, self.connections)?;
+    /// How long one COPY takes, and as many as Millrace has connections, in seconds.
+    async fn bare_sides(&self, site: &Site) -> Result<(f64, f64), BenchError> {
+        let (one, _) = self.bare(site, 1).await?;
+        let parallel = match self.connections {
+            1 => one,
+            connections => self.bare(site, connections).await?.0,
+        };
+        Ok((one, parallel))
+    }
+
+    /// How long COPY alone takes by so many connections, in seconds.
+    async fn bare(&self, site: &Site, connections: u32) -> Result<(f64, BareCopied), BenchError> {
+        let command = site.bare_copy(TABLE, connections)?;
         let log = site.directory().join("bare-copy.log");
         let (_process, stdout) = Process::start_piped("the bare COPY", command, log, libc::SIGTERM)?;
         let started = first_copy(site).await?;
@@ -216,6 +234,11 @@ impl std::fmt::Display for Report {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         writeln!(f, "{} rows, {} MB as text, {} connections", self.rows, self.mb, self.connections)?;
         writeln!(f, "COPY alone  {:>9.0} rows/s", self.bare_rows_per_s)?;
+        writeln!(
+            f,
+            "by as many  {:>9.0} rows/s  ratio to that {:.3}",
+            self.parallel_rows_per_s, self.parallel_ratio
+        )?;
         writeln!(
             f,
             "millrace    {:>9.0} rows/s  {:.2} CPU s, at most {:.0} MB of memory",
