@@ -2,21 +2,15 @@
 
 pub(super) const BOOL: u32 = 16;
 pub(super) const BYTEA: u32 = 17;
-pub(super) const CHAR: u32 = 18;
-pub(super) const NAME: u32 = 19;
 pub(super) const INT8: u32 = 20;
 pub(super) const INT2: u32 = 21;
 pub(super) const INT4: u32 = 23;
-pub(super) const TEXT: u32 = 25;
 pub(super) const OID: u32 = 26;
 pub(super) const JSON: u32 = 114;
-pub(super) const XML: u32 = 142;
 pub(super) const POINT: u32 = 600;
 pub(super) const FLOAT4: u32 = 700;
 pub(super) const FLOAT8: u32 = 701;
 pub(super) const MONEY: u32 = 790;
-pub(super) const BPCHAR: u32 = 1042;
-pub(super) const VARCHAR: u32 = 1043;
 pub(super) const DATE: u32 = 1082;
 pub(super) const TIME: u32 = 1083;
 pub(super) const TIMESTAMP: u32 = 1114;

@@ -43,14 +43,11 @@ pub(super) enum Kind {
     Float,
     Double,
     Numeric,
-    /// A string; its binary form is the same bytes.
+    /// A string: the text form of a type that has no kind of its own.
     Text,
-    /// The text form of a type that has no kind of its own.
-    Other,
     Bytes,
     Uuid,
     Json,
-    Jsonb,
     Date,
     Time,
     Timestamp,
@@ -93,7 +90,7 @@ impl Kind {
             TypeForm::Composite(attributes) => {
                 Kind::Composite(attributes.iter().map(PreparedAttribute::new).collect())
             }
-            TypeForm::Extension(_) => Kind::Other,
+            TypeForm::Extension(_) => Kind::Text,
         }
     }
 
@@ -105,17 +102,15 @@ impl Kind {
             oid::FLOAT4 => Kind::Float,
             oid::FLOAT8 => Kind::Double,
             oid::NUMERIC => Kind::Numeric,
-            oid::CHAR | oid::NAME | oid::TEXT | oid::XML | oid::BPCHAR | oid::VARCHAR => Kind::Text,
             oid::BYTEA => Kind::Bytes,
             oid::UUID => Kind::Uuid,
-            oid::JSON => Kind::Json,
-            oid::JSONB => Kind::Jsonb,
+            oid::JSON | oid::JSONB => Kind::Json,
             oid::DATE => Kind::Date,
             oid::TIME => Kind::Time,
             oid::TIMESTAMP => Kind::Timestamp,
             oid::TIMESTAMPTZ => Kind::TimestampWithZone,
             oid::INTERVAL => Kind::Interval,
-            _ => Kind::Other,
+            _ => Kind::Text,
         }
     }
 
@@ -126,11 +121,10 @@ impl Kind {
             Kind::Int => "integer",
             Kind::Float | Kind::Double => "floating-point number",
             Kind::Numeric => "numeric",
-            Kind::Text | Kind::Composite(_) | Kind::Other => "text form",
+            Kind::Text | Kind::Composite(_) => "text form",
             Kind::Bytes => "bytea",
             Kind::Uuid => "uuid",
             Kind::Json => "json text",
-            Kind::Jsonb => "jsonb text",
             Kind::Date => "date in ISO style",
             Kind::Time => "time in ISO style",
             Kind::Timestamp => "timestamp in ISO style",
@@ -181,15 +175,20 @@ impl Kind {
                 wire::bytes(out, field::UNSENT, b"");
                 Some(())
             }
-            Value::Binary(bytes) => self.write_binary(out, bytes),
+            // Whatever else has come so has been made text of.
+            Value::Binary(bytes) if matches!(self, Kind::Bytes) => {
+                wire::bytes(out, field::BYTES, bytes);
+                Some(())
+            }
+            Value::Binary(_) => None,
         }
     }
 
     /// From PostgreSQL's text form.
     fn write_text(&self, out: &mut Vec<u8>, text: &[u8]) -> Option<()> {
         match self {
-            Kind::Text | Kind::Other => string(out, field::TEXT, text),
-            Kind::Json | Kind::Jsonb => string(out, field::JSON, text),
+            Kind::Text => string(out, field::TEXT, text),
+            Kind::Json => string(out, field::JSON, text),
             Kind::Int => wire::signed(out, field::INT, integer(text)?),
             Kind::Bool => wire::unsigned(out, field::BOOL, boolean(text)?),
             Kind::Float => wire::fixed32(out, field::FLOAT, parse::<f32>(text)?.to_le_bytes()),
@@ -226,17 +225,6 @@ impl Kind {
                     string(out, field::TEXT, text);
                 }
             }
-        }
-        Some(())
-    }
-
-    /// From PostgreSQL's binary form, as far as it is needed: of the types that can be too large for text.
-    fn write_binary(&self, out: &mut Vec<u8>, bytes: &[u8]) -> Option<()> {
-        match self {
-            Kind::Text => string(out, field::TEXT, bytes),
-            Kind::Json => string(out, field::JSON, bytes),
-            Kind::Bytes => wire::bytes(out, field::BYTES, bytes),
-            _ => return None,
         }
         Some(())
     }
