@@ -14,6 +14,7 @@ use super::tasks::{add, check_database, check_new, saved_tasks};
 use super::{Exit, Failure, say};
 use crate::broker::{Broker, Listeners, TaskStart};
 use crate::capture::Start;
+use crate::capture::oversized::Oversized;
 use crate::capture::progress::Progress;
 use crate::capture::routing::Layout;
 use crate::change::Timestamp;
@@ -24,8 +25,8 @@ use crate::postgres::source::SourceConfig;
 use crate::state::Store;
 use crate::task::TaskDefinition;
 use crate::task::definition::{
-    Difference, MAX_PARTITIONS, OutputSettings, check_output_names, difference, is_valid_name,
-    name_from_database,
+    self, Difference, MAX_PARTITIONS, OutputDefinition, OutputSettings, check_output_names, difference,
+    is_valid_name, name_from_database,
 };
 use crate::task::supervisor::Task;
 
@@ -52,6 +53,9 @@ pub struct Up {
     /// How records are spread over them; `key` when there is more than one
     #[arg(long, value_enum)]
     partition_by: Option<PartitionBy>,
+    /// What becomes of records larger than --max-record-mb; fail when absent
+    #[arg(long, value_enum)]
+    oversized: Option<Oversized>,
     /// What to begin with; now when absent
     #[arg(long, value_enum)]
     start: Option<Start>,
@@ -132,6 +136,7 @@ impl Up {
             layout: self.layout,
             partitions: self.partitions,
             partition_by: self.partition_by,
+            oversized: self.oversized,
             ..OutputSettings::default()
         }
     }
@@ -162,11 +167,17 @@ impl Up {
         let name = &saved.name;
         let output = saved.outputs.iter().find(|output| output.name == *name).or(saved.outputs.first());
         let asked_output = self.output();
-        let differences = output.into_iter().flat_map(|output| output.differences(&asked_output));
+        let of_output = |output: &OutputDefinition| {
+            let oversized =
+                difference("oversized", output.oversized, asked_output.oversized, definition::name);
+            output.differences(&asked_output).into_iter().chain(oversized)
+        };
+        let differences = output.into_iter().flat_map(of_output);
         for Difference { setting, saved, wanted } in differences.chain(self.other_differences(saved)) {
             let flag = setting.replace('_', "-");
             let next = match setting {
                 "tables" | "exclude" => format!("change it with millrace task tables {name}"),
+                "oversized" => "change it in the file of `millrace serve`".to_owned(),
                 _ => "for other settings make another task with --task".to_owned(),
             };
             say(format_args!("task {name} is kept as it is: --{flag} is {saved}, not {wanted}; {next}"));

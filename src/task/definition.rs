@@ -376,7 +376,7 @@ fn codec_name(codec: Option<Codec>) -> String {
 }
 
 /// The name that users give to one of a few choices.
-fn name(choice: impl ValueEnum) -> String {
+pub fn name(choice: impl ValueEnum) -> String {
     choice.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 

@@ -20,6 +20,7 @@ async fn wrong_usage_ends_with_2_and_shows_no_password() {
         (url, &["--partitions", "0"], &["--partitions"]),
         (url, &["--partitions", "4", "--partition-by", "none"], &["--partition-by none means one partition"]),
         (url, &["--format", "avro"], &["--format", "debezium-json"]),
+        (url, &["--oversized", "cut"], &["--oversized", "placeholder"]),
         (url, &["--kafka-advertise", "nowhere"], &["--kafka-advertise", "HOST:PORT"]),
         (url, &["--log", "=="], &["--log"]),
         (url, &["--no-such-flag"], &["--no-such-flag"]),
@@ -44,7 +45,8 @@ async fn flags_that_differ_from_the_saved_task_are_named_and_change_nothing() {
     first.sigterm();
     assert!(first.wait().await.success());
 
-    let arguments = ["--task", "shop", "--partitions", "4", "--partition-by", "table", "--layout", "table"];
+    let mut arguments = vec!["--task", "shop", "--partitions", "4", "--partition-by", "table"];
+    arguments.extend(["--layout", "table", "--oversized", "placeholder"]);
     let mut millrace = Millrace::up(data.path(), &postgres.unix_url(), &arguments).await;
     says(
         &millrace.output(),
@@ -52,6 +54,7 @@ async fn flags_that_differ_from_the_saved_task_are_named_and_change_nothing() {
             "task shop is kept as it is: --partitions is 1, not 4",
             "task shop is kept as it is: --partition-by is none, not table",
             "task shop is kept as it is: --layout is task, not table",
+            "task shop is kept as it is: --oversized is fail, not placeholder; change it in the file of `millrace serve`",
             "task shop was made for postgres://postgres@127.0.0.1",
         ],
     );
