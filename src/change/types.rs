@@ -34,6 +34,11 @@ pub enum TypeForm {
     },
     /// Attributes, each of its own type.
     Composite(Arc<[Attribute]>),
+    /// `money`, of which the source's locale counts so many decimals: the values themselves are whole numbers.
+    Money {
+        /// How many.
+        decimals: u8,
+    },
     /// Those of a type that a well-known extension brings.
     Extension(ExtensionType),
 }

@@ -30,7 +30,7 @@ pub(super) const SESSION: &[(&str, &str)] = &[
     ("extra_float_digits", "3"),
     ("TimeZone", "UTC"),
     ("bytea_output", "hex"),
-    // Money is sent as a number of hundredths, whatever the currency.
+    // What text it has then is known; where the point belongs is asked with the types of columns.
     ("lc_monetary", "C"),
     // Of `regclass` and the like, and of expressions.
     ("search_path", "pg_catalog"),

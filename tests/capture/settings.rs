@@ -1,17 +1,31 @@
 //! What a role, a database or its encoding changes for other sessions, and may not change in what we read.
 
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+
 use millrace::postgres::source::SourceConfig;
 use millrace::postgres::{connect, replication::ReplicationConnection};
-use millrace_test_support::{Millrace, PASSWORD, Postgres, PostgresOptions, Record, read_topic};
+use millrace::proto::value::Kind;
+use millrace::proto::{self, change};
+use millrace_test_support::{
+    Millrace, PASSWORD, Postgres, PostgresOptions, Record, read_raw_topic, read_topic,
+};
+use prost::Message;
 use serde_json::Value;
 use tokio_postgres::Client;
 
 use crate::stage::{expect, rows, run};
+use crate::types::decimal_text;
 
-/// Waits until everything committed in this database is durable, and gives a topic.
-async fn captured(millrace: &Millrace, client: &Client, topic: &str) -> Vec<Record> {
+/// Waits until everything committed in this database is durable.
+async fn caught_up(millrace: &Millrace, client: &Client) {
     let mark = "SELECT pg_logical_emit_message(true, 'test.mark', '')::text";
     millrace.wait_durable(client.query_one(mark, &[]).await.unwrap().get(0)).await;
+}
+
+/// A topic, with everything committed in this database.
+async fn captured(millrace: &Millrace, client: &Client, topic: &str) -> Vec<Record> {
+    caught_up(millrace, client).await;
     read_topic(&millrace.bootstrap(), topic).await
 }
 
@@ -88,7 +102,8 @@ async fn defaults_of_role_and_database_change_nothing_that_is_read() {
         // A year, two days, and 03:04:05.6, in microseconds.
         assert_eq!(row["span"], 31_557_600_000_000_i64 + 172_800_000_000 + 11_045_600_000);
     }
-    expect(&records[records.len() - 1..], &[r#"later {"id":1} c null {"id":1}"#]);
+    // Perhaps as what was held while its rows were read.
+    assert_eq!(rows(&records, "later"), [&serde_json::json!({ "id": 1 })]);
 
     // Both kinds of session are set, also where the connection string says otherwise.
     let config =
@@ -101,6 +116,83 @@ async fn defaults_of_role_and_database_change_nothing_that_is_read() {
     let replication = ReplicationConnection::connect(&config).await.unwrap();
     let silence = replication.wal_sender_timeout();
     assert_eq!(silence, Some(std::time::Duration::from_secs(60)), "a dead connection frees the slot");
+}
+
+/// A directory with the locales of currencies of no decimals and of three, where the machine can make them.
+fn locales() -> Option<tempfile::TempDir> {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    for locale in ["ja_JP", "ar_BH"] {
+        let file = directory.path().join(format!("{locale}.UTF-8"));
+        let made = Command::new("localedef").args(["-i", locale, "-f", "UTF-8"]).arg(file).output();
+        if !made.as_ref().is_ok_and(|made| made.status.success()) {
+            println!(
+                "not tested: locale {locale} cannot be made (Debian: apt-get install locales): {made:?}"
+            );
+            return None;
+        }
+    }
+    Some(directory)
+}
+
+/// Rows that are read and rows that come, cast back by a session with the database's defaults.
+#[tokio::test(flavor = "multi_thread")]
+async fn money_has_the_decimals_of_the_databases_currency() {
+    let Some(locales) = locales() else { return };
+    let postgres = Postgres::start(PostgresOptions::default().locales(locales.path())).await;
+    for (database, locale, format) in
+        [("yen", "ja_JP.UTF-8", "debezium-json"), ("dinar", "ar_BH.UTF-8", "protobuf")]
+    {
+        run(&postgres.client().await, &format!("CREATE DATABASE {database}")).await;
+        let default = format!("ALTER DATABASE {database} SET lc_monetary = '{locale}'");
+        run(&postgres.client().await, &default).await;
+        let url = postgres.url_for("postgres", PASSWORD, database);
+        let client = postgres.client_for(&url).await;
+        let setup = "CREATE TYPE priced AS (price money, prices money[]);
+             CREATE TABLE t (id int PRIMARY KEY, v priced); INSERT INTO t VALUES (1, (1234.5, '{-0.049,7}'))";
+        run(&client, setup).await;
+        let data = tempfile::tempdir().unwrap();
+        let millrace = Millrace::up(data.path(), &url, &["--format", format, "--start", "snapshot"]).await;
+        millrace.wait_state("running").await;
+        run(&client, "INSERT INTO t VALUES (2, (-98765.432, '{0.001,1000000}'))").await;
+        caught_up(&millrace, &client).await;
+        // Of each row, its three amounts.
+        let amounts: Vec<[String; 3]> = match format {
+            "protobuf" => {
+                let records = read_raw_topic(&millrace.bootstrap(), database).await;
+                records.iter().filter_map(|record| amounts_of_proto(record.value.as_deref()?)).collect()
+            }
+            _ => {
+                let records = read_topic(&millrace.bootstrap(), database).await;
+                let amount = |value: &Value| decimal_text(value.as_str().unwrap(), 2);
+                let rows = rows(&records, "t").into_iter().map(|row| &row["v"]);
+                rows.map(|row| [&row["price"], &row["prices"][0], &row["prices"][1]].map(amount)).collect()
+            }
+        };
+        assert_eq!(amounts.len(), 2, "{amounts:?}");
+        for (id, [price, first, second]) in (1..).zip(amounts) {
+            let same = format!(
+                "SELECT v = ROW('{price}'::numeric::money,
+                                ARRAY['{first}'::numeric::money, '{second}'::numeric::money])::priced
+                 FROM t WHERE id = {id}"
+            );
+            assert!(client.query_one(&same, &[]).await.unwrap().get::<_, bool>(0), "{database} {same}");
+        }
+    }
+}
+
+fn amounts_of_proto(record: &[u8]) -> Option<[String; 3]> {
+    let change = proto::Change::decode(record).unwrap();
+    let Some(change::Event::Row(row)) = change.event else { return None };
+    let value = |row: proto::Row, place: usize| row.columns[place].value.clone().unwrap().kind.unwrap();
+    let Kind::CompositeValue(priced) = value(row.after?, 1) else { panic!("no composite") };
+    let Kind::ArrayValue(prices) = value(priced.clone(), 1) else { panic!("no array") };
+    let amount = |kind| match kind {
+        Kind::NumericValue(text) => text,
+        other => panic!("{other:?} is no amount"),
+    };
+    let [first, second] = prices.elements.try_into().unwrap();
+    Some([value(priced, 0), first.kind.unwrap(), second.kind.unwrap()].map(amount))
 }
 
 /// The server converts what it sends, whatever its database is encoded in.

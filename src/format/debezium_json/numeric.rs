@@ -4,6 +4,7 @@
 //! complement of the fewest bytes, in base64. A function gives `None` when the text is not of its type.
 
 use super::json;
+use crate::format::text::money;
 
 /// An integer, as PostgreSQL prints it.
 pub(super) fn integer(out: &mut Vec<u8>, text: &[u8]) -> Option<()> {
@@ -112,30 +113,11 @@ pub(super) fn variable_scale_decimal(out: &mut Vec<u8>, text: &[u8]) -> Option<(
     Some(())
 }
 
-/// `money` as `Decimal` of scale 2. Its text is that of the database's locale, so the sign and the digits are picked
-/// out of it: the last separator is the decimal point when one or two digits follow it.
-pub(super) fn money(out: &mut Vec<u8>, text: &[u8]) -> Option<()> {
-    let is_negative = text.iter().any(|byte| matches!(byte, b'-' | b'('));
-    let mut digits = [0; 24];
-    let mut len = 0;
-    let mut since_separator = None;
-    for &byte in text {
-        match byte {
-            b'0'..=b'9' => {
-                *digits.get_mut(len)? = byte;
-                len += 1;
-                since_separator = since_separator.map(|count| count + 1);
-            }
-            b'.' | b',' => since_separator = Some(0),
-            _ => {}
-        }
-    }
-    if len == 0 {
-        return None;
-    }
-    let decimals = since_separator.filter(|count| matches!(count, 1 | 2)).unwrap_or(0);
+/// `money` as `Decimal` of scale 2, or of as many decimals as the currency has, where these are more.
+pub(super) fn money(out: &mut Vec<u8>, text: &[u8], decimals: u8) -> Option<()> {
+    let zeros = 2_u32.saturating_sub(decimals.into());
     out.push(b'"');
-    unscaled(out, is_negative, digits.get(..len)?, b"", 2 - decimals);
+    two_complement(out, i128::from(money::units(text)?) * 10_i128.pow(zeros));
     out.push(b'"');
     Some(())
 }
@@ -187,7 +169,12 @@ fn unscaled(out: &mut Vec<u8>, is_negative: bool, whole: &[u8], decimals: &[u8],
     } else {
         digits.fold(0_i128, |value, digit| value * 10 + i128::from(digit))
     };
-    let value = if is_negative { -magnitude } else { magnitude };
+    two_complement(out, if is_negative { -magnitude } else { magnitude });
+}
+
+/// Appends the fewest bytes that hold an integer, big-endian, in base64.
+#[inline]
+fn two_complement(out: &mut Vec<u8>, value: i128) {
     let magnitude_bits = i128::BITS - (if value < 0 { !value } else { value }).leading_zeros();
     let len = magnitude_bits as usize / 8 + 1;
     let bytes = value.to_be_bytes();
@@ -338,17 +325,16 @@ mod tests {
     }
 
     #[test]
-    fn money_of_several_locales_is_read() {
-        for (text, cents) in [
-            ("$1,234.56", "123456"),
-            ("-$0.05", "-5"),
-            ("($12.00)", "-1200"),
-            ("1.234,50 €", "123450"),
-            ("￥1,234", "123400"),
-            ("$92,233,720,368,547,758.07", "9223372036854775807"),
+    fn money_has_two_decimals_or_those_of_its_currency() {
+        for (text, decimals, scaled) in [
+            ("$1,234.56", 2, "123456"),
+            ("-$0.05", 2, "-5"),
+            ("$12.34", 0, "123400"),
+            ("-$12.34", 3, "-1234"),
+            ("-$92,233,720,368,547,758.08", 0, "-922337203685477580800"),
         ] {
-            let json = written(|out| money(out, text.as_bytes())).unwrap();
-            assert_eq!(decode_integer(&decode_base64(json.trim_matches('"'))), cents, "{text}");
+            let json = written(|out| money(out, text.as_bytes(), decimals)).unwrap();
+            assert_eq!(decode_integer(&decode_base64(json.trim_matches('"'))), scaled, "{text}");
         }
     }
 

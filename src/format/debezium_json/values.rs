@@ -20,7 +20,9 @@ pub(super) enum Rendering {
         scale: i32,
     },
     VariableScaleDecimal,
-    Money,
+    Money {
+        decimals: u8,
+    },
     Bytes,
     Date,
     Time(Unit),
@@ -61,6 +63,7 @@ impl Rendering {
             TypeForm::Composite(attributes) => {
                 Rendering::Composite(attributes.iter().map(PreparedAttribute::new).collect())
             }
+            TypeForm::Money { decimals } => Rendering::Money { decimals: *decimals },
             TypeForm::Extension(extension) => Rendering::Extension(*extension),
         }
     }
@@ -79,7 +82,7 @@ impl Rendering {
                 Some(packed) => Rendering::Decimal { scale: ((packed & 0x7FF) ^ 0x400) - 0x400 },
                 None => Rendering::VariableScaleDecimal,
             },
-            oid::MONEY => Rendering::Money,
+            oid::MONEY => Rendering::Money { decimals: 2 },
             oid::BYTEA => Rendering::Bytes,
             oid::DATE => Rendering::Date,
             oid::TIME => Rendering::Time(unit),
@@ -101,7 +104,7 @@ impl Rendering {
             Rendering::Integer => "integer",
             Rendering::Float => "floating-point number",
             Rendering::Decimal { .. } | Rendering::VariableScaleDecimal => "numeric",
-            Rendering::Money => "amount of money",
+            Rendering::Money { .. } => "amount of money",
             Rendering::Bytes => "bytea",
             Rendering::Date => "date in ISO style",
             Rendering::Time(_) => "time in ISO style",
@@ -148,7 +151,7 @@ impl Rendering {
             Rendering::Float => numeric::float(out, text)?,
             Rendering::Decimal { scale } => numeric::decimal(out, text, *scale)?,
             Rendering::VariableScaleDecimal => numeric::variable_scale_decimal(out, text)?,
-            Rendering::Money => numeric::money(out, text)?,
+            Rendering::Money { decimals } => numeric::money(out, text, *decimals)?,
             Rendering::Bytes => {
                 out.push(b'"');
                 bytea::bytea(text, |bytes| json::base64(out, bytes))?;

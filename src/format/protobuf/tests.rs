@@ -522,6 +522,7 @@ fn every_type_has_its_kind_of_value() {
         (1186, "-infinity", infinity(proto::Infinity::Negative)),
         (1560, "0011", text_value("0011")),
         (869, "10.0.0.1/8", text_value("10.0.0.1/8")),
+        (790, "-$1,234.05", Kind::NumericValue("-1234.05".to_owned())),
         (600, "(1,2)", text_value("(1,2)")),
         (16_500, "happy", text_value("happy")),
         (1007, "{}", array(23, &[], &[], vec![])),

@@ -1,5 +1,7 @@
 //! `millrace.v1.Value`: the value of each PostgreSQL type.
 
+use std::io::Write as _;
+
 use prost::Message;
 
 use super::wire;
@@ -7,6 +9,7 @@ use crate::change::{Attribute, TypeForm, Value};
 use crate::format::oid;
 use crate::format::text::array::{self, MAX_DIMENSIONS, Piece};
 use crate::format::text::bytea;
+use crate::format::text::money;
 use crate::format::text::record;
 use crate::format::text::time::{self, DAY, Extended, Moment};
 use crate::proto;
@@ -43,6 +46,9 @@ pub(super) enum Kind {
     Float,
     Double,
     Numeric,
+    Money {
+        decimals: u8,
+    },
     /// A string: the text form of a type that has no kind of its own.
     Text,
     Bytes,
@@ -90,6 +96,7 @@ impl Kind {
             TypeForm::Composite(attributes) => {
                 Kind::Composite(attributes.iter().map(PreparedAttribute::new).collect())
             }
+            TypeForm::Money { decimals } => Kind::Money { decimals: *decimals },
             TypeForm::Extension(_) => Kind::Text,
         }
     }
@@ -102,6 +109,7 @@ impl Kind {
             oid::FLOAT4 => Kind::Float,
             oid::FLOAT8 => Kind::Double,
             oid::NUMERIC => Kind::Numeric,
+            oid::MONEY => Kind::Money { decimals: 2 },
             oid::BYTEA => Kind::Bytes,
             oid::UUID => Kind::Uuid,
             oid::JSON | oid::JSONB => Kind::Json,
@@ -121,6 +129,7 @@ impl Kind {
             Kind::Int => "integer",
             Kind::Float | Kind::Double => "floating-point number",
             Kind::Numeric => "numeric",
+            Kind::Money { .. } => "amount of money",
             Kind::Text | Kind::Composite(_) => "text form",
             Kind::Bytes => "bytea",
             Kind::Uuid => "uuid",
@@ -195,6 +204,7 @@ impl Kind {
             Kind::Double => wire::fixed64(out, field::DOUBLE, parse::<f64>(text)?.to_le_bytes()),
             Kind::Numeric if is_numeric(text) => wire::bytes(out, field::NUMERIC, text),
             Kind::Numeric => return None,
+            Kind::Money { decimals } => write_money(out, money::units(text)?, *decimals),
             Kind::Bytes => wire::nested(out, field::BYTES, text.len().saturating_sub(2) / 2, |out| {
                 bytea::bytea(text, |bytes| out.extend_from_slice(bytes))
             })?,
@@ -277,6 +287,22 @@ fn is_numeric(text: &[u8]) -> bool {
     let is_decimal =
         parts.next().is_some_and(is_digits) && parts.next().is_none_or(is_digits) && parts.next().is_none();
     is_decimal || unsigned == b"Infinity" || text == b"NaN"
+}
+
+/// As a `numeric` of so many decimals, which a cast makes `money` of under every locale.
+fn write_money(out: &mut Vec<u8>, units: i64, decimals: u8) {
+    let decimals = usize::from(decimals);
+    let whole = 10_u64.saturating_pow(decimals as u32);
+    let (sign, units) = (if units < 0 { "-" } else { "" }, units.unsigned_abs());
+    let mut buffer = [0; 48];
+    let mut rest = &mut buffer[..];
+    // Both fit.
+    let _ = write!(rest, "{sign}{}", units / whole);
+    if decimals > 0 {
+        let _ = write!(rest, ".{:0decimals$}", units % whole);
+    }
+    let rest = rest.len();
+    wire::bytes(out, field::NUMERIC, buffer.get(..buffer.len() - rest).unwrap_or_default());
 }
 
 fn infinity<T>(out: &mut Vec<u8>, value: Extended<T>) {

@@ -6,5 +6,6 @@
 pub(super) mod array;
 pub(super) mod bytea;
 pub(super) mod hstore;
+pub(super) mod money;
 pub(super) mod record;
 pub(crate) mod time;

@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use tokio_postgres::{Client, Row};
+use tokio_postgres::types::Type;
+use tokio_postgres::{Client, Row, SimpleQueryMessage};
 
 use crate::change::{Attribute, DataType, ExtensionType, TypeForm};
 use crate::postgres::sql::SqlError;
@@ -41,8 +42,29 @@ pub async fn data_types(client: &Client, types: &[u32]) -> Result<HashMap<u32, D
     let failed = |error| SqlError::new("read the types of columns", error);
     let rows = client.query(SQL, &[&types]).await.map_err(failed)?;
     let rows = rows.iter().map(read).collect::<Result<HashMap<_, _>, _>>().map_err(failed)?;
-    let mut builder = Builder { rows, nodes: MAX_NODES };
+    let money_decimals = match rows.contains_key(&Type::MONEY.oid()) {
+        true => money_decimals(client).await?,
+        false => None,
+    };
+    let mut builder = Builder { rows, money_decimals, nodes: MAX_NODES };
     Ok(types.iter().filter_map(|&oid| Some((oid, builder.build(oid, 0)?))).collect())
+}
+
+/// Decimals of `money` under the `lc_monetary` that sessions of our role begin with; `None` where the answer is not
+/// understood. Our own sessions have `C`, of which the text tells all digits, but not where the point belongs.
+async fn money_decimals(client: &Client) -> Result<Option<u8>, SqlError> {
+    // Money is sent as a number of smallest units, of which one whole has a power of ten.
+    const SQL: &str = "
+        SET LOCAL lc_monetary TO DEFAULT;
+        SELECT ltrim(encode(cash_send(1::money), 'hex'), '0');
+        SET LOCAL lc_monetary TO 'C'";
+    let failed = |error| SqlError::new("learn how many decimals money has", error);
+    let answer = client.simple_query(SQL).await.map_err(failed)?;
+    let whole = answer.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => u64::from_str_radix(row.get(0)?, 16).ok(),
+        _ => None,
+    });
+    Ok(whole.and_then(u64::checked_ilog10).and_then(|decimals| decimals.try_into().ok()))
 }
 
 /// A row of `pg_type`.
@@ -79,6 +101,7 @@ fn read(row: &Row) -> Result<(u32, TypeRow), tokio_postgres::Error> {
 
 struct Builder {
     rows: HashMap<u32, TypeRow>,
+    money_decimals: Option<u8>,
     /// How many may still be followed.
     nodes: usize,
 }
@@ -108,6 +131,9 @@ impl Builder {
                 });
                 TypeForm::Composite(attributes.collect())
             }
+            TypeRow::Base { .. } if oid == Type::MONEY.oid() => {
+                self.money_decimals.map_or(TypeForm::Plain, |decimals| TypeForm::Money { decimals })
+            }
             TypeRow::Base { name } => ExtensionType::named(name).map_or(TypeForm::Plain, TypeForm::Extension),
             TypeRow::Other => TypeForm::Plain,
         };
@@ -135,7 +161,7 @@ mod tests {
         for oid in 2..100 {
             rows.insert(oid, TypeRow::Composite(vec![attribute(oid - 1), attribute(oid - 1)]));
         }
-        let mut builder = Builder { rows, nodes: MAX_NODES };
+        let mut builder = Builder { rows, money_decimals: None, nodes: MAX_NODES };
         let built = builder.build(99, 0).unwrap();
         assert_eq!(builder.nodes, 0);
         let mut depth = 0;
@@ -156,7 +182,7 @@ mod tests {
             (3, TypeRow::Domain { base: 2, type_modifier: -1 }),
             (4, TypeRow::Domain { base: 3, type_modifier: 8 }),
         ]);
-        let mut builder = Builder { rows, nodes: MAX_NODES };
+        let mut builder = Builder { rows, money_decimals: None, nodes: MAX_NODES };
         let modifier = |oid, builder: &mut Builder| {
             let built = builder.build(oid, 0).unwrap();
             assert_eq!(built.oid, 1);

@@ -25,6 +25,7 @@ pub struct PostgresOptions {
     major: u32,
     settings: Vec<(String, String)>,
     files: Vec<(String, Vec<u8>)>,
+    locales: Option<PathBuf>,
     hba: Option<String>,
 }
 
@@ -37,7 +38,7 @@ impl Default for PostgresOptions {
             }
             Err(_) => 15,
         };
-        PostgresOptions { major, settings: Vec::new(), files: Vec::new(), hba: None }
+        PostgresOptions { major, settings: Vec::new(), files: Vec::new(), locales: None, hba: None }
     }
 }
 
@@ -65,6 +66,12 @@ impl PostgresOptions {
         self
     }
 
+    /// The directory with the locales that the server has, instead of the system's.
+    pub fn locales(mut self, directory: &Path) -> Self {
+        self.locales = Some(directory.to_owned());
+        self
+    }
+
     /// All of `pg_hba.conf`, instead of trust on the unix socket and SCRAM over TCP.
     pub fn hba(mut self, lines: &str) -> Self {
         self.hba = Some(lines.to_owned());
@@ -79,6 +86,7 @@ pub struct Postgres {
     major: u32,
     port: u16,
     programs: PathBuf,
+    locales: Option<PathBuf>,
     // Dropped last: the server's files are removed when it has ended.
     home: tempfile::TempDir,
 }
@@ -92,7 +100,8 @@ impl Postgres {
         SWEEP.call_once(remove_what_killed_tests_left);
         let home = new_home();
         copy(&template, &home.path().join("data"));
-        let server = Postgres { child: None, major: options.major, port: 0, programs, home };
+        let server =
+            Postgres { child: None, major: options.major, port: 0, programs, locales: options.locales, home };
         server.configure(&options.settings);
         for (name, contents) in &options.files {
             server.write(name, contents);
@@ -128,8 +137,14 @@ impl Postgres {
         for slot in fs::read_dir(home.path().join("data/pg_replslot")).expect("list the slots").flatten() {
             fs::remove_dir_all(slot.path()).expect("remove a copied slot");
         }
-        let standby =
-            Postgres { child: None, major: self.major, port: 0, programs: self.programs.clone(), home };
+        let standby = Postgres {
+            child: None,
+            major: self.major,
+            port: 0,
+            programs: self.programs.clone(),
+            locales: self.locales.clone(),
+            home,
+        };
         standby.write("standby.signal", b"");
         let primary = format!(
             "host={} port={} user=postgres dbname=postgres application_name=standby",
@@ -283,6 +298,9 @@ impl Postgres {
         let mut command = as_server(Command::new(self.programs.join("postgres")));
         command.arg("-D").arg(self.data_dir()).stdin(Stdio::null()).current_dir(self.home.path());
         command.stdout(log.try_clone().expect("share the server's log")).stderr(log);
+        if let Some(locales) = &self.locales {
+            command.env("LOCPATH", locales);
+        }
         // Its own group: Ctrl-C at the terminal is for the tests, which then end it.
         command.process_group(0);
         let mut child = child::spawn(command, libc::SIGQUIT).expect("start postgres");
