@@ -90,7 +90,7 @@ pub struct Contents {
     pub stamp: String,
     /// What the snapshot of all of the rows sees, where they share one.
     pub visibility: Option<Visibility>,
-    /// Otherwise the parts in key order: their last keys, and what they see. Each sees no less than the one before, but
+    /// Otherwise the parts in key order: their last keys, and what they see. Each sees more than the one before, but
     /// for what lies behind all keys: that, without a key, is as old as the search for the last one.
     pub chunks: Vec<(Option<Vec<String>>, Visibility)>,
     /// How many.
@@ -215,7 +215,13 @@ impl Job {
                 let Stage::Reading(contents) = &mut table.stage else { return };
                 contents.rows += rows;
                 if let Part::Keys { through, visibility } = part {
-                    contents.chunks.push((through.clone(), visibility.clone()));
+                    match contents.chunks.last_mut() {
+                        // One part: a large table has many, which see the same while nobody writes.
+                        Some((last, same)) if through.is_some() && same == visibility => {
+                            last.clone_from(through);
+                        }
+                        _ => contents.chunks.push((through.clone(), visibility.clone())),
+                    }
                     if through.is_none() {
                         table.stage = Stage::Read(contents.clone());
                     }
@@ -377,7 +383,8 @@ mod tests {
         let told = job(&marks);
         assert!(told.is_read() && told.wanted().is_empty() && told.rows == 50);
         let Stage::Read(contents) = &told.tables[&1].stage else { panic!("{:?}", told.tables[&1]) };
-        assert_eq!((contents.rows, contents.chunks.len()), (30, 3));
+        // Those that see the same are one, and what lies behind all keys stays apart.
+        assert_eq!((contents.rows, contents.chunks.len()), (30, 2));
 
         // Held again, all that was read of it is void; and what another job has is read there.
         let Mark::Hold { schema, table, .. } = hold(2) else { unreachable!() };

@@ -4,14 +4,13 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// What `pg_current_snapshot()` says (PostgreSQL manual, "Transaction ID and Snapshot Information Functions").
+/// What `pg_current_snapshot()` says (PostgreSQL manual, "Transaction ID and Snapshot Information Functions"), without
+/// what makes no difference: equal ones see the same.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Visibility {
-    /// Every transaction below has ended.
-    xmin: u64,
-    /// Every transaction from here on had not ended.
+    /// Every transaction from here on had not ended, and the one before had.
     xmax: u64,
-    /// Those between that had not ended, in rising order.
+    /// Those below that had not ended, in rising order.
     in_progress: Vec<u64>,
 }
 
@@ -21,7 +20,7 @@ impl Visibility {
     pub fn sees(&self, xid: u32) -> bool {
         let distance = xid.wrapping_sub(self.xmax as u32).cast_signed();
         let xid = self.xmax.saturating_add_signed(distance.into());
-        xid < self.xmin || (xid < self.xmax && self.in_progress.binary_search(&xid).is_err())
+        xid < self.xmax && self.in_progress.binary_search(&xid).is_err()
     }
 }
 
@@ -37,12 +36,16 @@ impl FromStr for Visibility {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let read = || {
             let mut fields = text.splitn(3, ':');
-            let xmin = fields.next()?.parse().ok()?;
-            let xmax = fields.next()?.parse().ok()?;
+            // The oldest that had not ended, which the list says too.
+            fields.next()?.parse::<u64>().ok()?;
+            let mut xmax: u64 = fields.next()?.parse().ok()?;
             let list = fields.next()?.split(',').filter(|xid| !xid.is_empty());
             let mut in_progress = list.map(|xid| xid.parse().ok()).collect::<Option<Vec<u64>>>()?;
             in_progress.sort_unstable();
-            Some(Visibility { xmin, xmax, in_progress })
+            while in_progress.pop_if(|last| xmax.checked_sub(1) == Some(*last)).is_some() {
+                xmax -= 1;
+            }
+            Some(Visibility { xmax, in_progress })
         };
         read().ok_or_else(|| ParseVisibilityError(text.to_owned()))
     }
@@ -72,6 +75,15 @@ mod tests {
                 assert_eq!(sees(offset), expected, "{base} {offset}");
             }
         }
+    }
+
+    #[test]
+    fn those_that_see_the_same_are_equal() {
+        let read = |text: &str| text.parse::<Visibility>().unwrap();
+        assert_eq!(read("10:20:15"), read("15:20:15"));
+        assert_eq!(read("15:20:15,18,19"), read("15:18:15"));
+        assert_ne!(read("10:20:15"), read("10:20:16"));
+        assert_eq!(read("0:1:0"), read("0:0:"));
     }
 
     #[test]

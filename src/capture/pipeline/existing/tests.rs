@@ -12,7 +12,7 @@ use crate::capture::spool::Spools;
 use crate::change::{Column, ReplicaIdentity, TypeForm};
 use crate::log::local::{LocalLog, LocalReader, LocalWriter, Options};
 use crate::log::record_batch::BatchHeader;
-use crate::log::{LogReader, Offset};
+use crate::log::{LogReader, Offset, PartitionId};
 use crate::postgres::snapshot::{ReadFrom, Visibility};
 use crate::task::TaskDefinition;
 
@@ -675,6 +675,59 @@ async fn rows_and_what_they_lack_are_told_once_whatever_interrupts() {
     }
     println!("{releases} releases, {agains} tables read again");
     assert!(alone || releases as u64 >= count, "{releases}");
+}
+
+// I2
+#[test]
+fn parts_that_see_the_same_are_one_and_every_change_belongs_where_it_did() {
+    const XIDS: u32 = 30;
+    for seed in 1..300 {
+        let mut random = Random(seed);
+        // Each part sees what the one before did, or more.
+        let (mut ended, mut parts) = (BTreeSet::new(), Vec::new());
+        let mut seen = |random: &mut Random| -> Visibility {
+            if random.one_in(2) {
+                ended.insert(random.below(XIDS as usize) as u64);
+            }
+            let open: Vec<_> = (0..XIDS.into()).filter(|xid| !ended.contains(xid)).collect();
+            let listed: Vec<_> = open.iter().map(u64::to_string).collect();
+            format!("{}:{XIDS}:{}", open[0], listed.join(",")).parse().unwrap()
+        };
+        let end = seen(&mut random);
+        for key in 0..1 + random.below(12) {
+            parts.push((Some(vec![(key + 10).to_string()]), seen(&mut random)));
+        }
+        parts.push((None, end));
+        let mut job = Job::new(Place { number: 1, marks: PartitionId(0), changes: PartitionId(1) });
+        let (schema, table, key) = ("s".to_owned(), "t".to_owned(), vec!["id".to_owned()]);
+        job.apply(&Mark::Hold { oid: HELD, schema, table, epoch: 1, lsn: 7, rows: 0, start: false });
+        job.apply(&Mark::Begin { oid: HELD, epoch: 1, key, visibility: None, stamp: String::new() });
+        for (through, visibility) in &parts {
+            let part = Part::Keys { through: through.clone(), visibility: visibility.clone() };
+            job.apply(&Mark::Rows { oid: HELD, epoch: 1, part, rows: 1, bytes: 1 });
+        }
+        let Stage::Read(contents) = &job.tables[&HELD].stage else { panic!("{job:?}") };
+        let mut different: Vec<_> = parts[..parts.len() - 1].iter().map(|(_, seen)| seen).collect();
+        different.dedup();
+        assert_eq!(contents.chunks.len(), different.len() + 1, "seed {seed}");
+        let told = Told::Rows(contents.clone());
+        for (key, xid) in (10..24).flat_map(|key| (0..XIDS).map(move |xid| (key.to_string(), xid))) {
+            let holds = |(through, _): &&(Option<Vec<String>>, Visibility)| {
+                through.as_ref().is_none_or(|through| key <= through[0])
+            };
+            let lacks = !parts.iter().find(holds).unwrap().1.sees(xid);
+            let body = [b"I", &HELD.to_be_bytes()[..], b"N", &tuple(&[Some(key.clone()), None])].concat();
+            let transaction = Transaction { xid, ..read_under(Lsn(1)) };
+            let shape = Arc::new(shape(HELD));
+            let change = Assembled { transaction, shape, lsn: Lsn(1), ordinal: 0, in_stream: false, body };
+            let (mut cells, mut questions, mut window) = (Cells::default(), Vec::new(), Window::default());
+            let message = pgoutput::parse(&change.body, false, &mut cells).unwrap();
+            let (old, new) = judge(Some(&told), &change, &message, &mut questions).unwrap();
+            window.answer(HELD, questions.iter().map(|asked| asked.key > asked.bound).collect());
+            let wanted = window.wanted(&Held { change, old, new });
+            assert_eq!(wanted.is_some(), lacks, "key {key}, transaction {xid}, seed {seed}");
+        }
+    }
 }
 
 // I2
