@@ -525,10 +525,14 @@ async fn publications_that_are_not_as_we_make_them_are_refused_with_the_sql_that
 }
 
 async fn check(client: &Client, task: &str) -> PrecheckReport {
+    check_published(client, task, SourceOptions::default()).await
+}
+
+async fn check_published(client: &Client, task: &str, publish: SourceOptions) -> PrecheckReport {
     let options = PrecheckOptions {
         task: task.to_owned(),
         objects: Objects::default(),
-        publish: SourceOptions::default(),
+        publish,
         slot_may_exist: false,
     };
     precheck::run(client, &options).await.expect("precheck")
@@ -555,6 +559,31 @@ async fn a_sound_source_passes_and_its_weak_tables_are_named() {
     assert!(detail.contains("1 of 2 tables") && detail.contains("\"public\".\"keyless\""), "{detail}");
     assert!(remedy.contains("ALTER TABLE \"public\".\"keyless\" REPLICA IDENTITY FULL;"), "{remedy}");
     assert!(outcome(&report, "effects_on_users").1.contains("until the next poll"));
+}
+
+#[tokio::test]
+async fn a_filter_or_columns_that_cannot_be_meant_keep_a_task_from_starting() {
+    if PostgresOptions::default().version() < 15 {
+        return println!("not tested: PostgreSQL 14 has neither");
+    }
+    let (_server, client) = start().await;
+    run(&client, "CREATE TABLE t (id int PRIMARY KEY, note text); CREATE TABLE u (id int PRIMARY KEY)").await;
+    for (options, reason) in [
+        (r#"{"name":"public.t","where":"nosuch > 1"}"#, "column \"nosuch\" does not exist"),
+        (r#"{"name":"public.t","where":"note"}"#, "must be type boolean"),
+        (r#"{"name":"public.t","where":"true); DROP TABLE t; --"}"#, "syntax error"),
+        (r#"{"name":"public.*","columns":["id","note"]}"#, "\"public\".\"u\": "),
+        // Not the whole row.
+        (r#"{"name":"public.t","where":"id > 1","columns":["id","t"]}"#, "column t.t does not exist"),
+    ] {
+        let publish = serde_json::from_str(&format!(r#"{{"table_options":[{options}]}}"#)).unwrap();
+        let report = check_published(&client, "t", publish).await;
+        let (result, detail, remedy) = outcome(&report, "table_options");
+        assert!(result == Outcome::Failed && detail.contains("1 tables have"), "{report}");
+        assert!(detail.contains(reason) && remedy.contains("correct where and columns"), "{report}");
+    }
+    let right = r#"{"table_options":[{"name":"public.t","where":"id > 1 -- some","columns":["id","note"]}]}"#;
+    assert!(check_published(&client, "t", serde_json::from_str(right).unwrap()).await.passed());
 }
 
 #[tokio::test]

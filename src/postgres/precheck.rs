@@ -325,10 +325,11 @@ async fn published(
         return Ok(vec![Check::failed(name, detail, remedy)]);
     }
     let mut checks = Vec::new();
-    let wrong = publication::wrong_filters(client, &options.publish, tables).await?;
+    let wrong = publication::all_wrong_options(client, &options.publish, tables).await?;
     if !wrong.is_empty() {
-        let detail = format!("tables with a wrong filter are not captured: {}", wrong.join("; "));
-        checks.push(Check::warning(name, detail, "correct where of these tables"));
+        let named = wrong.iter().take(NAMED_TABLES).cloned().collect::<Vec<_>>().join("; ");
+        let detail = format!("{} tables have a wrong filter or wrong columns: {named}", wrong.len());
+        checks.push(Check::failed(name, detail, "correct where and columns of these tables"));
     }
     let idle = options.publish.unmatched(tables);
     if !idle.is_empty() {
@@ -449,7 +450,9 @@ fn effects(task: &str) -> Check {
         format!(
             "a key dropped where no trigger is installed, or a column of one that a filter looks at, makes UPDATE and \
              DELETE on that table fail until the next poll (about a second); ALTER TABLE ... SET UNLOGGED is refused until the table leaves the publications \
-             {} and {}",
+             {} and {}; where rows that exist are read, as many connections as snapshot.connections says lock a \
+             table against ALTER and DROP (ACCESS SHARE) for a piece at a time, and one holds back VACUUM for up to \
+             snapshot.max_age_minutes; with source.join_at_creation an event trigger runs after each CREATE TABLE",
             publication::full_name(task),
             publication::insert_only_name(task)
         ),

@@ -28,8 +28,8 @@ use super::catalog::TrackedTable;
 use super::sql::{SqlError, quoted};
 
 pub use membership::{
-    Joined, NotCaptured, Reconciled, advisory_lock, listed, open_now, reconcile, settled, weaknesses,
-    wrong_filters,
+    Joined, NotCaptured, Reconciled, advisory_lock, all_wrong_options, listed, open_now, reconcile, settled,
+    weaknesses,
 };
 pub use options::{OptionsError, Origin, Partitions, Published, SourceOptions, TableOptions, Weakness};
 

@@ -308,10 +308,10 @@ impl Work<'_> {
                 self.outcome.not_captured.push(self.not_owned(table, place, step));
                 self.leave_full(step).await
             }
-            (Some(table), Some(_)) => match wrong_filter(self.client, table).await? {
+            (Some(table), Some(_)) => match wrong_options(self.client, table).await? {
                 None => self.run(step).await,
                 Some(reason) => {
-                    let sql = "correct its where".to_owned();
+                    let sql = "correct its where and its columns".to_owned();
                     self.outcome.not_captured.push(NotCaptured { table: table.clone(), reason, sql });
                     self.leave_full(step).await
                 }
@@ -445,27 +445,33 @@ fn may_pass(error: &SqlError) -> bool {
     matches!(code, Some("55P03" | "40P01" | "40001" | "57014" | "42P01" | "3F000" | "42710" | "42704"))
 }
 
-/// Why the table's filter is no condition on its rows. What the server takes here as part of one statement cannot be more
-/// than part of one in ours either.
-async fn wrong_filter(client: &Client, table: &TrackedTable) -> Result<Option<String>, SqlError> {
-    let Some(filter) = &table.published.filter else { return Ok(None) };
-    let sql = format!("SELECT FROM ONLY {table} WHERE ({filter}\n) AND true");
-    match client.prepare(&sql).await.map_err(|error| SqlError::new("use its filter", error)) {
+/// Why the table's filter is no condition on its rows, or its columns are none of it. What the server takes here as part of
+/// one statement cannot be more than part of one in ours either.
+async fn wrong_options(client: &Client, table: &TrackedTable) -> Result<Option<String>, SqlError> {
+    let (filter, columns) = (&table.published.filter, &table.published.columns);
+    if filter.is_none() && columns.is_none() {
+        return Ok(None);
+    }
+    let columns = columns.iter().flatten().map(|column| format!("{table}.{}", quoted(column)));
+    let columns = columns.collect::<Vec<_>>().join(", ");
+    let filter = filter.as_deref().unwrap_or("true");
+    let sql = format!("SELECT {columns} FROM ONLY {table} WHERE ({filter}\n) AND true");
+    match client.prepare(&sql).await.map_err(|error| SqlError::new("use its filter and columns", error)) {
         Ok(_) => Ok(None),
         Err(error) if error.sqlstate.is_some() && !error.is_transient() => Ok(Some(error.to_string())),
         Err(error) => Err(error),
     }
 }
 
-/// The filters that are no condition on their table's rows, a sentence each.
-pub async fn wrong_filters(
+/// The tables of which filter or columns cannot be meant, a sentence each.
+pub async fn all_wrong_options(
     client: &Client,
     options: &SourceOptions,
     tables: &[TrackedTable],
 ) -> Result<Vec<String>, SqlError> {
     let mut wrong = Vec::new();
     for table in arrange(options, tables, &FilterColumns::new()) {
-        wrong.extend(wrong_filter(client, &table).await?.map(|reason| format!("{table}: {reason}")));
+        wrong.extend(wrong_options(client, &table).await?.map(|reason| format!("{table}: {reason}")));
     }
     Ok(wrong)
 }
