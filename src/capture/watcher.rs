@@ -195,7 +195,8 @@ impl Poll<'_> {
     /// Brings the publications in step with the tables, and has a gap event written for each table that joins late.
     async fn reconcile(&mut self, reports: &mpsc::Sender<Report>) -> Result<(), PollError> {
         let objects = self.options.objects.borrow().clone();
-        let fingerprint = (catalog::fingerprint(&self.control).await?, objects);
+        let fingerprint =
+            (catalog::fingerprint(&self.control, self.control.server_version()).await?, objects);
         let objects = &fingerprint.1;
         let known = self.fingerprint.as_ref() == Some(&fingerprint);
         let due = self.look_again.is_some_and(|at| Instant::now() >= at);

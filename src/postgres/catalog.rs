@@ -471,30 +471,43 @@ pub async fn unmatched(
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fingerprint(String);
 
-/// One quick query whose answer changes when a table or its replica identity comes, goes or changes, or somebody alters
-/// a publication: what the poll asks each second, to look closer only when it must.
+/// One quick query whose answer changes when a table or its replica identity comes, goes or changes, a column of a table
+/// that is published in part gets another name, one is not generated any more, or somebody alters a publication: what the poll asks each second, to look closer only when it must.
 ///
 /// What it does not see are memberships of roles: so look closer now and then all the same, and always while a table
 /// waits for something.
-pub async fn fingerprint(client: &Client) -> Result<Fingerprint, SqlError> {
-    // Sums of hashes do not depend on the order of the rows, so nothing needs to be sorted.
-    const SQL: &str = "
+pub async fn fingerprint(client: &Client, server_version: u32) -> Result<Fingerprint, SqlError> {
+    // Sums of hashes do not depend on the order of the rows, so nothing needs to be sorted. What generates a
+    // column is kept like a default, and dropped with it.
+    let in_part = match server_version {
+        150_000.. => "r.prattrs IS NOT NULL OR r.prqual IS NOT NULL",
+        _ => "false",
+    };
+    let sql = format!("
+        WITH tables AS (
+            SELECT oid, relname, relnamespace, relowner, relreplident, relpersistence, relkind, relnatts, relacl,
+                   relrowsecurity, relforcerowsecurity
+            FROM pg_class WHERE relkind IN ('r', 'p', 'm', 'f', 'v') AND oid >= 16384 AND relpersistence <> 't')
         SELECT concat_ws(':',
             (SELECT concat(count(*), '/', sum(hashtextextended(concat_ws(' ', c.oid, c.relname, c.relnamespace,
                     c.relowner, c.relreplident, c.relpersistence, c.relkind, c.relnatts, c.relacl::text,
                     c.relrowsecurity, c.relforcerowsecurity), 0)))
-             FROM pg_class c WHERE c.relkind IN ('r', 'p', 'm', 'f', 'v') AND c.oid >= 16384
-                               AND c.relpersistence <> 't'),
+             FROM tables c),
             (SELECT concat(count(*), '/', sum(hashtextextended(concat_ws(' ', i.indexrelid, i.indrelid,
                     i.indisprimary, i.indisreplident, i.indisvalid, i.indimmediate), 0)))
-             FROM pg_index i WHERE (i.indisprimary OR i.indisreplident) AND i.indrelid >= 16384),
+             FROM pg_index i JOIN tables c ON c.oid = i.indrelid WHERE i.indisprimary OR i.indisreplident),
             (SELECT concat(count(*), '/', sum(hashtextextended(concat_ws(' ', inhrelid, inhparent), 0)))
              FROM pg_inherits),
-            (SELECT sum(hashtextextended(concat_ws(' ', n.oid, n.nspname, n.nspacl::text), 0)) FROM pg_namespace n),
+            (SELECT sum(hashtextextended(concat_ws(' ', n.oid, n.nspname, n.nspacl::text), 0))
+             FROM pg_namespace n WHERE n.nspname !~ '^pg_(toast_)?temp_'),
             (SELECT sum(hashtextextended(p::text, 0)) FROM pg_publication p),
-            (SELECT concat(count(*), '/', sum(hashtextextended(r::text, 0))) FROM pg_publication_rel r))";
+            (SELECT concat(count(*), '/', sum(hashtextextended(r::text, 0))) FROM pg_publication_rel r),
+            (SELECT sum(hashtextextended(concat_ws(' ', a.attrelid, a.attnum, a.attname), 0))
+             FROM pg_publication_rel r JOIN pg_attribute a ON a.attrelid = r.prrelid AND a.attnum > 0
+             WHERE {in_part}),
+            (SELECT sum(d.oid::int8) FROM pg_attrdef d JOIN tables c ON c.oid = d.adrelid))");
     let failed = |error| SqlError::new("look for new and changed tables", error);
-    let row = client.query_one(SQL, &[]).await.map_err(failed)?;
+    let row = client.query_one(&sql, &[]).await.map_err(failed)?;
     row.try_get(0).map(Fingerprint).map_err(failed)
 }
 

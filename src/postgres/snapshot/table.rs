@@ -97,7 +97,11 @@ pub(super) async fn stamps(
     task: &str,
     oids: &[u32],
 ) -> Result<HashMap<u32, String>, SqlError> {
-    let published = if control.server_version() >= 150_000 { "r.prattrs, r.prqual" } else { "true" };
+    let published = match control.server_version() {
+        180_000.. => "r.prattrs, r.prqual, p.pubgencols",
+        150_000.. => "r.prattrs, r.prqual",
+        _ => "true",
+    };
     let sql = format!(
         "SELECT c.oid, concat_ws('/', pg_relation_filenode(c.oid), n.nspname, c.relname, c.relreplident,
              (SELECT hashtextextended(string_agg(concat_ws(' ', a.attnum, a.attname, a.atttypid, a.atttypmod,
