@@ -30,6 +30,7 @@
 //! [`session::Capture`] is one task that owns the stream, the pipeline and the writer. A [`watcher`] beside it polls the
 //! source over a connection of its own (new tables, the slot, lag, heartbeats) and reports over a bounded channel.
 
+mod announced;
 mod existing;
 mod form;
 mod marks;

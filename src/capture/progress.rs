@@ -33,6 +33,10 @@ pub struct CapturedTable {
     pub schema: String,
     /// Table name.
     pub name: String,
+    /// Schemas and names of the partitioned tables above it.
+    pub above: Vec<(String, String)>,
+    /// Schema and name of the one among them as which it is told; `None` where it is told as itself.
+    pub told_as: Option<(String, String)>,
     /// Whether only inserts and truncates are.
     pub insert_only: bool,
     /// What to run so that its rows can be read; `None` where they can.

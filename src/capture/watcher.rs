@@ -1,7 +1,7 @@
 //! Beside the stream: polls the source over a connection of its own, keeps the publications in step with the tables,
 //! sends heartbeats, and reports what the session has to know. Trouble here never ends a session; it is tried again.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::announced::{Announced, Announcement, Extent, announced_tables, set_announced_tables};
 use super::progress::{CapturedTable, Shortfalls};
 use super::session::CaptureOptions;
 use crate::change::{Gap, Lsn};
@@ -19,10 +20,10 @@ use crate::postgres::connect::{self, Control};
 use crate::postgres::heartbeat;
 use crate::postgres::objects::{Objects, ObjectsChange};
 use crate::postgres::publication::creation::{self, JoinedAtCreation};
-use crate::postgres::publication::{self, Joined, NotCaptured, PublicationError, Reconciled};
+use crate::postgres::publication::{self, Joined, NotCaptured, PublicationError, Reconciled, Roots};
 use crate::postgres::relations::{self, Refused};
 use crate::postgres::slot::{self, SlotTrouble};
-use crate::state::{StateError, Store};
+use crate::state::Store;
 
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// How often to try again with tables that cannot be captured.
@@ -161,6 +162,15 @@ struct Poll<'a> {
     creation: Option<(Objects, bool)>,
 }
 
+/// Partitions that have come to be told as another table, and are not empty since they were made.
+#[derive(Default)]
+struct Arrived {
+    /// They have been written to.
+    written: HashSet<u32>,
+    /// Somebody has them locked: the next poll looks again.
+    locked: HashSet<u32>,
+}
+
 type PollError = Box<dyn std::error::Error + Send + Sync>;
 
 impl Poll<'_> {
@@ -186,9 +196,9 @@ impl Poll<'_> {
             None => Some("it was dropped".to_owned()),
         };
         reports.send(Report::Source { lsn, retained, slot_lost }).await?;
+        self.begin_snapshots(reports).await?;
         self.reconcile(reports).await?;
         self.published = Some(lsn);
-        self.begin_snapshots(reports).await?;
         self.heartbeat().await
     }
 
@@ -221,14 +231,15 @@ impl Poll<'_> {
         // What is in no publication any more has missed changes, whoever took it out, and a crash of ours may have kept that
         // from being saved: it joins like a new table (I5).
         let still_listed = saved.iter().filter(|(oid, _)| listed.contains(oid));
-        let still_listed: Announced = still_listed.map(|(oid, extent)| (*oid, *extent)).collect();
-        let announced = with_whole(&still_listed, &whole);
+        let still_listed = still_listed.map(|(oid, announcement)| (*oid, *announcement));
+        let may_join = |table: &&TrackedTable| table.owned_by_us || listed.contains(&table.oid);
+        let roots = Roots::of(self.options.publish.partitions_as, tracked.iter().filter(may_join));
+        let announced: Announced =
+            whole_ones(&tracked, &whole, &roots).into_iter().chain(still_listed).collect();
         let is_late = |table: &&TrackedTable| {
-            !announced.contains_key(&table.oid)
-                && (table.owned_by_us || listed.contains(&table.oid))
-                && self.options.publish.tells_by_own_name(table)
+            !announced.contains_key(&table.oid) && may_join(table) && roots.told_as(table) == table.oid
         };
-        let late: Vec<&TrackedTable> = tracked.iter().filter(is_late).collect();
+        let late = roots.with_rows(tracked.iter().filter(is_late));
         let mut earlier = Reconciled::default();
         if !late.is_empty() {
             // Users' statements may be failing for want of a move, which does not wait for the log (I7).
@@ -236,15 +247,25 @@ impl Poll<'_> {
             let known: Vec<TrackedTable> = tracked.iter().filter(is_known).cloned().collect();
             earlier = self.publish(reports, &known, &listed).await?;
         }
-        let held = hold(reports, late).await?;
+        let mut held = hold(reports, late).await?;
         let done = self.publish(reports, &tracked, &listed).await?.after(earlier);
         let tables = &done.tables;
+        let captured: Vec<&TrackedTable> =
+            tables.iter().filter(|table| !is_left_out(&done, table.oid)).collect();
+        let has_arrived = |table: &&TrackedTable| {
+            let told_as = roots.told_as(table);
+            let is_known = announced.get(&table.oid).is_some_and(|before| before.told_as == told_as);
+            !table.partitioned && told_as != table.oid && !is_known && !held.contains(&told_as)
+        };
+        let arrived = self.look_at_parts(captured.iter().copied().filter(has_arrived)).await?;
+        let written = tracked.iter().filter(|table| arrived.written.contains(&table.oid));
+        held.extend(hold(reports, roots.with_rows(written)).await?);
         let resting = resting.iter().map(|table| table.oid).collect();
         self.let_rest(resting, done.busy.iter().map(|table| table.oid).filter(|oid| held.contains(oid)));
         let waits = !done.not_captured.is_empty() || self.creation.is_none();
         self.look_again = waits.then(|| Instant::now() + LOOK_AGAIN_INTERVAL);
         reports.send(Report::Shortfalls(shortfalls(tables, &done, &refused, unmatched))).await?;
-        reports.send(Report::Captured(captured(tables, &done))).await?;
+        reports.send(Report::Captured(captured_tables(&captured, &roots))).await?;
         let mut now_announced = Announced::new();
         let mut gaps = Vec::new();
         for table in &done.moved_to_insert_only {
@@ -256,15 +277,21 @@ impl Poll<'_> {
         }
         for table in tables {
             let before = announced.get(&table.oid).copied();
-            let extent = Extent::of(table);
-            let told = before.is_some_and(|before| before >= extent) || held.contains(&table.oid);
-            let now = if is_left_out(&done, table.oid) {
+            let present = Announcement::of(table, &roots);
+            let is_part = present.told_as != table.oid;
+            let known = before.filter(|before| !is_part || before.told_as == present.told_as);
+            let is_new_part = is_part && known.is_none() && !arrived.written.contains(&table.oid);
+            let told = known.is_some_and(|known| known.extent >= present.extent)
+                || is_new_part
+                || held.contains(&present.told_as)
+                || !roots.has_rows(table);
+            let now = if is_left_out(&done, table.oid) || arrived.locked.contains(&table.oid) {
                 before
             } else if told {
-                Some(extent)
+                Some(present)
             } else if let Some(from) = self.complete_from(&done, table.oid).await? {
-                gaps.push(late_gap(table, before, from));
-                Some(extent)
+                gaps.push(late_gap(table, known.map(|known| known.extent), from));
+                Some(present)
             } else {
                 before
             };
@@ -292,9 +319,24 @@ impl Poll<'_> {
         // Our own changes to the publications move the fingerprint: the next poll takes the settled one.
         let unchanged =
             done.added.is_empty() && done.moved_to_full.is_empty() && done.moved_to_insert_only.is_empty();
-        self.fingerprint =
-            (done.busy.is_empty() && self.resting.is_empty() && unchanged).then_some(fingerprint);
+        let is_settled =
+            done.busy.is_empty() && self.resting.is_empty() && arrived.locked.is_empty() && unchanged;
+        self.fingerprint = is_settled.then_some(fingerprint);
         Ok(())
+    }
+
+    /// Looks at partitions that have come to be told as another table, whether that lacks something of them: rows that were
+    /// written before, and updates from before the partition joined.
+    async fn look_at_parts(&self, tables: impl Iterator<Item = &TrackedTable>) -> Result<Arrived, PollError> {
+        let mut arrived = Arrived::default();
+        for table in tables {
+            match publication::was_written(&self.control, table.oid).await? {
+                Some(true) => arrived.written.insert(table.oid),
+                Some(false) => false,
+                None => arrived.locked.insert(table.oid),
+            };
+        }
+        Ok(arrived)
     }
 
     /// Leaves tables alone that were `locked` when they were to join, the longer the more often; others than these and
@@ -349,28 +391,29 @@ impl Poll<'_> {
     }
 
     /// Has the changes of the tables held of which somebody wants a snapshot. The reader takes it from there.
-    async fn begin_snapshots(&self, reports: &mpsc::Sender<Report>) -> Result<(), PollError> {
+    async fn begin_snapshots(&mut self, reports: &mpsc::Sender<Report>) -> Result<(), PollError> {
         let wanted = self.options.snapshots.wanted();
         if wanted.is_empty() {
             return Ok(());
         }
         let meant =
             ObjectsChange { include: Some(wanted.clone()), exclude: None }.apply(&Objects::default())?;
-        let tables = catalog::tracked_tables(&self.control, &meant).await?;
+        let objects = self.options.objects.borrow().clone();
+        let mut tables = catalog::tracked_tables(&self.control, &objects).await?;
         let listed = publication::listed(&self.control, &self.options.task).await?;
-        let tables: Vec<&TrackedTable> = tables.iter().filter(|table| listed.contains(&table.oid)).collect();
+        tables.retain(|table| listed.contains(&table.oid));
+        let roots = Roots::of(self.options.publish.partitions_as, tables.iter());
+        let is_meant = |table: &&TrackedTable| meant.select(table.names());
+        let tables = roots.with_rows(tables.iter().filter(is_meant));
         for table in &tables {
             if let Some(sql) = &table.unreadable {
                 warn!(task = self.options.task, %table, "a snapshot is wanted of what cannot be read; run: {sql}");
             }
         }
-        let (tables, by_root): (Vec<_>, Vec<_>) =
-            tables.into_iter().partition(|table| self.options.publish.tells_by_own_name(table));
-        for table in by_root {
-            warn!(task = self.options.task, %table, "a snapshot is wanted of a partition that is told as another table");
-        }
         let held = hold(reports, tables).await?;
         info!(task = self.options.task, tables = held.len(), "the rows of tables are read, as was asked for");
+        // The session begins to read when it hears that everything is published.
+        self.fingerprint = None;
         Ok(self.options.snapshots.clone().done(wanted).await?)
     }
 
@@ -423,10 +466,9 @@ impl Poll<'_> {
 /// Has the changes of those of these tables held whose rows can be read, and gives the tables that are.
 async fn hold(
     reports: &mpsc::Sender<Report>,
-    tables: Vec<&TrackedTable>,
+    mut tables: Vec<TrackedTable>,
 ) -> Result<BTreeSet<u32>, PollError> {
-    let can_be_read = |table: &&TrackedTable| !table.partitioned && table.unreadable.is_none();
-    let tables: Vec<TrackedTable> = tables.into_iter().filter(can_be_read).cloned().collect();
+    tables.retain(|table| table.unreadable.is_none());
     if tables.is_empty() {
         return Ok(BTreeSet::new());
     }
@@ -437,52 +479,15 @@ async fn hold(
     Ok(oids)
 }
 
-/// What is announced, with the tables that lack nothing because they joined in their creating transaction.
-fn with_whole(saved: &Announced, whole: &[JoinedAtCreation]) -> Announced {
-    let extent = |full| if full { Extent::Full } else { Extent::Inserts };
-    let whole = whole.iter().map(|joined| (joined.oid, extent(joined.full)));
-    whole.chain(saved.iter().map(|(oid, extent)| (*oid, *extent))).collect()
-}
-
-/// The saved fact that holds the tables whose joining needs no gap event any more: OIDs, with a sign behind those of
-/// which only inserts are captured.
-const ANNOUNCED: &str = "announced_tables";
-
-/// How much of a table is captured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Extent {
-    /// Inserts and truncates, for want of a usable replica identity.
-    Inserts,
-    /// Everything.
-    Full,
-}
-
-impl Extent {
-    /// What is captured of a table that is where it belongs.
-    pub fn of(table: &TrackedTable) -> Self {
-        if table.published.updates { Extent::Full } else { Extent::Inserts }
-    }
-}
-
-/// By OID, the tables that are captured since the slot was made, or whose gap event is durable.
-pub type Announced = BTreeMap<u32, Extent>;
-
-fn announced_tables(store: &Store, task: &str) -> Result<Announced, StateError> {
-    let saved = store.fact(task, ANNOUNCED)?.unwrap_or_default();
-    let read = |entry: &str| match entry.strip_suffix('-') {
-        Some(oid) => Some((oid.parse().ok()?, Extent::Inserts)),
-        None => Some((entry.parse().ok()?, Extent::Full)),
+/// What is announced of the tables that lack nothing because they joined in their creating transaction.
+fn whole_ones(tracked: &[TrackedTable], whole: &[JoinedAtCreation], roots: &Roots) -> Announced {
+    let tracked: HashMap<u32, &TrackedTable> = tracked.iter().map(|table| (table.oid, table)).collect();
+    let announcement = |joined: &JoinedAtCreation| {
+        let extent = if joined.full { Extent::Full } else { Extent::Inserts };
+        let told_as = tracked.get(&joined.oid).map_or(joined.oid, |table| roots.told_as(table));
+        (joined.oid, Announcement { extent, told_as })
     };
-    Ok(saved.split(' ').filter_map(read).collect())
-}
-
-/// Saves them. Blocking.
-pub fn set_announced_tables(store: &Store, task: &str, tables: &Announced) -> Result<(), StateError> {
-    let write = |(oid, extent): (&u32, &Extent)| match extent {
-        Extent::Inserts => format!("{oid}-"),
-        Extent::Full => oid.to_string(),
-    };
-    store.set_fact(task, ANNOUNCED, &tables.iter().map(write).collect::<Vec<_>>().join(" "))
+    whole.iter().map(announcement).collect()
 }
 
 /// Whether a table is not captured, or only so far as its state allows.
@@ -491,16 +496,19 @@ pub fn is_left_out(done: &Reconciled, oid: u32) -> bool {
         || done.not_captured.iter().any(|left| left.table.oid == oid)
 }
 
-/// The tables that are captured.
-fn captured(tables: &[TrackedTable], done: &Reconciled) -> Arc<[CapturedTable]> {
-    let captured = tables.iter().filter(|table| !is_left_out(done, table.oid));
-    let table = |table: &TrackedTable| CapturedTable {
+/// What people are told of the tables that are captured.
+fn captured_tables(captured: &[&TrackedTable], roots: &Roots) -> Arc<[CapturedTable]> {
+    let names: HashMap<u32, (String, String)> =
+        captured.iter().map(|table| (table.oid, (table.schema.clone(), table.name.clone()))).collect();
+    let table = |table: &&TrackedTable| CapturedTable {
         schema: table.schema.clone(),
         name: table.name.clone(),
+        above: table.ancestors.iter().map(|above| (above.schema.clone(), above.name.clone())).collect(),
+        told_as: names.get(&roots.told_as(table)).filter(|_| roots.told_as(table) != table.oid).cloned(),
         insert_only: Extent::of(table) == Extent::Inserts && !table.partitioned,
         unreadable: table.unreadable.clone(),
     };
-    captured.map(table).collect()
+    captured.iter().map(table).collect()
 }
 
 /// The tables that are captured less than whole, in a sentence each.
@@ -583,22 +591,5 @@ fn left_publication(table: &TrackedTable, from: Lsn, to: Lsn) -> Gap {
             "table {schema}.{name} has lost its replica identity and cannot be published without one; its changes from {from} \
              on may be missing until it joins again"
         ),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::state::DataDir;
-
-    #[test]
-    fn what_is_announced_is_remembered_with_its_extent() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(&DataDir::open(directory.path()).unwrap()).unwrap();
-        store.add_task("t", "{}", "created", "", 0).unwrap();
-        assert_eq!(announced_tables(&store, "t").unwrap(), Announced::new());
-        let announced = Announced::from([(16_384, Extent::Full), (u32::MAX, Extent::Inserts)]);
-        set_announced_tables(&store, "t", &announced).unwrap();
-        assert_eq!(announced_tables(&store, "t").unwrap(), announced);
     }
 }

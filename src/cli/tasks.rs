@@ -5,7 +5,6 @@ use std::collections::HashSet;
 use tracing::info;
 
 use super::{Exit, Failure, precheck, say};
-use crate::capture::Start;
 use crate::change::Timestamp;
 use crate::config::WantedTask;
 use crate::postgres::source::SourceConfig;
@@ -33,8 +32,6 @@ pub async fn check_new(
     source: &SourceConfig,
     adopt_slot: bool,
 ) -> Result<(), Failure> {
-    let can_start = task.publish.check_start(task.start == Start::Snapshot);
-    can_start.map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
     let report = precheck::check(source, &task.name, &task.objects, &task.publish, adopt_slot).await?;
     say(&report);
     if report.passed() {

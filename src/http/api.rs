@@ -140,7 +140,11 @@ async fn snapshot(
 ) -> Result<Response, Refusal> {
     let (task, Json(request)) = (find(&site, &name)?, body?);
     let captured = task.progress.captured();
-    let meant_by = |pattern: &Pattern, table: &CapturedTable| pattern.matches(&table.schema, &table.name);
+    // What means a partitioned table means its partitions.
+    let meant_by = |pattern: &Pattern, table: &CapturedTable| {
+        let above = table.above.iter().any(|(schema, name)| pattern.matches(schema, name));
+        above || pattern.matches(&table.schema, &table.name)
+    };
     let is_idle = |pattern: &&Pattern| !captured.iter().any(|table| meant_by(pattern, table));
     if let Some(idle) = request.tables.iter().find(is_idle) {
         return Err(Refusal::new(
@@ -150,6 +154,18 @@ async fn snapshot(
         ));
     }
     let is_meant = |table: &&CapturedTable| request.tables.iter().any(|pattern| meant_by(pattern, table));
+    let asks_for_part = |table: &CapturedTable| {
+        let (schema, name) = table.told_as.clone()?;
+        let is_asked_for = request.tables.iter().any(|pattern| pattern.matches(&schema, &name));
+        (!is_asked_for).then(|| (format!("{}.{}", table.schema, table.name), format!("{schema}.{name}")))
+    };
+    if let Some((part, root)) = captured.iter().filter(is_meant).find_map(asks_for_part) {
+        return Err(Refusal::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            format!("{part} is a partition, whose rows are told as those of {root}"),
+            format!("nothing was started; ask for {root}"),
+        ));
+    }
     if let Some((table, sql)) =
         captured.iter().filter(is_meant).find_map(|table| Some((table, table.unreadable.as_ref()?)))
     {

@@ -291,6 +291,12 @@ pub struct TrackedTable {
 }
 
 impl TrackedTable {
+    /// Schema and name of the table and of the partitioned tables above it: what means one of them means it, too.
+    pub fn names(&self) -> impl Iterator<Item = (&str, &str)> + Clone {
+        let above = self.ancestors.iter().map(|above| (above.schema.as_str(), above.name.as_str()));
+        [(self.schema.as_str(), self.name.as_str())].into_iter().chain(above)
+    }
+
     /// What to run so that the role `user` can read all rows.
     fn needed_to_read(&self, select: bool, usage: bool, row_security: bool, user: &str) -> Option<String> {
         let user = quoted(user);
@@ -409,9 +415,7 @@ pub async fn tracked_tables(client: &Client, objects: &Objects) -> Result<Vec<Tr
     let names: HashMap<u32, TableName> = tables.iter().map(name).collect();
     let selected = |(mut table, above): (TrackedTable, Vec<u32>)| {
         table.ancestors = above.iter().filter_map(|oid| names.get(oid).cloned()).collect();
-        let above = table.ancestors.iter().map(|above| (above.schema.as_str(), above.name.as_str()));
-        let names = [(table.schema.as_str(), table.name.as_str())].into_iter().chain(above);
-        objects.select(names).then_some(table)
+        objects.select(table.names()).then_some(table)
     };
     Ok(tables.into_iter().filter_map(selected).collect())
 }

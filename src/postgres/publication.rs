@@ -20,6 +20,7 @@
 pub mod creation;
 mod membership;
 mod options;
+mod roots;
 
 use tokio_postgres::{Client, Row};
 
@@ -32,6 +33,7 @@ pub use membership::{
     weaknesses,
 };
 pub use options::{OptionsError, Origin, Partitions, Published, SourceOptions, TableOptions, Weakness};
+pub use roots::{Roots, was_written};
 
 /// Name of the publication of a task that publishes everything.
 pub fn full_name(task: &str) -> String {

@@ -9,13 +9,14 @@ use std::time::Duration;
 use tracing::{debug, info, warn};
 
 use super::{Capture, Form, KEEPALIVE_INTERVAL, Undecodable, query};
+use crate::capture::announced::{Announcement, set_announced_tables};
 use crate::capture::resume::{Facts, Plan, SlotFacts, plan};
 use crate::capture::{CaptureError, Start, watcher};
 use crate::change::{Gap, Lsn};
 use crate::log::{LogWriter, SourcePosition};
 use crate::postgres::catalog::TrackedTable;
 use crate::postgres::connect::{self, Control};
-use crate::postgres::publication::{self, PublicationError, PublicationState, Reconciled};
+use crate::postgres::publication::{self, PublicationError, PublicationState, Reconciled, Roots};
 use crate::postgres::replication::{
     Backlog, Begun, Feed, Reading, ReplicationConnection, ReplicationStream, SlotLife, Snapshot,
     StartOptions, StreamLimits,
@@ -64,9 +65,6 @@ impl<W: LogWriter> Capture<W> {
             )));
         }
         if let Err(error) = self.options.publish.check_server(server.version_num) {
-            return Err(CaptureError::Unfit(error.to_string()));
-        }
-        if let Err(error) = self.options.publish.check_start(self.options.start == Start::Snapshot) {
             return Err(CaptureError::Unfit(error.to_string()));
         }
         let system = replication.identify_system().await?;
@@ -344,17 +342,23 @@ impl<W: LogWriter> Capture<W> {
         done: &Reconciled,
         later: &[u32],
     ) -> Result<(), CaptureError> {
+        let roots = self.roots(tables, done);
         let is_told = |oid| !watcher::is_left_out(done, oid) && !later.contains(&oid);
         let told = tables.iter().filter(|table| is_told(table.oid));
-        let announced = told.map(|table| (table.oid, watcher::Extent::of(table))).collect();
-        self.store_call(move |store, task| watcher::set_announced_tables(store, task, &announced)).await
+        let announced = told.map(|table| (table.oid, Announcement::of(table, &roots))).collect();
+        self.store_call(move |store, task| set_announced_tables(store, task, &announced)).await
+    }
+
+    fn roots(&self, tables: &[TrackedTable], done: &Reconciled) -> Roots {
+        let published = tables.iter().filter(|table| !watcher::is_left_out(done, table.oid));
+        Roots::of(self.options.publish.partitions_as, published)
     }
 
     /// The tables whose existing rows a task begins with: of those that are captured, all or none.
     fn held_at_start(&self, tables: &[TrackedTable], done: &Reconciled) -> Vec<TrackedTable> {
         let is_wanted = self.options.start == Start::Snapshot;
         let held = tables.iter().filter(|table| is_wanted && !watcher::is_left_out(done, table.oid));
-        held.cloned().collect()
+        self.roots(tables, done).with_rows(held)
     }
 
     /// Writes where a new slot starts, before anything is read from it, and that these tables are held. It sends nothing

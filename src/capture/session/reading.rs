@@ -42,8 +42,11 @@ pub(super) struct Reading {
     stream_first_until: Instant,
     /// Whether it is time to look after the jobs.
     is_due: bool,
-    /// Whether the watcher has put every table that is held into the publications, or has left it out.
+    /// Whether the watcher has put every table that is held into the publications, or has left it out. Before that no
+    /// reader begins: one that sees some partitions of a table published would not wait for who writes to the others.
     is_published: bool,
+    /// Whether tables that were left out have still to be let go.
+    has_left_out: bool,
 }
 
 struct Running {
@@ -69,6 +72,7 @@ impl Reading {
             stream_first_until: Instant::now(),
             is_due: false,
             is_published: false,
+            has_left_out: false,
         }
     }
 
@@ -79,7 +83,7 @@ impl Reading {
 
     /// What is held now has been put into the publications, or is yet to be.
     pub(super) fn set_published(&mut self, is_published: bool) {
-        self.is_published = is_published;
+        (self.is_published, self.has_left_out) = (is_published, is_published);
     }
 
     /// Whether the stream is to stop at the next end of a transaction: under load hardly anything else ends there.
@@ -159,7 +163,7 @@ impl<W: LogWriter> Session<'_, W> {
         }
         self.reading.is_due = false;
         self.reading.stop_void().await;
-        if std::mem::take(&mut self.reading.is_published) {
+        if std::mem::take(&mut self.reading.has_left_out) {
             self.leave_unpublished().await?;
         }
         let jobs = self.capture.pipeline.jobs().iter();
@@ -200,7 +204,8 @@ impl<W: LogWriter> Session<'_, W> {
                 "the reading of existing rows was interrupted; going on with it"
             );
         }
-        if reading.failed.get(&job).is_none_or(|(at, _)| Instant::now() >= *at) {
+        let may_begin = reading.failed.get(&job).is_none_or(|(at, _)| Instant::now() >= *at);
+        if may_begin && reading.is_published {
             let wanted = self.capture.pipeline.wanted(job);
             let progress = reading.start(job, &self.capture.options, wanted);
             self.capture.progress.begin_reading(job, progress);

@@ -99,12 +99,6 @@ pub enum OptionsError {
     /// More than anybody writes.
     #[error("there are more than {MAX_TABLES} tables with filters or columns; use * to say it with fewer")]
     TooMany,
-    /// Rows are read, and held changes told apart, by the table that they are in.
-    #[error(
-        "a task cannot start with the rows that there are (start snapshot) and tell partitions as the table at the top \
-         (partitions_as root); leave out one of both"
-    )]
-    SnapshotByRoot,
     /// The server is too old.
     #[error(
         "{what} needs PostgreSQL {needs} or later, and the source is {has}; leave it out, or upgrade the source"
@@ -152,17 +146,6 @@ impl SourceOptions {
         Ok(())
     }
 
-    /// Makes sure that a task can begin so.
-    ///
-    /// # Errors
-    /// [`OptionsError::SnapshotByRoot`].
-    pub fn check_start(&self, with_rows: bool) -> Result<(), OptionsError> {
-        match with_rows && self.partitions_as == Partitions::Root {
-            true => Err(OptionsError::SnapshotByRoot),
-            false => Ok(()),
-        }
-    }
-
     /// Makes sure that a server of this `server_version_num` can do it.
     ///
     /// # Errors
@@ -198,12 +181,6 @@ impl SourceOptions {
         differences
     }
 
-    /// Whether a table's changes come under its own name, and not under that of a partitioned table above it: only then
-    /// can the rows that it has be told beside them.
-    pub fn tells_by_own_name(&self, table: &TrackedTable) -> bool {
-        self.partitions_as == Partitions::Leaf || table.ancestors.is_empty()
-    }
-
     /// The entries that mean none of these tables.
     pub fn unmatched(&self, tables: &[TrackedTable]) -> Vec<String> {
         let means =
@@ -214,10 +191,8 @@ impl SourceOptions {
 
     /// What is said of a table.
     fn of(&self, table: &TrackedTable) -> Option<&TableOptions> {
-        let above = table.ancestors.iter().map(|above| (&above.schema, &above.name));
-        let names: Vec<_> = [(&table.schema, &table.name)].into_iter().chain(above).collect();
         let means =
-            |options: &&TableOptions| names.iter().any(|(schema, name)| options.name.matches(schema, name));
+            |options: &&TableOptions| table.names().any(|(schema, name)| options.name.matches(schema, name));
         self.table_options.iter().find(means)
     }
 }

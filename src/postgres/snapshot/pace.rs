@@ -51,54 +51,62 @@ impl Pace {
 }
 
 /// More rows than a block of any size can hold.
-pub(super) const PLACES_PER_BLOCK: u64 = 2048;
+const PLACES_PER_BLOCK: u64 = 2048;
 
-/// The places of a table's file that are still to be read; each is where a row may be.
+/// The places of a table's files that are still to be read; each is where a row may be.
 #[derive(Debug)]
 pub(super) struct Places {
-    rest: Range<u64>,
-    back: Vec<Range<u64>>,
+    /// None of them empty, in no order; what is taken next is in the last.
+    rest: Vec<Range<u64>>,
 }
 
 impl Places {
-    pub(super) fn new(blocks: u32) -> Self {
-        Places { rest: 0..u64::from(blocks) * PLACES_PER_BLOCK, back: Vec::new() }
+    /// Those of files with so many blocks, one behind the other. What is [taken](Self::take) never has places of two files.
+    pub(super) fn of_files(blocks: &[u32]) -> Self {
+        let mut end = 0;
+        let file = |blocks: &u32| {
+            let start = end;
+            end += places(*blocks);
+            start..end
+        };
+        let mut rest: Vec<_> = blocks.iter().map(file).filter(|file| !file.is_empty()).collect();
+        rest.reverse();
+        Places { rest }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.rest.is_empty() && self.back.is_empty()
+        self.rest.is_empty()
     }
 
     /// How many there are.
     pub(super) fn len(&self) -> u64 {
-        std::iter::once(&self.rest).chain(&self.back).map(|range| range.end.saturating_sub(range.start)).sum()
+        self.rest.iter().map(|range| range.end.saturating_sub(range.start)).sum()
     }
 
     /// Takes about `count` of them. Ranges of blocks end with a block, and parts of a block do not go beyond it.
     pub(super) fn take(&mut self, count: u64) -> Option<Range<u64>> {
-        let from = self.back.pop().unwrap_or_else(|| std::mem::take(&mut self.rest));
-        if from.is_empty() {
-            return None;
-        }
+        let from = self.rest.pop()?;
         let (count, block_end) = (count.max(1), (from.start / PLACES_PER_BLOCK + 1) * PLACES_PER_BLOCK);
         let end = match from.start.saturating_add(count) {
             end if end < block_end => end,
             end => (end / PLACES_PER_BLOCK * PLACES_PER_BLOCK).max(block_end),
         };
         let taken = from.start..end.min(from.end);
-        let left = taken.end..from.end;
-        if self.rest.is_empty() {
-            self.rest = left;
-        } else if !left.is_empty() {
-            self.back.push(left);
+        if taken.end < from.end {
+            self.rest.push(taken.end..from.end);
         }
         Some(taken)
     }
 
     /// Takes back what has not been read.
     pub(super) fn give_back(&mut self, range: Range<u64>) {
-        self.back.push(range);
+        self.rest.push(range);
     }
+}
+
+/// How many places so many blocks have.
+pub(super) fn places(blocks: u32) -> u64 {
+    u64::from(blocks) * PLACES_PER_BLOCK
 }
 
 /// A place as PostgreSQL writes it.
@@ -114,15 +122,21 @@ mod tests {
     proptest! {
         #[test]
         fn every_place_is_read_once_however_chunks_are_cut_and_given_back(
-            blocks in 0u32..20,
+            blocks in prop::collection::vec(0u32..8, 0..5),
             steps in prop::collection::vec((1u64..6 * PLACES_PER_BLOCK, any::<bool>()), 1..100),
         ) {
-            let mut places = Places::new(blocks);
+            let mut places = Places::of_files(&blocks);
+            let ends = blocks.iter().scan(0, |end, blocks| {
+                *end += u64::from(*blocks) * PLACES_PER_BLOCK;
+                Some(*end)
+            });
+            let ends: Vec<u64> = ends.collect();
             let mut read = Vec::new();
             for (count, gives_back) in steps.into_iter().chain(std::iter::repeat((PLACES_PER_BLOCK, false))) {
                 let before = places.len();
                 let Some(range) = places.take(count) else { break };
                 prop_assert!(!range.is_empty());
+                prop_assert!(!ends.iter().any(|end| range.start < *end && *end < range.end), "two files");
                 prop_assert_eq!(places.len(), before - (range.end - range.start));
                 match gives_back {
                     true => places.give_back(range),
@@ -136,7 +150,7 @@ mod tests {
                 prop_assert_eq!(range.start, next);
                 next = range.end;
             }
-            prop_assert_eq!(next, u64::from(blocks) * PLACES_PER_BLOCK);
+            prop_assert_eq!(next, ends.last().copied().unwrap_or(0));
         }
     }
 

@@ -238,7 +238,7 @@ impl Reading {
     /// The tables that can be read now: those that are published, and to which nobody writes any more who did so before.
     async fn ready(&self, control: &Control) -> Result<Vec<u32>, RoundError> {
         let oids: Vec<u32> = self.pending().keys().copied().collect();
-        let exist = table::stamps(control, &self.task, &oids).await?;
+        let exist = table::stamps(control, &self.task, &oids, None).await?;
         for oid in oids.iter().filter(|oid| !exist.contains_key(oid)) {
             self.finish(*oid, Read::Gone { oid: *oid }).await?;
         }

@@ -10,7 +10,7 @@ use memchr::{memchr_iter, memrchr};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{info, warn};
 
-use super::pace::{CHUNK_LIMIT, Pace, Places, ctid};
+use super::pace::{CHUNK_LIMIT, Pace, Places, ctid, places};
 use super::progress::ReadState;
 use super::reader::{Pending, Reading, RoundError, SharedSnapshot};
 use super::table::{self, Table};
@@ -59,8 +59,8 @@ struct Shared {
     table: Table,
     epoch: u32,
     places: Places,
-    /// `None` until its file has been measured.
-    all_places: Option<u64>,
+    /// `None` until its files have been measured.
+    files: Option<Files>,
     pace: Pace,
     /// Chunks that are being read.
     in_flight: usize,
@@ -71,6 +71,25 @@ struct Shared {
     told_rows: bool,
     /// Everything has been told.
     ended: bool,
+}
+
+/// How large a table's files are.
+#[derive(Default)]
+struct Files {
+    /// The place behind the last of each file, counted over all of them.
+    ends: Vec<u64>,
+}
+
+impl Files {
+    fn places(&self) -> u64 {
+        self.ends.last().copied().unwrap_or(0)
+    }
+
+    /// The file that has this place, and its first place.
+    fn of(&self, place: u64) -> (usize, u64) {
+        let file = self.ends.partition_point(|end| *end <= place);
+        (file, file.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0))
+    }
 }
 
 /// Why a table is not read on in this round.
@@ -99,7 +118,7 @@ struct KeyedEnd {
 }
 
 enum Next {
-    /// The file of the shared table with this index.
+    /// The files of the shared table with this index.
     Measure(usize),
     /// A chunk of the shared table with this index.
     Places(usize, Range<u64>),
@@ -163,9 +182,14 @@ impl<'a> Round<'a> {
             true => None,
             false => Some(SharedSnapshot::take(&reading.source).await?),
         };
+        // Rows of a partition that was made before the snapshot may be in it: one that is not known here has none.
+        let oids: Vec<u32> = shared.iter().map(|(table, _)| table.oid).collect();
+        let stamps = table::stamps(&control, &reading.task, &oids, None).await?;
         let round = Round { reading, control, snapshot, work: Mutex::default() };
         for (table, pending) in shared {
-            round.add_shared(table, pending).await?;
+            if stamps.get(&table.oid) == Some(&table.stamp) {
+                round.add_shared(table, pending).await?;
+            }
         }
         for (table, pending) in keyed {
             round.add_keyed(table, pending).await?;
@@ -207,8 +231,8 @@ impl<'a> Round<'a> {
         self.work().shared.push(Shared {
             table,
             epoch: pending.epoch,
-            places: Places::new(0),
-            all_places: None,
+            places: Places::of_files(&[]),
+            files: None,
             pace: Pace::new(1.0, None),
             in_flight: 0,
             busy_until: None,
@@ -292,7 +316,7 @@ impl<'a> Round<'a> {
             if shared.in_flight > 0 {
                 waits.push(now + BUSY_PAUSE);
             }
-            let is_measured = shared.all_places.is_some();
+            let is_measured = shared.files.is_some();
             let has_more = if is_measured { !shared.places.is_empty() } else { shared.in_flight == 0 };
             if snapshot_lost || shared.stopped.is_some() || !has_more {
                 continue;
@@ -314,23 +338,32 @@ impl<'a> Round<'a> {
         waits.into_iter().min().map_or(Next::Nothing, Next::Later)
     }
 
-    /// Measures a table's file. After the snapshot was taken: what it sees lies within that.
+    /// Measures a table's files. After the snapshot was taken: what it sees lies within that.
     async fn measure(&self, connection: &mut Option<CopyConnection>, index: usize) -> Result<(), Failed> {
         let known = self.work().shared.get(index).map(|shared| shared.table.clone());
         let Some(table) = known else { return Ok(()) };
-        let outcome = self.file_size(connection, &table).await;
+        let outcome = self.file_sizes(connection, &table).await;
         let mut work = self.work();
         let Some(shared) = work.shared.get_mut(index) else { return Ok(()) };
         shared.in_flight = shared.in_flight.saturating_sub(1);
         match outcome {
-            Ok((blocks, block_size)) => {
+            Ok((mut blocks, block_size)) => {
                 // The first block also where there is none, so that a table that was truncated meanwhile is noticed.
-                let blocks = blocks.max(1);
-                let bytes = table.bytes.max(u64::from(blocks).saturating_mul(block_size));
-                shared.places = Places::new(blocks);
-                let all = shared.places.len();
-                shared.pace = Pace::new(bytes as f64 / all as f64, self.reading.options.bytes_per_second);
-                shared.all_places = Some(all);
+                if let Some(first) = blocks.first_mut() {
+                    *first = (*first).max(1);
+                }
+                let on_disk = blocks.iter().map(|blocks| u64::from(*blocks).saturating_mul(block_size));
+                let bytes = table.bytes.max(on_disk.sum());
+                shared.places = Places::of_files(&blocks);
+                let mut all = 0;
+                let end = |blocks: &u32| {
+                    all += places(*blocks);
+                    all
+                };
+                let files = Files { ends: blocks.iter().map(end).collect() };
+                shared.pace =
+                    Pace::new(bytes as f64 / all.max(1) as f64, self.reading.options.bytes_per_second);
+                shared.files = Some(files);
                 self.reading.progress.table(table.oid, |table| table.size = bytes);
                 Ok(())
             }
@@ -345,27 +378,31 @@ impl<'a> Round<'a> {
         }
     }
 
-    /// The size of a table's file in blocks, and of a block in bytes.
-    async fn file_size(
+    /// The sizes of a table's files in blocks, and of a block in bytes.
+    async fn file_sizes(
         &self,
         connection: &mut Option<CopyConnection>,
         table: &Table,
-    ) -> Result<(u32, u64), Failed> {
+    ) -> Result<(Vec<u32>, u64), Failed> {
         let session = self.session(connection).await?;
+        let files = table.files().map(|oid| oid.to_string()).collect::<Vec<_>>().join(", ");
         let sql = format!(
-            "SELECT concat(coalesce(pg_relation_size({}), 0), ' ', current_setting('block_size'))",
-            table.oid
+            "SELECT concat(current_setting('block_size'), ' ',
+                    string_agg(coalesce(pg_relation_size(oid), 0)::text, ' ' ORDER BY place))
+             FROM unnest(ARRAY[{files}]::oid[]) WITH ORDINALITY file(oid, place)"
         );
         let answer = match session.run(&sql, &mut Vec::new(), 0).await {
             Ok(answer) => answer.unwrap_or_default(),
             Err(CopyError::Server(error)) => return Err(self.sort(&error, table, Under::Own).await),
             Err(error) => return Err(error.into()),
         };
-        let size = answer.split_once(' ').and_then(|(bytes, block)| {
-            let (bytes, block): (u64, u64) = (bytes.parse().ok()?, block.parse().ok()?);
-            Some((u32::try_from(bytes.div_ceil(block.max(1))).unwrap_or(u32::MAX), block))
-        });
-        size.ok_or_else(|| {
+        let mut sizes = answer.split(' ').map(str::parse::<u64>);
+        let mut read = || {
+            let block = sizes.next()?.ok()?.max(1);
+            let blocks = |bytes: u64| u32::try_from(bytes.div_ceil(block)).unwrap_or(u32::MAX);
+            Some((sizes.by_ref().map(|bytes| bytes.map(blocks)).collect::<Result<Vec<_>, _>>().ok()?, block))
+        };
+        read().ok_or_else(|| {
             Stopped::Refused(format!("the server says that {} has size {answer}", table.name())).into()
         })
     }
@@ -390,11 +427,14 @@ impl<'a> Round<'a> {
         places: Range<u64>,
     ) -> Result<(), Failed> {
         let Some(snapshot) = &self.snapshot else { return Ok(()) };
-        let known = self.work().shared.get(index).map(|shared| (shared.table.clone(), shared.epoch));
-        let Some((table, epoch)) = known else { return Ok(()) };
+        let known = self.work().shared.get(index).and_then(|shared| {
+            let file = shared.files.as_ref()?.of(places.start);
+            Some((shared.table.clone(), shared.epoch, file))
+        });
+        let Some((table, epoch, (file, start))) = known else { return Ok(()) };
         let count = places.end - places.start;
         let under = Under::Shared(&snapshot.name);
-        let copy = table.copy_between(&ctid(places.start), &ctid(places.end));
+        let copy = table.copy_between(file, &ctid(places.start - start), &ctid(places.end - start));
         let outcome = match self.chunk(connection, &table, under, &copy, count == 1).await {
             Ok(chunk) => self.tell_places(&table, epoch, chunk).await,
             Err(failed) => Err(failed),
@@ -554,7 +594,7 @@ impl<'a> Round<'a> {
         };
         // While COPY's lock is held nothing about the table can change.
         let oids = [table.oid];
-        let stamps = table::stamps(&self.control, &self.reading.task, &oids);
+        let stamps = table::stamps(&self.control, &self.reading.task, &oids, Some(table.members()));
         let stamps = timeout(STAMPS_TIMEOUT, stamps).await;
         session.run("COMMIT", &mut Vec::new(), 0).await?;
         let Ok(stamps) = stamps else {
@@ -685,7 +725,8 @@ impl Work {
                 }
             }
         };
-        how_far.fraction = 1.0 - shared.places.len() as f64 / shared.all_places.unwrap_or(1).max(1) as f64;
+        how_far.fraction =
+            1.0 - shared.places.len() as f64 / shared.files.as_ref().map_or(1, Files::places).max(1) as f64;
         if shared.places.is_empty() && shared.in_flight == 0 && shared.stopped.is_none() && !shared.ended {
             (shared.ended, how_far.ended) = (true, true);
             self.told.push((shared.table.oid, shared.epoch));

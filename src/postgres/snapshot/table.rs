@@ -11,11 +11,12 @@ use crate::postgres::connect::Control;
 use crate::postgres::publication;
 use crate::postgres::sql::{SqlError, qualified, quoted};
 
-/// A table as it is read.
+/// A table as it is read: as the stream names it, so of a tree of partitions that is published by its root the root.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Table {
     pub(super) oid: u32,
     pub(super) shape: Arc<TableShape>,
+    tree: Tree,
     /// See [`stamps`].
     pub(super) stamp: String,
     /// Which of its rows are published; all without one.
@@ -42,15 +43,33 @@ impl Table {
         self.shape.columns.iter().map(|column| quoted(&column.name)).collect::<Vec<_>>().join(", ")
     }
 
-    fn copy(&self, columns: &str, condition: &str, order: &str) -> String {
-        let filter = self.filter.as_ref().map(|filter| format!(" AND ({filter})")).unwrap_or_default();
-        let table = self.name();
-        format!("COPY (SELECT {columns} FROM ONLY {table} WHERE {condition}{filter}{order}) TO STDOUT")
+    /// OIDs of the tables whose files have the rows: first its own, then those of its partitions.
+    pub(super) fn files(&self) -> impl Iterator<Item = u32> {
+        self.tree.files.iter().map(|(oid, _)| *oid)
     }
 
-    /// Copies the rows between two places of the file.
-    pub(super) fn copy_between(&self, from: &str, to: &str) -> String {
-        self.copy(&self.columns(), &format!("ctid >= '{from}' AND ctid < '{to}'"), "")
+    /// OIDs of all tables that it consists of.
+    pub(super) fn members(&self) -> &[u32] {
+        &self.tree.members
+    }
+
+    fn copy(&self, columns: &str, from: &str, condition: &str, order: &str) -> String {
+        let filter = self.filter.as_ref().map(|filter| format!(" AND ({filter})")).unwrap_or_default();
+        format!("COPY (SELECT {columns} FROM {from} WHERE {condition}{filter}{order}) TO STDOUT")
+    }
+
+    /// Copies the rows between two places of one of the [files](Self::files).
+    pub(super) fn copy_between(&self, file: usize, from: &str, to: &str) -> String {
+        let own = self.name();
+        let table = self.tree.files.get(file).map_or(&own, |(_, name)| name);
+        let condition = format!("ctid >= '{from}' AND ctid < '{to}'");
+        self.copy(&self.columns(), &format!("ONLY {table}"), &condition, "")
+    }
+
+    /// Copies rows of all files.
+    fn copy_all(&self, columns: &str, condition: &str, order: &str) -> String {
+        let only = if self.tree.is_partitioned { "" } else { "ONLY " };
+        self.copy(columns, &format!("{only}{}", self.name()), condition, order)
     }
 
     fn key_columns(&self) -> Vec<String> {
@@ -62,7 +81,7 @@ impl Table {
     pub(super) fn copy_last_key(&self, after: Option<&[String]>) -> String {
         let columns = self.key_columns();
         let order = columns.iter().map(|column| format!("{column} DESC")).collect::<Vec<_>>().join(", ");
-        self.copy(&columns.join(", "), &self.behind(after), &format!(" ORDER BY {order} LIMIT 1"))
+        self.copy_all(&columns.join(", "), &self.behind(after), &format!(" ORDER BY {order} LIMIT 1"))
     }
 
     fn behind(&self, after: Option<&[String]>) -> String {
@@ -76,7 +95,7 @@ impl Table {
     pub(super) fn copy_keys(&self, after: Option<&[String]>, last: &[String], limit: u64) -> String {
         let key = self.key_columns().join(", ");
         let condition = format!("{} AND ({key}) <= ({})", self.behind(after), self.key_literals(last));
-        self.copy(&self.columns(), &condition, &format!(" ORDER BY {key} LIMIT {limit}"))
+        self.copy_all(&self.columns(), &condition, &format!(" ORDER BY {key} LIMIT {limit}"))
     }
 
     fn key_literals(&self, key: &[String]) -> String {
@@ -87,8 +106,17 @@ impl Table {
     }
 }
 
-/// Of each table that exists, a text that becomes another when its file, its name, its columns, its key or what is
-/// published of it become others.
+/// The tables `oid` that a table `root` of `$1` consists of: itself and the partitions below it.
+const TREE: &str = "
+    WITH RECURSIVE tree(root, oid) AS (
+        SELECT oid, oid FROM unnest($1::oid[]) oid
+        UNION ALL
+        SELECT t.root, i.inhrelid FROM tree t JOIN pg_class p ON p.oid = t.oid AND p.relkind = 'p'
+        JOIN pg_inherits i ON i.inhparent = t.oid AND NOT i.inhdetachpending)";
+
+/// Of each table that exists and has rows in the stream, a text that becomes another when its file, its name, its columns,
+/// its key, what is published of it or its partitions become others; of the partitions only those `among` these, if given, and those
+/// that are not sent.
 ///
 /// Asked by a snapshot of its own while a reader's lock is held, it tells whether the reader saw all there is: rows that
 /// TRUNCATE or a rewriting ALTER TABLE moved to another file are not seen by an older snapshot.
@@ -96,6 +124,7 @@ pub(super) async fn stamps(
     control: &Control,
     task: &str,
     oids: &[u32],
+    among: Option<&[u32]>,
 ) -> Result<HashMap<u32, String>, SqlError> {
     let published = match control.server_version() {
         180_000.. => "r.prattrs, r.prqual, p.pubgencols",
@@ -103,7 +132,8 @@ pub(super) async fn stamps(
         _ => "true",
     };
     let sql = format!(
-        "SELECT c.oid, concat_ws('/', pg_relation_filenode(c.oid), n.nspname, c.relname, c.relreplident,
+        "{TREE}
+         SELECT c.oid, concat_ws('/', pg_relation_filenode(c.oid), n.nspname, c.relname, c.relreplident,
              (SELECT hashtextextended(string_agg(concat_ws(' ', a.attnum, a.attname, a.atttypid, a.atttypmod,
                          a.attgenerated, a.attnotnull), ',' ORDER BY a.attnum), 0)
               FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
@@ -112,13 +142,20 @@ pub(super) async fn stamps(
               FROM pg_index i WHERE i.indrelid = c.oid AND (i.indisprimary OR i.indisreplident)),
              (SELECT hashtextextended(string_agg(DISTINCT concat_ws(' ', {published}), ','), 0)
               FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid = p.oid
-              WHERE r.prrelid = c.oid AND p.pubname IN ($2, $3)))
+              WHERE r.prrelid = c.oid AND p.pubname IN ($2, $3)),
+             (SELECT hashtextextended(string_agg(concat_ws(' ', l.oid, l.relnamespace, l.relname, l.relkind,
+                         l.relpersistence, pg_relation_filenode(l.oid)), ',' ORDER BY l.oid), 0)
+              FROM tree t JOIN pg_class l ON l.oid = t.oid
+              WHERE t.root = c.oid AND l.oid <> c.oid
+                AND ($4::oid[] IS NULL OR l.oid = ANY($4) OR l.relkind = 'f' OR l.relpersistence <> 'p')))
          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-         WHERE c.oid = ANY($1) AND c.relkind = 'r'"
+         WHERE c.oid = ANY($1)
+           AND (c.relkind = 'r' OR c.relkind = 'p' AND EXISTS (
+                    SELECT FROM pg_publication p WHERE p.pubname IN ($2, $3) AND p.pubviaroot))"
     );
     let failed = |error| SqlError::new("see whether tables are as they were", error);
     let names = (publication::full_name(task), publication::insert_only_name(task));
-    let rows = control.query(&sql, &[&oids, &names.0, &names.1]).await.map_err(failed)?;
+    let rows = control.query(&sql, &[&oids, &names.0, &names.1, &among]).await.map_err(failed)?;
     rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<_, _>>().map_err(failed)
 }
 
@@ -129,7 +166,8 @@ pub(super) async fn tables(
     oids: &[u32],
 ) -> Result<BTreeMap<u32, Table>, SqlError> {
     // First, so that what changes meanwhile is noticed at the first chunk.
-    let stamps = stamps(control, task, oids).await?;
+    let stamps = stamps(control, task, oids, None).await?;
+    let mut trees = trees(control, oids).await?;
     let catalog = catalog::table_shapes(control, oids).await?;
     let mut columns = columns(control, task, oids).await?;
     let types: Vec<u32> = columns.values().flatten().map(|column| column.type_oid).collect();
@@ -137,7 +175,11 @@ pub(super) async fn tables(
     let mut facts = facts(control, task, oids).await?;
     let mut tables = BTreeMap::new();
     for (oid, stamp) in stamps {
-        let (Some(known), Some(facts)) = (catalog.get(&oid), facts.remove(&oid)) else { continue };
+        let (Some(known), Some(facts), Some(tree)) =
+            (catalog.get(&oid), facts.remove(&oid), trees.remove(&oid))
+        else {
+            continue;
+        };
         let columns = columns.remove(&oid).unwrap_or_default();
         let relation: Vec<_> = columns
             .iter()
@@ -145,12 +187,54 @@ pub(super) async fn tables(
             .collect();
         let (schema, name, identity) = (&known.schema, &known.name, known.identity);
         let shape = catalog::shape_from_relation(oid, schema, name, identity, &relation, &types, Some(known));
-        let key_types = key_types(control, &shape, &columns).await?;
+        // All that there is in the order of the key includes what is not in the stream.
+        let key_types = match tree.has_unsent {
+            true => Vec::new(),
+            false => key_types(control, &shape, &columns).await?,
+        };
         let Facts { filter, estimated_rows, bytes } = facts;
         let shape = Arc::new(shape);
-        tables.insert(oid, Table { oid, shape, stamp, filter, key_types, estimated_rows, bytes });
+        tables.insert(oid, Table { oid, shape, tree, stamp, filter, key_types, estimated_rows, bytes });
     }
     Ok(tables)
+}
+
+/// What a table consists of.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Tree {
+    is_partitioned: bool,
+    /// Its own OID and those of all partitions.
+    members: Vec<u32>,
+    /// OIDs and quoted names of those that have rows, first its own.
+    files: Vec<(u32, String)>,
+    /// Whether partitions are foreign or unlogged: their rows are not in the stream, and not read.
+    has_unsent: bool,
+}
+
+async fn trees(control: &Control, oids: &[u32]) -> Result<HashMap<u32, Tree>, SqlError> {
+    let sql = format!(
+        "{TREE}
+         SELECT t.root, l.oid, n.nspname::text, l.relname::text, l.relkind = 'p', l.relpersistence = 'p' AND l.relkind <> 'f'
+         FROM tree t JOIN pg_class l ON l.oid = t.oid JOIN pg_namespace n ON n.oid = l.relnamespace
+         ORDER BY t.root, l.oid <> t.root, l.oid"
+    );
+    let failed = |error| SqlError::new("list the partitions of tables", error);
+    let mut trees: HashMap<u32, Tree> = HashMap::new();
+    let mut read = |row: &Row| {
+        let (root, oid): (u32, u32) = (row.try_get(0)?, row.try_get(1)?);
+        let (is_partitioned, is_sent): (bool, bool) = (row.try_get(4)?, row.try_get(5)?);
+        let tree = trees.entry(root).or_default();
+        tree.members.push(oid);
+        tree.has_unsent |= !is_sent;
+        tree.is_partitioned |= is_partitioned;
+        if is_sent && (!is_partitioned || oid == root) {
+            tree.files.push((oid, qualified(row.try_get(2)?, row.try_get(3)?)));
+        }
+        Ok(())
+    };
+    let rows = control.query(&sql, &[&oids]).await.map_err(failed)?;
+    rows.iter().try_for_each(&mut read).map_err(failed)?;
+    Ok(trees)
 }
 
 struct StreamColumn {
@@ -231,9 +315,15 @@ async fn facts(control: &Control, task: &str, oids: &[u32]) -> Result<HashMap<u3
         _ => "CASE WHEN $2::text = $3::text THEN '' END",
     };
     let sql = format!(
-        "SELECT c.oid, {filter}, greatest(c.reltuples, 0)::int8,
-                (c.relpages + coalesce(t.relpages, 0)) * current_setting('block_size')::int8
-         FROM pg_class c LEFT JOIN pg_class t ON t.oid = c.reltoastrelid WHERE c.oid = ANY($1)"
+        "{TREE}
+         SELECT c.oid, {filter}, size.rows, size.blocks * current_setting('block_size')::int8
+         FROM pg_class c CROSS JOIN LATERAL (
+             SELECT sum(greatest(l.reltuples, 0))::int8 AS rows,
+                    sum(l.relpages + coalesce(toast.relpages, 0))::int8 AS blocks
+             FROM tree t JOIN pg_class l ON l.oid = t.oid AND l.relkind = 'r'
+             LEFT JOIN pg_class toast ON toast.oid = l.reltoastrelid
+             WHERE t.root = c.oid) size
+         WHERE c.oid = ANY($1)"
     );
     let failed = |error| SqlError::new("read the sizes of tables", error);
     let names = (publication::full_name(task), publication::insert_only_name(task));
@@ -272,34 +362,39 @@ pub(super) async fn writers(
     control: &Control,
     oids: &[u32],
 ) -> Result<HashMap<u32, HashSet<String>>, SqlError> {
-    const SQL: &str = "
-        SELECT l.relation, l.virtualtransaction FROM pg_locks l
-        WHERE l.locktype = 'relation' AND l.granted AND l.relation = ANY($1)
+    let sql = format!(
+        "{TREE}
+        SELECT t.root, l.virtualtransaction FROM tree t JOIN pg_locks l ON l.relation = t.oid
+        WHERE l.locktype = 'relation' AND l.granted
           AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-          AND l.mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')";
+          AND l.mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')"
+    );
     let failed = |error| SqlError::new("see who writes to tables", error);
     let mut writers: HashMap<u32, HashSet<String>> = HashMap::new();
-    for row in control.query(SQL, &[&oids]).await.map_err(failed)? {
+    for row in control.query(&sql, &[&oids]).await.map_err(failed)? {
         let table = row.try_get(0).map_err(failed)?;
         writers.entry(table).or_default().insert(row.try_get(1).map_err(failed)?);
     }
     Ok(writers)
 }
 
-/// What gives our role the right to read a table.
+/// What gives our role the right to read a table, and each of its partitions.
 pub(super) async fn right_to_read(control: &Control, table: &Table) -> Result<String, SqlError> {
+    const SQL: &str = "
+        SELECT bool_or(row_security_active(c.oid)), quote_ident(current_user),
+               concat('run: ', string_agg(DISTINCT format('GRANT USAGE ON SCHEMA %I TO %I; ', n.nspname, current_user), ''),
+                      string_agg(format('GRANT SELECT ON %I.%I TO %I;', n.nspname, c.relname, current_user), ' '))
+        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.oid = ANY($1) AND (row_security_active(c.oid) OR NOT has_schema_privilege(n.oid, 'USAGE')
+                                   OR NOT has_table_privilege(c.oid, 'SELECT'))";
     let failed = |error| SqlError::new("see what our role may read", error);
-    let sql = "SELECT row_security_active($1::oid), current_user::text";
-    let row = control.query_one(sql, &[&table.oid]).await.map_err(failed)?;
-    let user = quoted(row.try_get(1).map_err(failed)?);
-    Ok(match row.try_get(0).map_err(failed)? {
+    let files: Vec<u32> = table.files().collect();
+    let row = control.query_one(SQL, &[&files]).await.map_err(failed)?;
+    let user: String = row.try_get(1).map_err(failed)?;
+    Ok(match row.try_get::<_, Option<bool>>(0).map_err(failed)?.unwrap_or(false) {
         true => format!(
             "row-level security would hide rows from us; run as a superuser: ALTER ROLE {user} BYPASSRLS;"
         ),
-        false => format!(
-            "run: GRANT USAGE ON SCHEMA {} TO {user}; GRANT SELECT ON {} TO {user};",
-            quoted(&table.shape.schema),
-            table.name()
-        ),
+        false => row.try_get(2).map_err(failed)?,
     })
 }
