@@ -6,6 +6,7 @@ mod catalogue;
 mod creation;
 mod existing;
 mod generated;
+mod keys;
 mod limits;
 mod objects;
 mod outputs;

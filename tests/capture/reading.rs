@@ -19,31 +19,31 @@ use tokio_postgres::Client;
 use crate::stage::{TASK, run};
 
 /// A table as it has been told.
-struct Told {
-    epoch: u32,
-    shape: Arc<TableShape>,
-    shared: Option<Visibility>,
-    stamp: String,
+pub struct Told {
+    pub epoch: u32,
+    pub shape: Arc<TableShape>,
+    pub shared: Option<Visibility>,
+    pub stamp: String,
     /// Rows with what the snapshot that they were read under sees.
-    rows: Vec<(Vec<u8>, Visibility)>,
+    pub rows: Vec<(Vec<u8>, Visibility)>,
     through: Option<Vec<String>>,
     /// What holds behind the last row.
     tail: Option<Visibility>,
-    ended: bool,
-    refused: Option<String>,
+    pub ended: bool,
+    pub refused: Option<String>,
 }
 
 /// A server, and a reader on it.
-struct Reading {
-    postgres: Postgres,
-    client: Client,
-    tables: BTreeMap<u32, Told>,
-    gone: Vec<u32>,
+pub struct Reading {
+    pub postgres: Postgres,
+    pub client: Client,
+    pub tables: BTreeMap<u32, Told>,
+    pub gone: Vec<u32>,
     chunks: u64,
 }
 
 impl Reading {
-    async fn start(setup: &str) -> Reading {
+    pub async fn start(setup: &str) -> Reading {
         let postgres = Postgres::start(PostgresOptions::default()).await;
         let client = postgres.client().await;
         run(&client, setup).await;
@@ -53,11 +53,11 @@ impl Reading {
         Reading { postgres, client, tables: BTreeMap::new(), gone: Vec::new(), chunks: 0 }
     }
 
-    async fn oid(&self, table: &str) -> u32 {
+    pub async fn oid(&self, table: &str) -> u32 {
         self.client.query_one("SELECT $1::text::regclass::oid", &[&table]).await.unwrap().get(0)
     }
 
-    async fn wanted(&self, table: &str, epoch: u32, from: ReadFrom) -> Wanted {
+    pub async fn wanted(&self, table: &str, epoch: u32, from: ReadFrom) -> Wanted {
         Wanted { oid: self.oid(table).await, epoch, from }
     }
 
@@ -68,7 +68,7 @@ impl Reading {
     }
 
     /// Reads these tables to their ends, and does something after each chunk.
-    async fn read(
+    pub async fn read(
         &mut self,
         options: ReadOptions,
         wanted: Vec<Wanted>,
@@ -148,7 +148,7 @@ impl Reading {
         }
     }
 
-    async fn told(&self, table: &str) -> &Told {
+    pub async fn told(&self, table: &str) -> &Told {
         &self.tables[&self.oid(table).await]
     }
 

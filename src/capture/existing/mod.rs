@@ -11,7 +11,6 @@
 
 pub mod held;
 mod job;
-pub mod keys;
 
 use std::sync::Arc;
 

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use super::{Pipeline, TableChange, deliver, enter};
 use crate::capture::CaptureError;
 use crate::capture::existing::held::{Assembled, Assembler};
-use crate::capture::existing::keys::Question;
 use crate::capture::existing::{Contents, Cursor, Existing, Job, Mark, Place, Stage, Table, unreadable};
 use crate::change::{
     Before, Cell, CellKind, Change, Event, Gap, Lsn, Operation, Phase, Row, SnapshotMark, SnapshotStage,
@@ -19,6 +18,7 @@ use crate::log::record_batch::Codec;
 use crate::log::{LogError, LogWriter};
 use crate::postgres::catalog::TrackedTable;
 use crate::postgres::pgoutput::{self, Cells, Message};
+use crate::postgres::snapshot::keys::Question;
 use crate::postgres::snapshot::{CopyRows, CopyRowsError, Part, Read, Wanted};
 
 /// How much is made of a part at once, in bytes of records, and of how many rows.

@@ -13,14 +13,13 @@ use tracing::{info, warn};
 
 use super::{CATALOG_WAIT, GROUP_LIMIT, Session, query};
 use crate::capture::CaptureError;
-use crate::capture::existing::keys;
 use crate::capture::pipeline::existing::Next;
 use crate::capture::session::CaptureOptions;
 use crate::change::Lsn;
 use crate::log::LogWriter;
 use crate::postgres::connect::Control;
 use crate::postgres::replication::{Feed, ReplicationError};
-use crate::postgres::snapshot::{Read, ReadProgress, Reader, Wanted};
+use crate::postgres::snapshot::{Read, ReadProgress, Reader, Wanted, keys};
 use crate::postgres::{catalog, heartbeat, publication};
 
 /// How many parts of a job may wait to be taken.

@@ -4,6 +4,7 @@
 //! which of them are not in the rows. What was read comes in parts; a part that has been kept is never read again.
 
 mod copy_rows;
+pub mod keys;
 mod pace;
 mod progress;
 mod reader;

@@ -21,12 +21,22 @@ pub(super) struct Table {
     pub(super) stamp: String,
     /// Which of its rows are published; all without one.
     filter: Option<String>,
-    /// Of each column of the key, the type that its values are compared as; empty where there is no key to go on by.
-    key_types: Vec<String>,
+    /// `None` where there is no key to go on by.
+    key_order: Option<KeyOrder>,
     /// Rows that the server expects to be there.
     pub(super) estimated_rows: u64,
     /// What it took on disk when its statistics were taken, with what is stored out of line.
     pub(super) bytes: u64,
+}
+
+/// How a table's index compares keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct KeyOrder {
+    /// The operators' schema, quoted. An operator of the same name in a schema that is searched may be another type's:
+    /// citext would be compared as text.
+    schema: String,
+    /// Of each column, the type that its values are compared as.
+    types: Vec<String>,
 }
 
 impl Table {
@@ -36,7 +46,7 @@ impl Table {
     }
 
     pub(super) fn has_key(&self) -> bool {
-        !self.key_types.is_empty()
+        self.key_order.is_some()
     }
 
     fn columns(&self) -> String {
@@ -87,22 +97,25 @@ impl Table {
     fn behind(&self, after: Option<&[String]>) -> String {
         match after {
             None => "true".to_owned(),
-            Some(after) => format!("({}) > ({})", self.key_columns().join(", "), self.key_literals(after)),
+            Some(after) => self.compared(">", after),
         }
     }
 
     /// Copies at most `limit` rows in key order, those behind `after` and through `last`.
     pub(super) fn copy_keys(&self, after: Option<&[String]>, last: &[String], limit: u64) -> String {
         let key = self.key_columns().join(", ");
-        let condition = format!("{} AND ({key}) <= ({})", self.behind(after), self.key_literals(last));
+        let condition = format!("{} AND {}", self.behind(after), self.compared("<=", last));
         self.copy_all(&self.columns(), &condition, &format!(" ORDER BY {key} LIMIT {limit}"))
     }
 
-    fn key_literals(&self, key: &[String]) -> String {
+    fn compared(&self, operator: &str, key: &[String]) -> String {
+        // It is read by key only where there is an order.
+        let Some(KeyOrder { schema, types }) = &self.key_order else { return "false".to_owned() };
         let literal = |(value, key_type): (&String, &String)| {
             format!("{}::{key_type}", postgres_protocol::escape::escape_literal(value))
         };
-        key.iter().zip(&self.key_types).map(literal).collect::<Vec<_>>().join(", ")
+        let literals = key.iter().zip(types).map(literal).collect::<Vec<_>>().join(", ");
+        format!("({}) OPERATOR({schema}.{operator}) ({literals})", self.key_columns().join(", "))
     }
 }
 
@@ -188,13 +201,13 @@ pub(super) async fn tables(
         let (schema, name, identity) = (&known.schema, &known.name, known.identity);
         let shape = catalog::shape_from_relation(oid, schema, name, identity, &relation, &types, Some(known));
         // All that there is in the order of the key includes what is not in the stream.
-        let key_types = match tree.has_unsent {
-            true => Vec::new(),
-            false => key_types(control, &shape, &columns).await?,
+        let key_order = match tree.has_unsent {
+            true => None,
+            false => key_order(control, &shape, &columns).await?,
         };
         let Facts { filter, estimated_rows, bytes } = facts;
         let shape = Arc::new(shape);
-        tables.insert(oid, Table { oid, shape, tree, stamp, filter, key_types, estimated_rows, bytes });
+        tables.insert(oid, Table { oid, shape, tree, stamp, filter, key_order, estimated_rows, bytes });
     }
     Ok(tables)
 }
@@ -338,23 +351,52 @@ async fn facts(control: &Control, task: &str, oids: &[u32]) -> Result<HashMap<u3
     rows.iter().map(read).collect::<Result<_, _>>().map_err(failed)
 }
 
-/// The types that the key's values are compared as: below domains, and without a modifier that would cut them. Empty
-/// where the key may be null, for null compares with nothing.
-async fn key_types(
+/// How the key's values are compared. `None` where the key may be null, for null compares with nothing; where rows cannot be
+/// compared by operators of one name; and where the index orders otherwise than the columns' types do, because rows that
+/// are equal to `ORDER BY` could then lie in different chunks.
+async fn key_order(
     control: &Control,
     shape: &TableShape,
     columns: &[StreamColumn],
-) -> Result<Vec<String>, SqlError> {
+) -> Result<Option<KeyOrder>, SqlError> {
+    // Below domains, and without a modifier that would cut values. An index that is compared otherwise has another
+    // collation, or another operator class than the type's default.
+    const SQL: &str = "
+        SELECT format_type(k.type, -1),
+               (SELECT quote_ident(n.nspname)
+                FROM pg_index i,
+                     ROWS FROM (unnest(i.indkey::int2[]), unnest(i.indclass::oid[]), unnest(i.indcollation::oid[]))
+                         AS c(attnum, class, collated),
+                     pg_opclass o, pg_amop s, pg_operator p, pg_namespace n
+                WHERE i.indrelid = a.attrelid AND (i.indisprimary OR i.indisreplident)
+                  AND i.indnkeyatts = cardinality($2) AND c.attnum = a.attnum AND c.collated = a.attcollation
+                  AND o.oid = c.class AND o.opcdefault
+                  AND (o.opcintype = k.type OR NOT EXISTS (
+                          SELECT FROM pg_opclass d
+                          WHERE d.opcmethod = o.opcmethod AND d.opcdefault AND d.opcintype = k.type))
+                  AND s.amopfamily = o.opcfamily AND s.amopstrategy = 5
+                  AND s.amoplefttype = o.opcintype AND s.amoprighttype = o.opcintype
+                  AND p.oid = s.amopopr AND p.oprname = '>' AND n.oid = p.oprnamespace
+                LIMIT 1)
+        FROM unnest($2::text[], $3::oid[]) WITH ORDINALITY AS k(name, type, place)
+        JOIN pg_attribute a ON a.attrelid = $1 AND a.attname = k.name AND NOT a.attisdropped
+        ORDER BY k.place";
     let key = || shape.key.iter().filter_map(|&index| shape.columns.get(index).zip(columns.get(index)));
     if key().any(|(_, column)| !column.not_null) {
-        return Ok(Vec::new());
+        return Ok(None);
     }
+    let names: Vec<&str> = key().map(|(column, _)| column.name.as_str()).collect();
     let oids: Vec<u32> = key().map(|(column, _)| column.base_oid).collect();
-    let sql = "SELECT format_type(t.oid, -1)
-               FROM unnest($1::oid[]) WITH ORDINALITY t(oid, place) ORDER BY t.place";
-    let failed = |error| SqlError::new("name the types of a key", error);
-    let rows = control.query(sql, &[&oids]).await.map_err(failed)?;
-    rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(failed)
+    let failed = |error| SqlError::new("see how a key is ordered", error);
+    let rows = control.query(SQL, &[&shape.oid, &names, &oids]).await.map_err(failed)?;
+    let types: Vec<String> =
+        rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(failed)?;
+    let schemas: Vec<Option<String>> =
+        rows.iter().map(|row| row.try_get(1)).collect::<Result<_, _>>().map_err(failed)?;
+    let is_whole =
+        rows.len() == names.len() && schemas.windows(2).all(|pair| matches!(pair, [a, b] if a == b));
+    let schema = schemas.into_iter().next().flatten().filter(|_| is_whole);
+    Ok(schema.map(|schema| KeyOrder { schema, types }))
 }
 
 /// By table, the transactions that write to it now or have done so and not ended.
