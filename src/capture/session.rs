@@ -285,9 +285,9 @@ impl<W: LogWriter> Capture<W> {
         let Some(attached) = stop.run_until_cancelled(self.connect_and_attach()).await else {
             return Ok(());
         };
-        let Attached { control, mut feed, durable, keepalive } = attached?;
+        let Attached { server, control, mut feed, durable, keepalive } = attached?;
         let (reports, mut inbox) = mpsc::channel(64);
-        let watcher = watcher::spawn(self.options.clone(), self.store.clone(), reports);
+        let watcher = watcher::spawn(self.options.clone(), server.clone(), self.store.clone(), reports);
         self.tell_flow();
         info!(task = self.options.task, from = %durable.acked_through, "capturing");
         let now = Instant::now();
@@ -308,7 +308,7 @@ impl<W: LogWriter> Capture<W> {
             gaps: Vec::new(),
             holds: Vec::new(),
             answers: Vec::new(),
-            reading: Reading::new(),
+            reading: Reading::new(server),
         };
         let ended = session.pump(&mut feed, &mut inbox).await;
         watcher.stop().await;
@@ -691,6 +691,7 @@ impl<W: LogWriter> Session<'_, W> {
                 self.reading.set_published(true);
             }
             Report::Shortfalls(tables) => self.capture.progress.set_tables(tables),
+            Report::Elsewhere(error) => return Err(error.into()),
             Report::PublicationDropped { name, since } => {
                 self.capture.unpublished_since = since;
                 return Err(CaptureError::PublicationDropped { name });

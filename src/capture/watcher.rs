@@ -16,12 +16,13 @@ use super::progress::{CapturedTable, Shortfalls};
 use super::session::CaptureOptions;
 use crate::change::{Gap, Lsn};
 use crate::postgres::catalog::{self, Fingerprint, TrackedTable};
-use crate::postgres::connect::{self, Control};
+use crate::postgres::connect::{self, ConnectError, Control};
 use crate::postgres::heartbeat;
 use crate::postgres::objects::{Objects, ObjectsChange};
 use crate::postgres::publication::creation::{self, JoinedAtCreation};
 use crate::postgres::publication::{self, Joined, NotCaptured, PublicationError, Reconciled, Roots};
 use crate::postgres::relations::{self, Refused};
+use crate::postgres::server::Server;
 use crate::postgres::slot::{self, SlotTrouble};
 use crate::state::Store;
 
@@ -60,6 +61,8 @@ pub enum Report {
         /// Answered when they are durable.
         durable: oneshot::Sender<()>,
     },
+    /// The address leads to another server than the stream's.
+    Elsewhere(ConnectError),
     /// Tables that are captured.
     Captured(Arc<[CapturedTable]>),
     /// Tables that are captured less than whole.
@@ -89,23 +92,33 @@ impl Watcher {
     }
 }
 
-/// Starts a watcher that reports to `reports`.
-pub fn spawn(options: CaptureOptions, store: Arc<Store>, reports: mpsc::Sender<Report>) -> Watcher {
+/// Starts a watcher of `server` that reports to `reports`.
+pub fn spawn(
+    options: CaptureOptions,
+    server: Server,
+    store: Arc<Store>,
+    reports: mpsc::Sender<Report>,
+) -> Watcher {
     let stop = CancellationToken::new();
     let stopped = stop.clone();
     let task = tokio::spawn(async move {
-        stopped.run_until_cancelled(watch(options, store, reports)).await;
+        stopped.run_until_cancelled(watch(options, server, store, reports)).await;
     });
     Watcher { stop, task }
 }
 
-async fn watch(options: CaptureOptions, store: Arc<Store>, reports: mpsc::Sender<Report>) {
+async fn watch(options: CaptureOptions, server: Server, store: Arc<Store>, reports: mpsc::Sender<Report>) {
     let mut ticks = interval(POLL_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let control = match connect::connect(&options.source).await {
+        let control = match connect::connect_to(&server, &options.source).await {
             Ok(control) => control,
+            Err(error @ ConnectError::Elsewhere { .. }) => {
+                // The session ends by it, or has ended.
+                let _ = reports.send(Report::Elsewhere(error)).await;
+                return;
+            }
             Err(error) => {
                 warn!(task = options.task, %error, "cannot watch the source; trying again");
                 continue;

@@ -16,6 +16,7 @@ use tokio_postgres::Client;
 
 use super::guard::{self, Guarded};
 use super::password::{self, PasswordError};
+use super::server::Server;
 use super::server_error::{ServerError, sqlstate};
 use super::source::{ChannelBinding, SourceConfig};
 use super::tls::{self, TlsError};
@@ -158,6 +159,14 @@ pub enum ConnectError {
     /// The server is starting, stopping or recovering.
     #[error("the server does not take connections now: {0}")]
     NotReady(Box<ServerError>),
+    /// Another server than that of the task's stream.
+    #[error(
+        "{address} now leads to another server than the one that the changes come from, after a restart or a failover; if that goes on, see that it leads to the primary alone"
+    )]
+    Elsewhere {
+        /// Host and port.
+        address: String,
+    },
     /// Another error of the server.
     #[error("the server refuses the connection: {0}")]
     Server(Box<ServerError>),
@@ -219,6 +228,7 @@ impl ConnectError {
             | ConnectError::Timeout { .. }
             | ConnectError::TooManyConnections(_)
             | ConnectError::NotReady(_)
+            | ConnectError::Elsewhere { .. }
             | ConnectError::Io(_) => true,
             ConnectError::Socket { source, .. } => source.kind() != io::ErrorKind::PermissionDenied,
             ConnectError::Tls { source, .. } => matches!(source, TlsError::Handshake(_)),
@@ -330,6 +340,15 @@ pub async fn connect(config: &SourceConfig) -> Result<Control, ConnectError> {
     let has_password = password.is_some();
     let login = |transport| login(transport, settings.clone(), config, has_password).boxed();
     reach(config, login).await
+}
+
+/// As [`connect`], to this server alone.
+pub async fn connect_to(server: &Server, config: &SourceConfig) -> Result<Control, ConnectError> {
+    let control = connect(config).await?;
+    let reached =
+        Server::of(&control).await.map_err(|error| ConnectError::from_client(&error, config, true))?;
+    server.check(&reached, config)?;
+    Ok(control)
 }
 
 /// Logs in over a transport that is open.

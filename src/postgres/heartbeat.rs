@@ -13,6 +13,16 @@ use crate::change::Lsn;
 /// Prefix of the heartbeat's message. `capture` leaves messages with it out of the log.
 pub const PREFIX: &str = "millrace.heartbeat";
 
+/// Gives all that transactions have done until now to the WAL on disk, with the numbers that they were given: a crash
+/// would otherwise take back commits that nobody waited for, although they can be seen, and give their numbers to others.
+pub async fn flush(client: &Client, task: &str) -> Result<(), SqlError> {
+    // A commit is flushed with all that stands before it. Standbys are not waited for.
+    const SQL: &str = "SELECT pg_logical_emit_message(
+                           set_config('synchronous_commit', 'local', true) IS NOT NULL, $1::text, $2::text)";
+    let failed = |error| SqlError::new("have the WAL written to disk", error);
+    client.query_one(SQL, &[&PREFIX, &task]).await.map_err(failed).map(drop)
+}
+
 /// Sends one heartbeat for the task, and returns where its message stands; `None` on a standby.
 pub async fn send(client: &Client, task: &str) -> Result<Option<Lsn>, SqlError> {
     // The setting is for this statement's transaction alone: a heartbeat is not worth waiting for an fsync or a

@@ -2,7 +2,7 @@
 //!
 //! [`source`] says which database and how; `transport` opens the socket and encrypts it ([`tls`]); on it stand the
 //! SQL connection ([`connect`]) and the [`replication`] connection, whose frames [`pgoutput`] reads, and values in
-//! [`binary`] form. Over SQL go [`catalog`], [`publication`], [`slot`], [`heartbeat`] and the [`precheck`]. Which tables are
+//! [`binary`] form. That they have all reached the same server, [`server`] says. Over SQL go [`catalog`], [`publication`], [`slot`], [`heartbeat`] and the [`precheck`]. Which tables are
 //! meant, [`objects`] say.
 
 pub mod binary;
@@ -18,6 +18,7 @@ pub mod precheck;
 pub mod publication;
 pub mod relations;
 pub mod replication;
+pub mod server;
 pub mod server_error;
 pub mod slot;
 pub mod snapshot;

@@ -8,6 +8,7 @@ use futures_util::TryStreamExt;
 use millrace::change::TableShape;
 use millrace::postgres::connect;
 use millrace::postgres::objects::Objects;
+use millrace::postgres::server::Server;
 use millrace::postgres::snapshot::{Part, Read, ReadFrom, ReadOptions, Reader, Visibility, Wanted};
 use millrace::postgres::source::SourceConfig;
 use millrace::postgres::{catalog, publication};
@@ -44,7 +45,11 @@ pub struct Reading {
 
 impl Reading {
     pub async fn start(setup: &str) -> Reading {
-        let postgres = Postgres::start(PostgresOptions::default()).await;
+        Reading::start_with(PostgresOptions::default(), setup).await
+    }
+
+    async fn start_with(options: PostgresOptions, setup: &str) -> Reading {
+        let postgres = Postgres::start(options).await;
         let client = postgres.client().await;
         run(&client, setup).await;
         let control = connect::connect(&SourceConfig::parse(&postgres.url()).unwrap()).await.unwrap();
@@ -61,10 +66,16 @@ impl Reading {
         Wanted { oid: self.oid(table).await, epoch, from }
     }
 
-    fn spawn(&self, url: &str, options: ReadOptions, wanted: Vec<Wanted>) -> (Reader, mpsc::Receiver<Read>) {
+    async fn spawn(
+        &self,
+        url: &str,
+        options: ReadOptions,
+        wanted: Vec<Wanted>,
+    ) -> (Reader, mpsc::Receiver<Read>) {
         let (out, reads) = mpsc::channel(1);
         let source = SourceConfig::parse(url).unwrap();
-        (Reader::spawn(source, TASK, options, wanted, out), reads)
+        let server = Server::of(&self.client).await.unwrap();
+        (Reader::spawn(source, server, TASK, options, wanted, out), reads)
     }
 
     /// Reads these tables to their ends, and does something after each chunk.
@@ -74,7 +85,7 @@ impl Reading {
         wanted: Vec<Wanted>,
         mut then: impl AsyncFnMut(&Client, u64),
     ) {
-        let (reader, mut reads) = self.spawn(&self.postgres.url(), options, wanted);
+        let (reader, mut reads) = self.spawn(&self.postgres.url(), options, wanted).await;
         while let Some(read) = reads.recv().await {
             if self.take(read) {
                 then(&self.client, self.chunks).await;
@@ -145,6 +156,7 @@ impl Reading {
                 self.gone.push(oid);
                 false
             }
+            Read::Elsewhere(error) => panic!("{error}"),
         }
     }
 
@@ -322,7 +334,7 @@ async fn a_reader_goes_on_behind_its_last_key_and_begins_anew_where_it_cannot() 
     // The reader stops, and another goes on.
     reading.tables.clear();
     let wanted = vec![reading.wanted("big", 3, ReadFrom::FirstKey).await];
-    let (reader, mut reads) = reading.spawn(&reading.postgres.url(), slow(), wanted);
+    let (reader, mut reads) = reading.spawn(&reading.postgres.url(), slow(), wanted).await;
     let before = reading.chunks;
     while reading.chunks < before + 3 {
         let read = reads.recv().await.unwrap();
@@ -423,7 +435,7 @@ async fn what_may_not_be_read_is_told_with_what_to_run_and_a_locked_table_is_wai
         wanted.push(reading.wanted(table, 1, ReadFrom::FirstKey).await);
     }
     let url = reading.postgres.url_for("reader", "secret", "postgres");
-    let (reader, mut reads) = reading.spawn(&url, ReadOptions::default(), wanted);
+    let (reader, mut reads) = reading.spawn(&url, ReadOptions::default(), wanted).await;
     let mut locker = Some(locker);
     while let Some(read) = reads.recv().await {
         reading.take(read);
@@ -463,7 +475,7 @@ async fn a_table_whose_rows_are_all_told_is_not_told_again_when_its_round_ends_e
     for table in ["told", "locked"] {
         wanted.push(reading.wanted(table, 1, ReadFrom::FirstKey).await);
     }
-    let (reader, mut reads) = reading.spawn(&reading.postgres.url(), ReadOptions::default(), wanted);
+    let (reader, mut reads) = reading.spawn(&reading.postgres.url(), ReadOptions::default(), wanted).await;
     for _ in 0..2 {
         let begin = reads.recv().await.unwrap();
         assert!(!reading.take(begin));
@@ -485,5 +497,67 @@ async fn a_table_whose_rows_are_all_told_is_not_told_again_when_its_round_ends_e
     assert_eq!((reading.told("told").await.epoch, reading.told("locked").await.epoch), (1, 2));
     for table in ["told", "locked"] {
         reading.expect_whole(table).await;
+    }
+}
+
+/// A commit that nobody waits for, and a rollback, are seen before they are in the WAL on disk. Were they lost after their
+/// effects have been told, others would be given their numbers, and be taken for what the snapshot has seen.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_been_told_is_not_lost_when_the_server_crashes() {
+    for from in [ReadFrom::Start, ReadFrom::FirstKey] {
+        let options = PostgresOptions::default().setting("wal_writer_delay", "10s");
+        let setup = "CREATE TABLE written (id int PRIMARY KEY); INSERT INTO written VALUES (1);
+                     ALTER ROLE postgres SET synchronous_commit = off;";
+        let mut reading = Reading::start_with(options, setup).await;
+        let client = reading.postgres.client().await;
+        // The writer of the WAL has rested, and wakes for the first.
+        run(&client, "INSERT INTO written VALUES (2)").await;
+        sleep(Duration::from_millis(500)).await;
+        run(&client, "INSERT INTO written VALUES (3)").await;
+        run(&client, "BEGIN; INSERT INTO written VALUES (4); ROLLBACK").await;
+
+        let wanted = vec![reading.wanted("written", 1, from.clone()).await];
+        let (reader, mut reads) =
+            reading.spawn(&reading.postgres.url(), ReadOptions::default(), wanted).await;
+        while let Some(read) = reads.recv().await {
+            if reading.take(read) {
+                reading.postgres.stop_immediate().await;
+                break;
+            }
+        }
+        reader.stop().await;
+        reading.postgres.start_again().await;
+        reading.client = reading.postgres.client().await;
+        let told = reading.told("written").await;
+        assert_eq!(told.rows.len(), 3);
+        let there = "SELECT count(*), pg_current_xact_id()::text FROM written";
+        let there = reading.client.query_one(there, &[]).await.unwrap();
+        assert_eq!(there.get::<_, i64>(0), 3, "a row that was told is lost ({from:?})");
+        let next: u64 = there.get::<_, String>(1).parse().unwrap();
+        assert!(!told.rows[0].1.sees(next as u32), "{next} is seen before it is given ({from:?})");
+    }
+}
+
+/// After a failover the address may lead to the new primary, or still to a standby, while the stream has the old one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_takes_nothing_from_another_server_than_the_streams() {
+    let mut reading =
+        Reading::start("CREATE TABLE written (id int PRIMARY KEY); INSERT INTO written VALUES (1)").await;
+    let standby = reading.postgres.standby(&[]).await;
+    reading.client = reading.postgres.client().await;
+    for is_promoted in [false, true] {
+        if is_promoted {
+            standby.promote().await;
+        }
+        for from in [ReadFrom::Start, ReadFrom::FirstKey] {
+            let wanted = vec![reading.wanted("written", 1, from).await];
+            let (reader, mut reads) = reading.spawn(&standby.url(), ReadOptions::default(), wanted).await;
+            match reads.recv().await.unwrap() {
+                Read::Elsewhere(error) => assert!(error.to_string().contains("leads to another server")),
+                other => panic!("{other:?}"),
+            }
+            assert!(reads.recv().await.is_none());
+            reader.stop().await;
+        }
     }
 }

@@ -180,11 +180,15 @@ impl<W: LogWriter> Pipeline<W> {
     /// # Errors
     /// A record that the log or the format refuses; a reader that breaks the order.
     pub fn take(&mut self, job: u64, read: Read) -> Result<Option<PartRows>, CaptureError> {
-        let (Read::Begin { oid, .. }
-        | Read::Rows { oid, .. }
-        | Read::End { oid, .. }
-        | Read::Refused { oid, .. }
-        | Read::Gone { oid }) = read;
+        let oid = match read {
+            Read::Begin { oid, .. }
+            | Read::Rows { oid, .. }
+            | Read::End { oid, .. }
+            | Read::Refused { oid, .. }
+            | Read::Gone { oid } => oid,
+            // Where the address leads now, the next session finds out.
+            Read::Elsewhere(error) => return Err(error.into()),
+        };
         let number = job;
         let is_meant = |job: &&mut Job| job.place.number == number;
         let index = self.rows.existing.holding(oid);
@@ -259,6 +263,7 @@ impl<W: LogWriter> Pipeline<W> {
                 self.note(index, &Mark::Unread { oid, reason: None })?;
                 self.rows.writer.boundary();
             }
+            Read::Elsewhere(_) => {}
         }
         Ok(None)
     }

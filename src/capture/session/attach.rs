@@ -21,6 +21,7 @@ use crate::postgres::replication::{
     Backlog, Begun, Feed, Reading, ReplicationConnection, ReplicationStream, SlotLife, Snapshot,
     StartOptions, StreamLimits,
 };
+use crate::postgres::server::Server;
 use crate::postgres::slot::{self, SlotError, SlotState, SlotTrouble};
 use crate::postgres::timeline::{self, IdentifySystem, OurPosition, TimelineDecision, TimelineHistory};
 use crate::postgres::{catalog, pgoutput, relations};
@@ -33,6 +34,7 @@ const UNDECODABLE: &str = "undecodable_slot";
 
 /// What a session begins with.
 pub(super) struct Attached {
+    pub(super) server: Server,
     pub(super) control: Control,
     pub(super) feed: Feed,
     pub(super) durable: SourcePosition,
@@ -44,11 +46,12 @@ impl<W: LogWriter> Capture<W> {
     pub(super) async fn connect_and_attach(&mut self) -> Result<Attached, CaptureError> {
         self.restart_from_log().await?;
         self.pipeline.recall().await?;
-        let control = connect::connect(&self.options.source).await?;
-        let replication = ReplicationConnection::connect(&self.options.source).await?;
+        let mut replication = ReplicationConnection::connect(&self.options.source).await?;
+        let server = replication.server().await?;
+        let control = connect::connect_to(&server, &self.options.source).await?;
         let patience = replication.wal_sender_timeout().map_or(KEEPALIVE_INTERVAL, |timeout| timeout / 3);
         let (feed, durable) = self.attach(&control, replication).await?;
-        Ok(Attached { control, feed, durable, keepalive: patience.min(KEEPALIVE_INTERVAL) })
+        Ok(Attached { server, control, feed, durable, keepalive: patience.min(KEEPALIVE_INTERVAL) })
     }
 
     /// Finds the place to go on from and starts the stream there, making publications and slot where there are none.

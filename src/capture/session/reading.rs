@@ -19,6 +19,7 @@ use crate::change::Lsn;
 use crate::log::LogWriter;
 use crate::postgres::connect::Control;
 use crate::postgres::replication::{Feed, ReplicationError};
+use crate::postgres::server::Server;
 use crate::postgres::snapshot::{Read, ReadProgress, Reader, Wanted, keys};
 use crate::postgres::{catalog, heartbeat, publication};
 
@@ -29,6 +30,8 @@ const AGAIN_AFTER: (Duration, Duration) = (Duration::from_secs(1), Duration::fro
 
 /// The readers of a session.
 pub(super) struct Reading {
+    /// The stream's.
+    server: Server,
     /// By job.
     readers: BTreeMap<u64, Running>,
     /// Readers whose tables are to be read again: what they tell is not heard any more.
@@ -62,8 +65,9 @@ pub(super) enum Arrived {
 }
 
 impl Reading {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(server: Server) -> Self {
         Reading {
+            server,
             readers: BTreeMap::new(),
             void: Vec::new(),
             failed: BTreeMap::new(),
@@ -147,7 +151,8 @@ impl Reading {
 
     fn start(&mut self, job: u64, options: &CaptureOptions, wanted: Vec<Wanted>) -> Arc<ReadProgress> {
         let (out, inbox) = mpsc::channel(WAITING_PARTS);
-        let reader = Reader::spawn(options.source.clone(), &options.task, options.read.clone(), wanted, out);
+        let (source, server) = (options.source.clone(), self.server.clone());
+        let reader = Reader::spawn(source, server, &options.task, options.read.clone(), wanted, out);
         let progress = reader.progress().clone();
         self.readers.insert(job, Running { reader, inbox });
         progress

@@ -14,6 +14,7 @@ use super::wire::Wire;
 use super::{AS_IT_IS, ERROR_RESPONSE, LoggedIn, StreamLimits, log_in};
 use crate::postgres::connect::{ConnectError, newer_settings, reach};
 use crate::postgres::password;
+use crate::postgres::server::{self, Server};
 use crate::postgres::server_error::ServerError;
 use crate::postgres::source::SourceConfig;
 
@@ -76,6 +77,15 @@ impl CopyConnection {
             })?;
         }
         Ok(connection)
+    }
+
+    /// Which server this is.
+    ///
+    /// # Errors
+    /// When the server refuses or the connection breaks.
+    pub async fn server(&mut self) -> Result<Server, CopyError> {
+        let told = self.run(server::SQL, &mut Vec::new(), 0).await?;
+        Ok(Server::new(told.unwrap_or_default()))
     }
 
     /// Runs statements in one message. What a COPY among them sends is appended to `lines`, at most `limit` bytes unless

@@ -29,6 +29,7 @@ use self::wire::Wire;
 use super::connect::{ConnectError, SESSION, newer_settings, reach, server_version_num};
 use super::password;
 use super::publication::Origin;
+use super::server::{self, Server};
 use super::server_error::{ServerError, sqlstate};
 use super::source::{Secret, SourceConfig};
 use super::timeline::{HistoryError, IdentifySystem, TimelineHistory};
@@ -220,6 +221,18 @@ impl ReplicationConnection {
             }
             _ => Err(ReplicationError::Protocol("IDENTIFY_SYSTEM's row cannot be read".to_owned())),
         }
+    }
+
+    /// Which server this is.
+    ///
+    /// # Errors
+    /// When the connection breaks or the server refuses.
+    pub async fn server(&mut self) -> Result<Server, ReplicationError> {
+        let row = self.one_row(server::SQL).await?;
+        let told = row
+            .text(0)
+            .ok_or_else(|| ReplicationError::Protocol("a server that started at no time".to_owned()))?;
+        Ok(Server::new(told.to_owned()))
     }
 
     /// The ancestors of a timeline. Timeline 1 has none and no file to read.

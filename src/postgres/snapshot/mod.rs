@@ -21,6 +21,7 @@ pub use self::progress::{ReadProgress, ReadState, ReadTotals, TableProgress};
 pub use self::reader::{ReadOptions, Reader};
 pub use self::visibility::Visibility;
 use crate::change::TableShape;
+use crate::postgres::connect::ConnectError;
 
 /// A table whose rows are wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,4 +114,6 @@ pub enum Read {
         /// The table.
         oid: u32,
     },
+    /// The address leads to another server than the stream's. The reader has ended.
+    Elsewhere(ConnectError),
 }

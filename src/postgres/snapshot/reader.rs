@@ -20,6 +20,7 @@ use super::table::{self, Table};
 use super::{Read, ReadFrom, Visibility, Wanted};
 use crate::postgres::connect::{self, ConnectError, Control};
 use crate::postgres::publication;
+use crate::postgres::server::Server;
 use crate::postgres::source::SourceConfig;
 use crate::postgres::sql::SqlError;
 
@@ -57,9 +58,10 @@ pub struct Reader {
 
 impl Reader {
     /// Starts to read tables of a task and tells `out` about it. A table is begun as soon as it is published and every
-    /// transaction has ended that may have written to it before.
+    /// transaction has ended that may have written to it before. Nothing is read but from `server`, whose stream it is.
     pub fn spawn(
         source: SourceConfig,
+        server: Server,
         task: &str,
         options: ReadOptions,
         wanted: Vec<Wanted>,
@@ -74,6 +76,7 @@ impl Reader {
         let pending = wanted.into_iter().map(|table| (table.oid, Pending::new(table))).collect();
         let reading = Reading {
             source,
+            server,
             task: task.to_owned(),
             options,
             progress: progress.clone(),
@@ -143,6 +146,7 @@ impl Pending {
 
 pub(super) struct Reading {
     pub(super) source: SourceConfig,
+    pub(super) server: Server,
     pub(super) task: String,
     pub(super) options: ReadOptions,
     pub(super) progress: Arc<ReadProgress>,
@@ -156,6 +160,11 @@ impl Reading {
             match self.round().await {
                 Ok(()) => {}
                 Err(RoundError::Closed) => return,
+                Err(RoundError::Connect(error @ ConnectError::Elsewhere { .. })) => {
+                    // Who does not hear of it has ended itself.
+                    let _ = self.tell(Read::Elsewhere(error)).await;
+                    return;
+                }
                 Err(error) => {
                     warn!(task = self.task, %error, "cannot read existing rows; trying again");
                     sleep(PAUSE).await;
@@ -186,10 +195,10 @@ impl Reading {
     }
 
     async fn round(&self) -> Result<(), RoundError> {
-        let control = connect::connect(&self.source).await?;
-        if is_standby(&control).await? {
+        if self.server.is_standby() {
             return self.refuse_standby().await;
         }
+        let control = connect::connect_to(&self.server, &self.source).await?;
         let mut ready = self.ready(&control).await?;
         let patience = Instant::now() + PATIENCE;
         while ready.len() < self.pending().len() && Instant::now() < patience {
@@ -289,12 +298,6 @@ impl Reading {
     }
 }
 
-async fn is_standby(control: &Control) -> Result<bool, SqlError> {
-    let failed = |error| SqlError::new("see whether the source is a standby", error);
-    let row = control.query_one("SELECT pg_is_in_recovery()", &[]).await.map_err(failed)?;
-    row.try_get(0).map_err(failed)
-}
-
 /// A transaction whose snapshot others use, for as long as this lives.
 pub(super) struct SharedSnapshot {
     control: Control,
@@ -304,10 +307,10 @@ pub(super) struct SharedSnapshot {
 }
 
 impl SharedSnapshot {
-    pub(super) async fn take(source: &SourceConfig) -> Result<Self, RoundError> {
+    pub(super) async fn take(server: &Server, source: &SourceConfig) -> Result<Self, RoundError> {
         const SQL: &str = "SELECT pg_export_snapshot(), pg_current_snapshot()::text";
         let failed = |error| SqlError::new("export a snapshot", error);
-        let control = connect::connect(source).await?;
+        let control = connect::connect_to(server, source).await?;
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
         control.batch_execute(begin).await.map_err(failed)?;
         let row = control.query_one(SQL, &[]).await.map_err(failed)?;

@@ -17,6 +17,7 @@ use super::table::{self, Table};
 use super::{CopyRows, Part, Read, ReadFrom, Visibility};
 use crate::change::Value;
 use crate::postgres::connect::Control;
+use crate::postgres::heartbeat;
 use crate::postgres::replication::{CopyConnection, CopyError};
 use crate::postgres::server_error::{ServerError, sqlstate};
 
@@ -180,7 +181,11 @@ impl<'a> Round<'a> {
     ) -> Result<(), RoundError> {
         let snapshot = match shared.is_empty() {
             true => None,
-            false => Some(SharedSnapshot::take(&reading.source).await?),
+            false => {
+                let snapshot = SharedSnapshot::take(&reading.server, &reading.source).await?;
+                heartbeat::flush(&control, &reading.task).await?;
+                Some(snapshot)
+            }
         };
         // Rows of a partition that was made before the snapshot may be in it: one that is not known here has none.
         let oids: Vec<u32> = shared.iter().map(|(table, _)| table.oid).collect();
@@ -414,8 +419,13 @@ impl<'a> Round<'a> {
         match connection {
             Some(session) => Ok(session),
             none => {
-                let made = CopyConnection::connect(&self.reading.source).await;
-                Ok(none.insert(made.map_err(|error| Failed::Connection(error.to_string()))?))
+                let source = &self.reading.source;
+                let made = CopyConnection::connect(source).await;
+                let mut made = made.map_err(|error| Failed::Connection(error.to_string()))?;
+                let reached = made.server().await?;
+                let elsewhere = |error| Failed::Round(RoundError::Connect(error));
+                self.reading.server.check(&reached, source).map_err(elsewhere)?;
+                Ok(none.insert(made))
             }
         }
     }
@@ -608,6 +618,11 @@ impl<'a> Round<'a> {
         let stamps = stamps.map_err(|error| Failed::Round(error.into()))?;
         if stamps.get(&table.oid) != Some(&table.stamp) {
             return Err(Stopped::Changed(ReadFrom::Start).into());
+        }
+        if matches!(under, Under::Own) {
+            heartbeat::flush(&self.control, &self.reading.task)
+                .await
+                .map_err(|error| Failed::Round(error.into()))?;
         }
         let rows = memchr_iter(b'\n', &lines).count() as u64;
         let visibility = first.map(|text| text.parse::<Visibility>()).transpose();
