@@ -232,6 +232,28 @@ fn the_example_has_everything_with_its_default() {
     }
     let [task] = loaded.config.tasks.as_slice() else { panic!("{:?}", loaded.config.tasks) };
     let [output, _] = task.definition.outputs.as_slice() else { panic!("{task:?}") };
+    let [of_tables] = task.definition.publish.table_options.as_slice() else { panic!("{task:?}") };
+    // Everything that can be said of a task is said.
+    for value in [
+        serde_json::to_value(&task.definition).unwrap(),
+        serde_json::to_value(of_tables).unwrap(),
+        serde_json::to_value(output).unwrap(),
+        serde_json::to_value(output.events).unwrap(),
+    ] {
+        for key in value.as_object().unwrap().keys() {
+            let key = match key.as_str() {
+                "objects" => "tables",
+                "publish" => "partitions_as",
+                key => key,
+            };
+            let is_said = |line: &str| {
+                line.contains(&format!("{key} = ")) || line.starts_with(&format!("[[tasks.{key}]]"))
+            };
+            assert!(all.lines().any(is_said), "{key} is missing");
+        }
+    }
+    let publish = &task.definition.publish;
+    assert_eq!((publish.partitions_as, publish.origin), Default::default());
     let default = OutputSettings::default().define("shop").unwrap();
     assert_eq!(OutputDefinition { codec: None, ..output.clone() }, default);
 }
