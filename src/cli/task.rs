@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::api::{ApiArguments, Output};
 use super::{Exit, Failure, say};
-use crate::postgres::objects::{Objects, ObjectsChange, Pattern};
+use crate::postgres::objects::{Objects, ObjectsEdit, Pattern};
 
 /// `millrace task`
 #[derive(Debug, Args)]
@@ -57,12 +57,11 @@ impl TaskArguments {
             TaskCommand::List => api.get("/api/v1/tasks").await?,
             TaskCommand::Show { name } => api.get(&path(&name)?).await?,
             TaskCommand::Tables { name, add, remove, exclude } => {
-                let task = api.get(&path(&name)?).await?;
-                if add.is_empty() && remove.is_empty() && exclude.is_empty() {
-                    task
+                let edit = ObjectsEdit { add, remove, exclude };
+                if edit == ObjectsEdit::default() {
+                    api.get(&path(&name)?).await?
                 } else {
-                    let change = changed(&objects(&task)?, add, remove, exclude)?;
-                    api.change(Method::PATCH, &path(&name)?, &json!({ "objects": change })).await?
+                    api.change(Method::PATCH, &path(&name)?, &json!({ "tables": edit })).await?
                 }
             }
             TaskCommand::Snapshot { name, tables } => {
@@ -94,38 +93,6 @@ fn objects(task: &Value) -> Result<Objects, Failure> {
     serde_json::from_value(objects).map_err(|error| {
         Failure::failed(format!("cannot read the task's objects: {error}; is the broker older?"))
     })
-}
-
-/// What is added is excluded no longer.
-fn changed(
-    objects: &Objects,
-    add: Vec<Pattern>,
-    remove: Vec<Pattern>,
-    exclude: Vec<Pattern>,
-) -> Result<ObjectsChange, Failure> {
-    if let Some(strange) = remove.iter().find(|pattern| !objects.include().contains(pattern)) {
-        return Err(Failure::new(
-            Exit::Usage,
-            format!(
-                "{strange} is none of the patterns that are tracked ({}); leave a table out of a wider pattern with \
-                 --exclude",
-                crate::postgres::objects::list(objects.include())
-            ),
-        ));
-    }
-    let without = |list: &[Pattern], gone: &[Pattern]| -> Vec<Pattern> {
-        list.iter().filter(|pattern| !gone.contains(pattern)).cloned().collect()
-    };
-    let excluded = without(objects.exclude(), &add);
-    let included = without(objects.include(), &remove);
-    let change = ObjectsChange {
-        include: Some([included, add].concat()),
-        exclude: Some([excluded, exclude].concat()),
-    };
-    match change.clone().apply(objects) {
-        Ok(_) => Ok(change),
-        Err(error) => Err(Failure::new(Exit::Usage, error.to_string())),
-    }
 }
 
 /// The tasks, a line each.
@@ -192,24 +159,6 @@ fn text(value: &Value, key: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn patterns(list: &[&str]) -> Vec<Pattern> {
-        list.iter().map(|pattern| pattern.parse().unwrap()).collect()
-    }
-
-    #[test]
-    fn tables_are_added_removed_and_excluded() {
-        let start: Objects = serde_json::from_str(r#"{"include":["a.*","b.t"],"exclude":["a.x"]}"#).unwrap();
-        let change = |add: &[&str], remove: &[&str], exclude: &[&str]| {
-            let change = changed(&start, patterns(add), patterns(remove), patterns(exclude));
-            change.map(|change| change.apply(&start).unwrap().to_string()).map_err(|failure| failure.message)
-        };
-        assert_eq!(change(&["c.t", "b.t"], &[], &[]).unwrap(), "a.*, b.t, c.t without a.x");
-        assert_eq!(change(&["a.x"], &["b.t"], &[]).unwrap(), "a.*, a.x");
-        assert_eq!(change(&[], &[], &["b.t"]).unwrap(), "a.*, b.t without a.x, b.t");
-        assert!(change(&[], &["a.y"], &[]).unwrap_err().contains("--exclude"));
-        assert!(change(&[], &["a.*", "b.t"], &[]).unwrap_err().contains("*.*"));
-    }
 
     #[test]
     fn a_task_is_shown_in_lines() {

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use super::Site;
 use crate::capture::progress::CapturedTable;
 use crate::change::Timestamp;
-use crate::postgres::objects::{MAX_PATTERNS, ObjectsChange, Pattern};
+use crate::postgres::objects::{MAX_PATTERNS, ObjectsChange, ObjectsEdit, Pattern};
 use crate::postgres::snapshot::{ReadProgress, ReadState, TableProgress};
 use crate::state::AdminToken;
 use crate::task::supervisor::{ChangeError, Task};
@@ -104,9 +104,12 @@ async fn show(State(site): State<Site>, Path(name): Path<String>) -> Result<Resp
 
 /// What may be changed of a task.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TaskChange {
-    objects: ObjectsChange,
+#[serde(rename_all = "snake_case")]
+enum TaskChange {
+    /// All patterns of tables.
+    Objects(ObjectsChange),
+    /// Single ones.
+    Tables(ObjectsEdit),
 }
 
 async fn change(
@@ -115,12 +118,16 @@ async fn change(
     body: Result<Json<TaskChange>, JsonRejection>,
 ) -> Result<Response, Refusal> {
     let (task, Json(change)) = (find(&site, &name)?, body?);
-    match task.clone().change_objects(change.objects).await {
+    let changed = task.clone().change_objects(|objects| match change {
+        TaskChange::Objects(change) => change.apply(objects),
+        TaskChange::Tables(edit) => edit.apply(objects),
+    });
+    match changed.await {
         Ok(()) => Ok(Json(whole(task)).into_response()),
         Err(ChangeError::Objects(error)) => Err(Refusal::new(
             StatusCode::UNPROCESSABLE_ENTITY,
             error.to_string(),
-            "nothing was changed; send other lists",
+            "nothing was changed; name other patterns",
         )),
         Err(error) => Err(not_saved(&error)),
     }

@@ -220,6 +220,17 @@ pub enum ObjectsError {
     /// A list is too long.
     #[error("there are more than {MAX_PATTERNS} patterns of tables; use * to say it with fewer")]
     TooMany,
+    /// What is to be taken away is not there.
+    #[error(
+        "{pattern} is none of the patterns that are tracked ({}); to leave a table out of a wider one, exclude it",
+        list(.included)
+    )]
+    NotIncluded {
+        /// What was to be taken away.
+        pattern: Box<Pattern>,
+        /// What is tracked.
+        included: Vec<Pattern>,
+    },
 }
 
 /// What is to become of [`Objects`]; a list that is absent stays.
@@ -257,6 +268,37 @@ impl ObjectsChange {
         let include = once(self.include.unwrap_or_else(|| objects.include.clone()))?;
         let exclude = once(self.exclude.unwrap_or_else(|| objects.exclude.clone()))?;
         if include.is_empty() { Err(ObjectsError::Nothing) } else { Ok(Objects { include, exclude }) }
+    }
+}
+
+/// What is to become of single patterns of [`Objects`], whatever the others are: so that two people who change them at the
+/// same time both have their way.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ObjectsEdit {
+    /// To be tracked from now on, and excluded no longer.
+    pub add: Vec<Pattern>,
+    /// Those among the tracked that are not to be any more.
+    pub remove: Vec<Pattern>,
+    /// To be left out, whatever includes them.
+    pub exclude: Vec<Pattern>,
+}
+
+impl ObjectsEdit {
+    /// The objects with this change.
+    ///
+    /// # Errors
+    /// [`ObjectsError`]
+    pub fn apply(self, objects: &Objects) -> Result<Objects, ObjectsError> {
+        let Objects { mut include, mut exclude } = objects.clone();
+        if let Some(pattern) = self.remove.iter().find(|pattern| !include.contains(pattern)) {
+            return Err(ObjectsError::NotIncluded { pattern: Box::new(pattern.clone()), included: include });
+        }
+        include.retain(|pattern| !self.remove.contains(pattern));
+        exclude.retain(|pattern| !self.add.contains(pattern));
+        include.extend(self.add);
+        exclude.extend(self.exclude);
+        ObjectsChange { include: Some(include), exclude: Some(exclude) }.apply(objects)
     }
 }
 
@@ -384,6 +426,20 @@ mod tests {
         assert_eq!(twice.include(), [pattern("a.b")]);
         let change = ObjectsChange { exclude: Some(vec![pattern("a.c")]), ..ObjectsChange::default() };
         assert_eq!(change.apply(&twice).unwrap().to_string(), "a.b without a.c");
+    }
+
+    #[test]
+    fn patterns_are_added_removed_and_excluded() {
+        let start = objects(r#"{"include":["a.*","b.t"],"exclude":["a.x"]}"#).unwrap();
+        let edited = |edit: &str| {
+            let edit: ObjectsEdit = serde_json::from_str(edit).unwrap();
+            edit.apply(&start).map(|objects| objects.to_string()).map_err(|error| error.to_string())
+        };
+        assert_eq!(edited(r#"{"add":["c.t","b.t"]}"#).unwrap(), "a.*, b.t, c.t without a.x");
+        assert_eq!(edited(r#"{"add":["a.x"],"remove":["b.t"]}"#).unwrap(), "a.*, a.x");
+        assert_eq!(edited(r#"{"exclude":["b.t"]}"#).unwrap(), "a.*, b.t without a.x, b.t");
+        assert!(edited(r#"{"remove":["a.y"]}"#).unwrap_err().contains("tracked (a.*, b.t); to leave"));
+        assert!(edited(r#"{"remove":["a.*","b.t"]}"#).unwrap_err().contains("*.*"));
     }
 
     /// The plain meaning, by trying every length that a `*` may stand for.

@@ -22,7 +22,7 @@ use crate::capture::progress::Progress;
 use crate::capture::session::{Capture, CaptureOptions, Flow};
 use crate::capture::snapshot_requests::SnapshotRequests;
 use crate::log::LogWriter;
-use crate::postgres::objects::{Objects, ObjectsChange, ObjectsError};
+use crate::postgres::objects::{Objects, ObjectsError};
 use crate::state::{StateError, Store};
 
 const FIRST_WAIT: Duration = Duration::from_millis(250);
@@ -95,14 +95,17 @@ impl Task {
         }
     }
 
-    /// Tracks other tables from the next poll of the source on. Durable when this returns.
+    /// Tracks what `change` makes of the present tables, from the next poll of the source on. Durable when this returns.
     ///
     /// # Errors
     /// [`ChangeError`]; nothing has changed then.
-    pub async fn change_objects(self: Arc<Self>, change: ObjectsChange) -> Result<(), ChangeError> {
+    pub async fn change_objects(
+        self: Arc<Self>,
+        change: impl FnOnce(&Objects) -> Result<Objects, ObjectsError> + Send + 'static,
+    ) -> Result<(), ChangeError> {
         let save = move || {
             let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-            let objects = change.apply(&self.objects.borrow())?;
+            let objects = change(&self.objects.borrow())?;
             let task = TaskDefinition { objects: objects.clone(), ..self.definition.clone() };
             let json =
                 serde_json::to_string(&task).map_err(|error| ChangeError::Unsaved(error.to_string()))?;

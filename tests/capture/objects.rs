@@ -245,7 +245,12 @@ async fn a_change_of_a_task_needs_the_token_and_what_is_wrong_with_it_is_said() 
         (with_token.as_str(), "{", 400, "docs/operations.md"),
         (with_token.as_str(), r#"{"objects":{"include":[]}}"#, 422, "write *.* for the whole database"),
         (with_token.as_str(), r#"{"objects":{"include":["a"]}}"#, 422, "write public.a"),
-        (with_token.as_str(), r#"{"object":{}}"#, 422, "unknown field `object`"),
+        (
+            with_token.as_str(),
+            r#"{"object":{}}"#,
+            422,
+            "unknown variant `object`, expected `objects` or `tables`",
+        ),
         (&format!("{with_token}Origin: http://evil.example\r\n"), change, 403, "other sites"),
         (&with_token.replace("application/json", "text/plain"), change, 415, "application/json"),
     ] {
@@ -263,7 +268,7 @@ async fn a_change_of_a_task_needs_the_token_and_what_is_wrong_with_it_is_said() 
         (&["show", "other"][..], 3, "there is no task other here; GET /api/v1/tasks"),
         (&["show", "../x"], 2, "is no task's name"),
         (&["tables", "t", "--add", "x"], 2, "write public.x"),
-        (&["tables", "t", "--remove", "public.x"], 2, "leave a table out of a wider pattern with --exclude"),
+        (&["tables", "t", "--remove", "public.x"], 3, "to leave a table out of a wider one, exclude it"),
         (&["tables", "t", "--add", "b.c", "--token", "wrong"], 3, "admin token"),
         (&["snapshot", "t", "public.x"], 3, "public.x means no table that task t captures"),
         (&["list", "--endpoint", "http://127.0.0.1:1"], 4, "cannot reach millrace at http://127.0.0.1:1/"),
@@ -274,6 +279,15 @@ async fn a_change_of_a_task_needs_the_token_and_what_is_wrong_with_it_is_said() 
         assert!(said.contains(part), "{args:?}: {said}");
     }
     assert!(!stage.millrace.output().contains(token.trim()));
+
+    // Several people at the same time all have their way.
+    let names: Vec<String> = (0..6).map(|number| format!("public.t{number}")).collect();
+    let commands: Vec<[&str; 4]> = names.iter().map(|name| ["tables", "t", "--add", name]).collect();
+    let ended =
+        futures_util::future::join_all(commands.iter().map(|command| stage.task_command(command))).await;
+    assert!(ended.iter().all(|(code, _)| *code == 0), "{ended:?}");
+    let tracked = stage.task()["objects"]["include"].to_string();
+    assert!(names.iter().all(|name| tracked.contains(name)), "{tracked}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
