@@ -239,6 +239,18 @@ impl<W: LogWriter> Pipeline<W> {
         self.rows.shapes.set(arrival, shape);
     }
 
+    /// The shapes of tables with values of composite types.
+    pub fn composite_shapes(&self) -> Vec<Arc<TableShape>> {
+        let has_composite = |shape: &&Arc<TableShape>| shape.columns.iter().any(|c| c.form.has_composite());
+        self.rows.shapes.all().filter(has_composite).cloned().collect()
+    }
+
+    /// The table's shape from here on, although the stream has sent none.
+    pub fn renew_shape(&mut self, shape: Arc<TableShape>) {
+        self.rows.last_shape = None;
+        self.rows.shapes.renew(shape);
+    }
+
     /// Takes one message of the stream.
     ///
     /// # Errors

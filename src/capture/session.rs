@@ -5,6 +5,7 @@
 
 mod attach;
 mod reading;
+mod types;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -193,6 +194,8 @@ struct Session<'a, W> {
     /// Who wants to know when that is durable.
     answers: Vec<oneshot::Sender<()>>,
     reading: Reading,
+    /// Whether it is time to ask again what composite types are made of.
+    types_due: bool,
 }
 
 impl<W: LogWriter> Capture<W> {
@@ -309,6 +312,7 @@ impl<W: LogWriter> Capture<W> {
             holds: Vec::new(),
             answers: Vec::new(),
             reading: Reading::new(server),
+            types_due: false,
         };
         let ended = session.pump(&mut feed, &mut inbox).await;
         watcher.stop().await;
@@ -412,6 +416,7 @@ impl<W: LogWriter> Session<'_, W> {
             }
             self.start_flight()?;
             self.look_after_existing(feed).await?;
+            self.renew_types().await?;
             let room =
                 self.capture.flight.is_none() || self.capture.pipeline.writer().buffered() < GROUP_LIMIT;
             let may_take = room && !self.capture.pipeline.in_transaction();
@@ -541,7 +546,8 @@ impl<W: LogWriter> Session<'_, W> {
             if self.capture.pipeline.writer().buffered() >= GROUP_LIMIT || self.stop.is_cancelled() {
                 break;
             }
-            if !self.capture.pipeline.in_transaction() && self.reading.wants_turn() {
+            let wants_turn = self.types_due || self.reading.wants_turn();
+            if wants_turn && !self.capture.pipeline.in_transaction() {
                 break;
             }
             let step = match feed.next_frame()? {
@@ -657,6 +663,7 @@ impl<W: LogWriter> Session<'_, W> {
         match report {
             Report::Source { lsn, retained, slot_lost } => {
                 self.capture.progress.source(lsn, retained);
+                self.types_due = !self.capture.pipeline.composite_shapes().is_empty();
                 let restart = Lsn(lsn.0.saturating_sub(retained));
                 if slot_lost.is_none()
                     && !self.capture.pipeline.in_transaction()

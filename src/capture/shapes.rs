@@ -57,6 +57,18 @@ impl Shapes {
         known.insert(shape.oid, Known { arrival, shape });
     }
 
+    /// A table's shape is another by now than when it arrived.
+    pub fn renew(&mut self, shape: Arc<TableShape>) {
+        if let Some(known) = self.known.get_mut(&shape.oid) {
+            known.shape = shape;
+        }
+    }
+
+    /// All shapes, but for those of a transaction that is replayed.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<TableShape>> {
+        self.known.values().map(|known| &known.shape)
+    }
+
     /// A table's shape.
     pub fn get(&self, oid: u32) -> Option<&Arc<TableShape>> {
         let known = self.replay.as_ref().map_or(&self.known, |replay| &replay.known);

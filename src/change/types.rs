@@ -43,6 +43,17 @@ pub enum TypeForm {
     Extension(ExtensionType),
 }
 
+impl TypeForm {
+    /// Whether values have attributes, or elements that have.
+    pub fn has_composite(&self) -> bool {
+        match self {
+            TypeForm::Plain | TypeForm::Extension(_) => false,
+            TypeForm::Array { element, .. } => element.form.has_composite(),
+            TypeForm::Composite(_) => true,
+        }
+    }
+}
+
 /// An attribute of a composite type.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attribute {

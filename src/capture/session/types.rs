@@ -1,0 +1,45 @@
+//! Composite types that are altered while their tables stay as they are: the stream does not say so, and the catalog is
+//! asked again with each poll.
+
+use std::sync::Arc;
+
+use tokio::time::timeout;
+
+use super::{CATALOG_WAIT, Session, query};
+use crate::capture::CaptureError;
+use crate::change::{Column, TableShape};
+use crate::log::LogWriter;
+use crate::postgres::catalog;
+
+impl<W: LogWriter> Session<'_, W> {
+    /// Asks what composite types are made of now, between transactions.
+    pub(super) async fn renew_types(&mut self) -> Result<(), CaptureError> {
+        if !self.types_due || self.capture.pipeline.in_transaction() {
+            return Ok(());
+        }
+        self.types_due = false;
+        let shapes = self.capture.pipeline.composite_shapes();
+        let columns = shapes.iter().flat_map(|shape| &shape.columns);
+        let types: Vec<u32> = columns.filter(is_composite).map(|column| column.type_oid).collect();
+        let types = timeout(CATALOG_WAIT, catalog::data_types(&self.control, &types))
+            .await
+            .map_err(query("read the types of columns in time"))?
+            .map_err(query("read the types of columns"))?;
+        for shape in shapes {
+            let mut renewed = TableShape::clone(&shape);
+            for column in &mut renewed.columns {
+                if let Some(now) = types.get(&column.type_oid) {
+                    column.form = now.form.clone();
+                }
+            }
+            if renewed != *shape {
+                self.capture.pipeline.renew_shape(Arc::new(renewed));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_composite(column: &&Column) -> bool {
+    column.form.has_composite()
+}
