@@ -10,7 +10,7 @@ use millrace::postgres::source::SourceConfig;
 use millrace_test_support::Postgres;
 use tokio::time::sleep;
 
-use crate::stage::{SLOT, Stage, newest, options, run_time, seed};
+use crate::stage::{Begin, SLOT, Stage, newest, options, run_time, seed};
 use crate::workload::{Load, Random};
 
 /// The first version that copies slots to standbys.
@@ -37,16 +37,48 @@ async fn synchronizing() -> Option<Postgres> {
 /// We are sent nothing that the standby does not have: whenever the primary dies, it goes on.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failover_with_a_synchronized_slot_goes_on_exactly() {
+    goes_on_exactly(Begin::any(seed())).await;
+}
+
+/// What was read from the old primary may be what the new one has lost: it is read again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failover_while_existing_rows_are_read_goes_on_exactly() {
+    goes_on_exactly(Begin::ManyRows).await;
+}
+
+async fn goes_on_exactly(begin: Begin) {
     let Some(mut primary) = synchronizing().await else { return };
     let seed = seed();
     let standby = primary.standby(&[("sync_replication_slots", "on")]).await;
     until_prechecked(&primary, Checked::Warning, "synchronized_standby_slots = 'standby';").await;
     primary.reset("synchronized_standby_slots", "standby").await;
     until_prechecked(&primary, Checked::Ok, "sync_replication_slots = on").await;
-    let mut stage = Stage::start(primary, seed).await;
+    let mut stage = Stage::start(primary, seed, begin).await;
     stage.until_synchronized(&standby).await;
     let outcome = stage.fail_over(standby, &mut Random::new(seed, 1 << 33), false, false).await;
     assert_eq!(outcome, Outcome::Continued, "{}", stage.report());
+    stage.goes_on().await;
+}
+
+/// A name or a proxy leads to the new primary while the stream still has the old one, which has not gone away.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_has_moved_while_its_old_primary_lives_is_followed() {
+    let Some(mut primary) = synchronizing().await else { return };
+    let seed = seed();
+    let standby = primary.standby(&[("sync_replication_slots", "on")]).await;
+    let mut stage = Stage::start(primary, seed, Begin::Rows).await;
+    stage.until_synchronized(&standby).await;
+    stage.compare().await;
+    stage.until_replayed(&standby).await;
+    standby.promote().await;
+    // It writes what leaves no record, so that the rows are asked for at a place behind the fork.
+    let write = "SELECT max(pg_logical_emit_message(true, 'millrace.test', repeat('x', 4000000)))::text
+                 FROM generate_series(1, 5)";
+    let end: String = stage.postgres.client().await.query_one(write, &[]).await.unwrap().get(0);
+    stage.millrace.wait_durable(&end).await;
+    stage.proxy.lead_to(standby.port());
+    let _old = std::mem::replace(&mut stage.postgres, standby);
+    stage.ask_for_rows("plain");
     stage.goes_on().await;
 }
 
@@ -57,7 +89,7 @@ async fn a_failover_to_a_standby_that_lags_goes_on_or_reports_what_was_lost() {
     let seed = seed();
     let mut random = Random::new(seed, 1 << 33);
     let standby = primary.standby(&[("sync_replication_slots", "on")]).await;
-    let mut stage = Stage::start(primary, seed).await;
+    let mut stage = Stage::start(primary, seed, Begin::any(seed)).await;
     stage.until_synchronized(&standby).await;
     let lags = random.below(3) > 0;
     let outcome = stage.fail_over(standby, &mut random, lags, false).await;
@@ -69,6 +101,24 @@ async fn a_failover_to_a_standby_that_lags_goes_on_or_reports_what_was_lost() {
     }
 }
 
+/// The stream brings nothing of transactions that wrote to a table before it was captured, and yet its rows tell of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn existing_rows_that_a_failover_loses_are_reported() {
+    let Some(mut primary) = synchronizing().await else { return };
+    let seed = seed();
+    let standby = primary.standby(&[("sync_replication_slots", "on")]).await;
+    let mut stage = Stage::start(primary, seed, Begin::Empty).await;
+    stage.until_synchronized(&standby).await;
+    standby.reset("primary_conninfo", "").await;
+    let late =
+        "BEGIN; CREATE TABLE late (LIKE plain INCLUDING ALL); INSERT INTO late (id) VALUES (1); COMMIT";
+    stage.postgres.client().await.batch_execute(late).await.unwrap();
+    stage.until_read("late").await;
+    stage.postgres.stop_immediate().await;
+    let outcome = stage.take_over(standby, &mut Random::new(seed, 1 << 33), false).await;
+    assert_eq!(outcome, Outcome::Reported("timeline_diverged".to_owned()), "{}", stage.report());
+}
+
 /// A standby without the slot, or with one that somebody has made there: changes are missing, and that is said.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failover_without_the_slot_is_reported() {
@@ -78,7 +128,7 @@ async fn a_failover_without_the_slot_is_reported() {
     let standby = primary.standby(&[]).await;
     let cost = if primary.major() < SYNCHRONIZES_SLOTS { "reports a gap" } else { "what was lost" };
     until_prechecked(&primary, Checked::Warning, cost).await;
-    let mut stage = Stage::start(primary, seed).await;
+    let mut stage = Stage::start(primary, seed, Begin::any(seed)).await;
 
     // A standby is not where the task reads from, and says nothing of its slot.
     stage.proxy.point_at(standby.port());
@@ -132,6 +182,11 @@ impl Stage {
         }
         self.postgres.stop_immediate().await;
         load.stop().await;
+        self.take_over(standby, random, slot_by_hand).await
+    }
+
+    /// The standby takes the place of the primary, which is dead.
+    async fn take_over(&mut self, standby: Postgres, random: &mut Random, slot_by_hand: bool) -> Outcome {
         // It sees the primary's end, or is not there when that happens.
         if random.below(2) == 0 {
             self.until_said("").await;
@@ -194,6 +249,18 @@ impl Stage {
             // The slot moves only with what the server tells of running transactions.
             primary.batch_execute("SELECT pg_log_standby_snapshot()").await.unwrap();
             sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Waits until the standby has all that was committed.
+    async fn until_replayed(&self, standby: &Postgres) {
+        let end = "SELECT pg_current_wal_flush_lsn()::text";
+        let end: String = self.postgres.client().await.query_one(end, &[]).await.unwrap().get(0);
+        let (standby, deadline) = (standby.client().await, Instant::now() + PATIENCE);
+        let is_there = "SELECT pg_last_wal_replay_lsn() >= $1::text::pg_lsn";
+        while !standby.query_one(is_there, &[&end]).await.unwrap().get::<_, bool>(0) {
+            assert!(Instant::now() < deadline, "the standby never has what the primary had at {end}");
+            sleep(Duration::from_millis(20)).await;
         }
     }
 

@@ -17,7 +17,7 @@ use serde_json::Value;
 use tokio_postgres::Client;
 
 use crate::rebuild::{Position, Rebuilt, Row, from_debezium, from_protobuf, text};
-use crate::workload::{Load, Random, Shared, connect, schema};
+use crate::workload::{FILL, Load, Random, Shared, connect, schema};
 
 /// The task, and its output in Debezium JSON, with all tables in one topic.
 const TASK: &str = "t";
@@ -66,6 +66,28 @@ pub fn newest() -> Option<PostgresOptions> {
     None
 }
 
+/// What a task begins with.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Begin {
+    /// Nothing.
+    Empty,
+    /// The rows that there are, while they are written to.
+    Rows,
+    /// So many of them, read so slowly, that much happens meanwhile.
+    ManyRows,
+}
+
+impl Begin {
+    /// Any of them.
+    pub fn any(seed: u64) -> Begin {
+        match Random::new(seed, 1 << 34).below(3) {
+            0 => Begin::Empty,
+            1 => Begin::Rows,
+            _ => Begin::ManyRows,
+        }
+    }
+}
+
 /// A server, the proxy before it, and Millrace.
 pub struct Stage {
     pub seed: u64,
@@ -77,14 +99,17 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Makes the tables on a fresh server, and starts Millrace with settings that follow from the seed: with the rows that
-    /// there are while they are written to, or with none.
-    pub async fn start(postgres: Postgres, seed: u64) -> Stage {
-        postgres.client().await.batch_execute(&schema()).await.unwrap();
+    /// Makes the tables on a fresh server, and starts Millrace with settings that follow from the seed.
+    pub async fn start(postgres: Postgres, seed: u64, begin: Begin) -> Stage {
+        let client = postgres.client().await;
+        client.batch_execute(&schema()).await.unwrap();
+        if begin == Begin::ManyRows {
+            client.batch_execute(FILL).await.unwrap();
+        }
         let (shared, mut random) = (Arc::<Shared>::default(), Random::new(seed, 0));
-        let load = match random.below(2) {
-            0 => None,
-            _ => {
+        let load = match begin {
+            Begin::Empty => None,
+            Begin::Rows | Begin::ManyRows => {
                 let load = Load::start(&postgres.url(), &shared, seed, 1 << 20);
                 shared.until_committed(100).await;
                 Some(load)
@@ -113,6 +138,9 @@ impl Stage {
         let mut options = MillraceOptions::serve(data.path()).env("PGPASSWORD", PASSWORD);
         if random.below(3) == 0 {
             options = options.args(&["--experimental-catch-up-mb", "1"]);
+        }
+        if begin == Begin::ManyRows {
+            options = options.args(&["--snapshot-limit-mb-per-second", "1"]);
         }
         let millrace = Millrace::start(options).await;
         if let Some(load) = load {
@@ -196,7 +224,7 @@ impl Stage {
                     .map_err(|why| Difference::Rows(format!("output {output}, table {table}: {why}")))?;
             }
         }
-        same_changes(&all, &each).map_err(Difference::Broken)?;
+        same_changes(&all, &each).map_err(Difference::Rows)?;
         println!("{} tables and {} changes are the same", source.len(), all.changes.len());
         Ok(())
     }
@@ -219,6 +247,20 @@ impl Stage {
         topics
     }
 
+    /// Waits until all existing rows of a table are told.
+    pub async fn until_read(&self, table: &str) {
+        let is_end = |event: &Value| event["stage"] == "end" && event["table"] == table;
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let records = read_topic(&self.millrace.bootstrap(), TASK).await;
+            if records.iter().filter_map(|record| record.value.as_ref()).any(is_end) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{table} is never read:\n{}", self.report());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     /// The gap events of the task.
     pub async fn gaps(&self) -> Vec<Value> {
         let records = read_topic(&self.millrace.bootstrap(), &format!("{TASK}.events")).await;
@@ -231,7 +273,7 @@ impl Stage {
 #[derive(Debug)]
 #[expect(dead_code, reason = "what they say is shown in a panic")]
 enum Difference {
-    /// Other rows than the source's, which may become the same.
+    /// Other rows than the source's or the other output's, which may become the same: the outputs are read one by one.
     Rows(String),
     /// What can never be right.
     Broken(String),

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use millrace_test_support::Postgres;
 use tokio::time::sleep;
 
-use crate::stage::{Stage, newest, options, run_time, seed};
+use crate::stage::{Begin, Stage, newest, options, run_time, seed};
 use crate::workload::{Load, Random, TABLES, connect};
 
 /// How often the workload pauses for a comparison.
@@ -29,7 +29,7 @@ async fn tables_rebuilt_from_the_topics_are_those_of_the_newest_source() {
 
 async fn converge(postgres: Postgres) {
     let seed = seed();
-    let mut stage = Stage::start(postgres, seed).await;
+    let mut stage = Stage::start(postgres, seed, Begin::any(seed)).await;
     let mut random = Random::new(seed, 1 << 32);
     for round in 0..ROUNDS {
         let load = Load::start(&stage.postgres.url(), &stage.shared, seed, u64::from(round));

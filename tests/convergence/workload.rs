@@ -21,6 +21,13 @@ const WIDE_COLUMNS: usize = 120;
 /// Rows of a large transaction: more than `logical_decoding_work_mem` holds.
 const LARGE: u64 = 1_500;
 
+/// Rows of tables `pair` and `whole` that take long to read, each beside a large value; some of them are changed like others.
+pub const FILL: &str = "
+    INSERT INTO pair SELECT 'left', g, g, 'x', repeat(md5(g::text), 80) FROM generate_series(1001, 2200) g;
+    INSERT INTO whole SELECT g, g, 'x', repeat(md5(g::text), 80) FROM generate_series(1001, 2200) g;";
+/// The numbers of those rows.
+const FILLED: (u64, u64) = (1001, 1200);
+
 /// Tables that are there from the beginning, all with columns `id`, `n`, `note` and `big`.
 pub const TABLES: [&str; 7] = ["plain", "pair", "whole", "bag", "indexed", "wide", "bulk"];
 
@@ -291,7 +298,10 @@ impl Writer {
         if table == "bulk" {
             return self.bulk();
         }
-        let (id, other) = (1 + self.random.below(IDS), 1 + self.random.below(IDS));
+        let (id, other) = match ["pair", "whole"].contains(&table.as_str()) && self.random.once_in(2) {
+            true => (FILLED.0 + self.random.below(FILLED.1), FILLED.0 + self.random.below(FILLED.1)),
+            false => (1 + self.random.below(IDS), 1 + self.random.below(IDS)),
+        };
         let (n, note, big) = (self.random.below(1_000_000), self.note(), self.big());
         let has_key = table != "bag";
         match self.random.below(100) {

@@ -15,7 +15,7 @@ use crate::change::{
     TableShape, Timestamp, Transaction, Value,
 };
 use crate::log::record_batch::Codec;
-use crate::log::{LogError, LogWriter};
+use crate::log::{LogError, LogWriter, SourcePosition};
 use crate::postgres::catalog::TrackedTable;
 use crate::postgres::pgoutput::{self, Cells, Message};
 use crate::postgres::snapshot::keys::Question;
@@ -387,7 +387,17 @@ impl<W: LogWriter> Pipeline<W> {
         let jobs = &mut self.rows.existing.jobs;
         let Some(index) = jobs.iter().position(|job| job.place.number == release.job) else { return Ok(()) };
         let mut job = jobs.swap_remove(index);
-        let lsn = self.position.last_commit.unwrap_or(job.lsn);
+        // The rows tell of all transactions until now, also of such as have left no record: a source that lacks one of
+        // them is not the one that was read.
+        let end = self.idle_through;
+        let lsn = Lsn(end.0.saturating_sub(1));
+        self.position = SourcePosition {
+            last_commit: Some(lsn),
+            end_lsn: end,
+            last_record_end: end,
+            acked_through: end,
+            ..self.position
+        };
         for table in job.tables.values() {
             match &table.stage {
                 Stage::Read(Contents { rows, .. }) => {

@@ -382,7 +382,7 @@ impl<W: LogWriter> Capture<W> {
             system_identifier: system.system_identifier,
             slot_generation,
         };
-        self.pipeline.set_position(position);
+        self.pipeline.restart(position);
         // What was held of tables until now is not complete behind a gap, and may be of another history.
         self.pipeline.hold_anew()?;
         if !held.is_empty() {
@@ -408,8 +408,9 @@ impl<W: LogWriter> Capture<W> {
             timeline,
             ..position
         };
-        // What was read of tables may have been lost with the old timeline.
-        self.pipeline.hold_again(None)?;
+        // What was read of tables may have been lost with the old timeline, and the new one has lower positions.
+        self.pipeline.restart(position);
+        self.pipeline.hold_anew()?;
         self.commit(position).await?;
         Ok(position)
     }

@@ -54,8 +54,13 @@ impl Proxy {
 
     /// New connections go to another port of 127.0.0.1; those that there are end.
     pub fn point_at(&self, port: u16) {
-        self.state.target.store(port, Relaxed);
+        self.lead_to(port);
         self.cut();
+    }
+
+    /// New connections go to another port of 127.0.0.1; those that there are stay where they are.
+    pub fn lead_to(&self, port: u16) {
+        self.state.target.store(port, Relaxed);
     }
 
     /// Ends all connections.

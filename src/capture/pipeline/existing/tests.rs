@@ -20,6 +20,9 @@ use crate::task::TaskDefinition;
 const HELD: u32 = 1;
 const PLAIN: u32 = 2;
 
+/// What stands for a value that was not sent.
+const UNAVAILABLE: &str = "__debezium_unavailable_value";
+
 /// As the simulation of the log draws them.
 struct Random(u64);
 
@@ -41,7 +44,9 @@ impl Random {
     }
 }
 
-type Rows = BTreeMap<(u32, i64), u64>;
+/// A value that each change sends, and one that is sent only when it is another.
+type Values = (u64, u64);
+type Rows = BTreeMap<(u32, i64), Values>;
 
 #[derive(Debug, Clone, PartialEq)]
 enum Act {
@@ -55,11 +60,13 @@ enum Act {
         oid: u32,
         id: i64,
         to: i64,
-        v: u64,
+        was: Values,
+        values: Values,
     },
     Delete {
         oid: u32,
         id: i64,
+        was: Values,
     },
     Truncate {
         oids: Vec<u32>,
@@ -69,19 +76,21 @@ enum Act {
 impl Act {
     fn apply(&self, rows: &mut Rows) {
         match self {
-            Act::Insert { oid, id, v } => assert_eq!(rows.insert((*oid, *id), *v), None, "{self:?}"),
-            Act::Update { oid, id, to, v } => {
-                rows.remove(&(*oid, *id)).unwrap_or_else(|| panic!("{self:?}"));
-                assert_eq!(rows.insert((*oid, *to), *v), None, "{self:?}");
+            Act::Insert { oid, id, v } => assert_eq!(rows.insert((*oid, *id), (*v, *v)), None, "{self:?}"),
+            Act::Update { oid, id, to, was, values } => {
+                assert_eq!(rows.remove(&(*oid, *id)), Some(*was), "{self:?}");
+                assert_eq!(rows.insert((*oid, *to), *values), None, "{self:?}");
             }
-            Act::Delete { oid, id } => drop(rows.remove(&(*oid, *id)).unwrap_or_else(|| panic!("{self:?}"))),
+            Act::Delete { oid, id, was } => {
+                assert_eq!(rows.remove(&(*oid, *id)), Some(*was), "{self:?}");
+            }
             Act::Truncate { oids } => rows.retain(|(oid, _), _| !oids.contains(oid)),
         }
     }
 
     fn keys(&self) -> Vec<(u32, Option<i64>)> {
         match self {
-            Act::Insert { oid, id, .. } | Act::Delete { oid, id } => vec![(*oid, Some(*id))],
+            Act::Insert { oid, id, .. } | Act::Delete { oid, id, .. } => vec![(*oid, Some(*id))],
             Act::Update { oid, id, to, .. } => vec![(*oid, Some(*id)), (*oid, Some(*to))],
             Act::Truncate { oids } => oids.iter().map(|oid| (*oid, None)).collect(),
         }
@@ -121,15 +130,17 @@ impl Source {
             let span = 12 + self.transactions.len() / 4;
             let (oid, id, v) = (1 + random.below(2) as u32, random.below(span) as i64, self.counter);
             let to = random.below(span) as i64;
-            let is_there = self.rows.contains_key(&(oid, id));
-            let act = match random.below(12) {
-                _ if !is_there => Act::Insert { oid, id, v },
-                0..=3 => Act::Delete { oid, id },
-                4..=6 if !self.rows.contains_key(&(oid, to)) => Act::Update { oid, id, to, v },
-                11 if random.one_in(4) => {
+            let act = match (self.rows.get(&(oid, id)), random.below(12)) {
+                (None, _) => Act::Insert { oid, id, v },
+                (Some(&was), 0..=3) => Act::Delete { oid, id, was },
+                (_, 11) if random.one_in(4) => {
                     Act::Truncate { oids: if random.one_in(2) { vec![oid] } else { vec![HELD, PLAIN] } }
                 }
-                _ => Act::Update { oid, id, to: id, v },
+                (Some(&was), choice) => {
+                    let values = (v, if random.one_in(2) { was.1 } else { v });
+                    let moves = choice <= 6 && !self.rows.contains_key(&(oid, to));
+                    Act::Update { oid, id, to: if moves { to } else { id }, was, values }
+                }
             };
             act.apply(&mut self.rows);
             acts.push(act);
@@ -167,21 +178,21 @@ impl Source {
     }
 }
 
-fn shape(oid: u32) -> TableShape {
-    let column = |name: &str, identity| Column {
+fn shape(oid: u32, identity: ReplicaIdentity) -> TableShape {
+    let column = |name: &str, type_oid, is_key| Column {
         name: name.into(),
-        type_oid: 20,
-        base_oid: 20,
+        type_oid,
+        base_oid: type_oid,
         type_modifier: -1,
         form: TypeForm::Plain,
-        identity,
+        identity: is_key || identity == ReplicaIdentity::Full,
     };
     TableShape {
         oid,
         schema: "s".into(),
         name: format!("t{oid}"),
-        identity: ReplicaIdentity::Default,
-        columns: vec![column("id", true), column("v", false)],
+        identity,
+        columns: vec![column("id", 20, true), column("v", 20, false), column("big", 25, false)],
         key: vec![0],
     }
 }
@@ -214,23 +225,39 @@ fn tuple(values: &[Option<String>]) -> Vec<u8> {
     out
 }
 
-fn message(act: &Act, xid: Option<u32>) -> Vec<u8> {
+/// What is sent of a row that an update or a delete meets, with the letter before it.
+fn old(identity: ReplicaIdentity, id: i64, was: Values) -> Vec<u8> {
+    let id = Some(id.to_string());
+    match identity {
+        ReplicaIdentity::Full => {
+            [b"O".as_slice(), &tuple(&[id, Some(was.0.to_string()), Some(was.1.to_string())])].concat()
+        }
+        _ => [b"K".as_slice(), &tuple(&[id, None, None])].concat(),
+    }
+}
+
+fn message(act: &Act, identity: ReplicaIdentity, xid: Option<u32>) -> Vec<u8> {
     let number = |n: &dyn std::fmt::Display| Some(n.to_string());
     let xid = xid.map(u32::to_be_bytes).map_or(Vec::new(), |xid| xid.to_vec());
     match act {
         Act::Insert { oid, id, v } => {
-            let row = tuple(&[number(id), number(v)]);
+            let row = tuple(&[number(id), number(v), number(v)]);
             [b"I".as_slice(), &xid, &oid.to_be_bytes(), b"N", &row].concat()
         }
-        Act::Update { oid, id, to, v } => {
-            let old = match id == to {
-                true => Vec::new(),
-                false => [b"K".as_slice(), &tuple(&[number(id), None])].concat(),
+        Act::Update { oid, id, to, was, values } => {
+            let old = match identity == ReplicaIdentity::Full || id != to {
+                true => old(identity, *id, *was),
+                false => Vec::new(),
             };
-            [b"U".as_slice(), &xid, &oid.to_be_bytes(), &old, b"N", &tuple(&[number(to), number(v)])].concat()
+            let mut new = tuple(&[number(to), number(&values.0), number(&values.1)]);
+            if was.1 == values.1 {
+                new = tuple(&[number(to), number(&values.0), None]);
+                *new.last_mut().unwrap() = b'u';
+            }
+            [b"U".as_slice(), &xid, &oid.to_be_bytes(), &old, b"N", &new].concat()
         }
-        Act::Delete { oid, id } => {
-            [b"D".as_slice(), &xid, &oid.to_be_bytes(), b"K", &tuple(&[number(id), None])].concat()
+        Act::Delete { oid, id, was } => {
+            [b"D".as_slice(), &xid, &oid.to_be_bytes(), &old(identity, *id, *was)].concat()
         }
         Act::Truncate { oids } => {
             let oids_bytes: Vec<u8> = oids.iter().flat_map(|oid| oid.to_be_bytes()).collect();
@@ -244,7 +271,7 @@ struct Reader {
     wanted: Wanted,
     has_begun: bool,
     /// Under a shared snapshot, what is left to tell.
-    shared: Option<(Vec<(i64, u64)>, Visibility)>,
+    shared: Option<(Vec<(i64, Values)>, Visibility)>,
     after: Option<i64>,
     /// In key order: the highest key there was before the first part of this reader, and what the snapshot saw that found it.
     end: Option<(Option<i64>, Visibility)>,
@@ -256,6 +283,8 @@ struct History<'a> {
     random: Random,
     directory: &'a Path,
     source: Source,
+    /// Of both tables.
+    identity: ReplicaIdentity,
     pipeline: Pipeline<LocalWriter>,
     log: Arc<LocalReader>,
     /// Transactions that the stream has brought, on this connection.
@@ -292,6 +321,7 @@ impl<'a> History<'a> {
             random,
             directory,
             source,
+            identity: if seed % 3 == 0 { ReplicaIdentity::Full } else { ReplicaIdentity::Default },
             pipeline,
             log,
             streamed: 0,
@@ -350,7 +380,7 @@ impl<'a> History<'a> {
         self.pipeline.restart(position);
         for oid in [HELD, PLAIN] {
             let arrival = self.pipeline.rows.shapes.read();
-            self.pipeline.set_shape(arrival, Arc::new(shape(oid)));
+            self.pipeline.set_shape(arrival, Arc::new(shape(oid, self.identity)));
         }
         let last = position.last_commit.map_or(0, |last| last.0);
         let known = self.source.transactions.iter().filter(|one| one.commit_lsn <= last).count();
@@ -400,12 +430,12 @@ impl<'a> History<'a> {
     fn deliver(&mut self, cut: bool) {
         let Some(transaction) = self.source.transactions.get(self.streamed).cloned() else { return };
         let Committed { xid, commit_lsn, acts, streamed } = transaction;
-        let xid = xid as u32;
+        let (xid, identity) = (xid as u32, self.identity);
         let mut take = |body: &[u8]| self.pipeline.message(Lsn(commit_lsn - 1), body).unwrap();
         if streamed {
             take(&[b"S".as_slice(), &xid.to_be_bytes(), &[1]].concat());
             for act in &acts {
-                take(&message(act, Some(xid)));
+                take(&message(act, identity, Some(xid)));
             }
             take(b"E");
             if cut {
@@ -416,18 +446,20 @@ impl<'a> History<'a> {
             let Step::Replay { spool, end_lsn } = step else { panic!("{step:?}") };
             for oid in [HELD, PLAIN] {
                 let arrival = self.pipeline.rows.shapes.read();
-                self.pipeline.set_shape(arrival, Arc::new(shape(oid)));
+                self.pipeline.set_shape(arrival, Arc::new(shape(oid, identity)));
             }
             for act in &acts {
-                let step =
-                    self.pipeline.replayed(Lsn(commit_lsn - 1), &message(act, Some(xid)), &spool).unwrap();
+                let step = self
+                    .pipeline
+                    .replayed(Lsn(commit_lsn - 1), &message(act, identity, Some(xid)), &spool)
+                    .unwrap();
                 assert!(matches!(step, Step::Done));
             }
             self.pipeline.commit(end_lsn).unwrap();
         } else {
             take(&[b"B".as_slice(), &commit_lsn.to_be_bytes(), &[0; 8], &xid.to_be_bytes()].concat());
             for act in &acts {
-                take(&message(act, None));
+                take(&message(act, identity, None));
             }
             if cut {
                 return;
@@ -458,8 +490,8 @@ impl<'a> History<'a> {
             return;
         };
         let (oid, epoch) = (reader.wanted.oid, reader.wanted.epoch);
-        let lines = |rows: &[(i64, u64)]| -> Vec<u8> {
-            rows.iter().flat_map(|(id, v)| format!("{id}\t{v}\n").into_bytes()).collect()
+        let lines = |rows: &[(i64, Values)]| -> Vec<u8> {
+            rows.iter().flat_map(|(id, (v, big))| format!("{id}\t{v}\t{big}\n").into_bytes()).collect()
         };
         if !reader.has_begun {
             reader.has_begun = true;
@@ -472,10 +504,11 @@ impl<'a> History<'a> {
             let begun = shared.then(|| source.snapshot(random, self.settled));
             let visibility = begun.as_ref().map(|(_, visibility)| visibility.clone());
             reader.shared = begun.map(|(rows, visibility)| {
-                (rows.into_iter().map(|((_, id), v)| (id, v)).collect(), visibility)
+                (rows.into_iter().map(|((_, id), values)| (id, values)).collect(), visibility)
             });
             let stamp = String::new();
-            let begin = Read::Begin { oid, epoch, shape: Arc::new(shape(oid)), visibility, stamp };
+            let begin =
+                Read::Begin { oid, epoch, shape: Arc::new(shape(oid, self.identity)), visibility, stamp };
             assert!(self.pipeline.take(number, begin).unwrap().is_none());
             return;
         }
@@ -505,7 +538,7 @@ impl<'a> History<'a> {
                     let (rows, visibility) = source.snapshot(random, self.settled);
                     // Later snapshots see no less.
                     self.settled = source.transactions.len();
-                    let behind = rows.into_iter().map(|((_, id), v)| (id, v));
+                    let behind = rows.into_iter().map(|((_, id), values)| (id, values));
                     let mut behind: Vec<_> =
                         behind.filter(|(id, _)| reader.after.is_none_or(|after| *id > after)).collect();
                     let Some((last, _)) = &reader.end else {
@@ -586,6 +619,8 @@ impl<'a> History<'a> {
         let topics = self.log.topics().borrow().clone();
         let partition = topics.iter().find(|topic| topic.name == "t").unwrap().partitions[0];
         let mut rows = Rows::new();
+        // A change of the key is told as a delete and an insert, of which the one has what the other does not send.
+        let mut moved = None;
         let mut places = BTreeSet::new();
         let mut last = BTreeMap::new();
         let snapshot = self.log.snapshot();
@@ -629,17 +664,33 @@ impl<'a> History<'a> {
                             "{place:?} out of order"
                         );
                     }
+                    let at = (oid, lsn.to_owned(), ordinal);
                     let place = format!("{phase:?} {value}");
+                    let row = |known: Option<Values>| {
+                        let big = value["after"]["big"].as_str().unwrap();
+                        let big = match big == UNAVAILABLE {
+                            true => {
+                                known.unwrap_or_else(|| panic!("what is not sent is not there: {place}")).1
+                            }
+                            false => big.parse().unwrap(),
+                        };
+                        (number("after", "v") as u64, big)
+                    };
                     match op {
                         "r" | "c" => {
-                            let row = ((oid, number("after", "id")), number("after", "v") as u64);
-                            assert_eq!(rows.insert(row.0, row.1), None, "{place}");
+                            let was = moved.take().filter(|(from, _)| *from == at).map(|(_, was)| was);
+                            let key = (oid, number("after", "id"));
+                            assert_eq!(rows.insert(key, row(was)), None, "{place}");
                         }
                         "u" => {
-                            let row = ((oid, number("after", "id")), number("after", "v") as u64);
-                            assert!(rows.insert(row.0, row.1).is_some(), "{place}");
+                            let key = (oid, number("after", "id"));
+                            let known = rows.get(&key).copied();
+                            assert!(rows.insert(key, row(known)).is_some(), "{place}");
                         }
-                        "d" => assert!(rows.remove(&(oid, number("before", "id"))).is_some(), "{place}"),
+                        "d" => {
+                            let was = rows.remove(&(oid, number("before", "id")));
+                            moved = Some((at, was.unwrap_or_else(|| panic!("{place}"))));
+                        }
                         "t" => rows.retain(|(known, _), _| *known != oid),
                         other => panic!("{other}"),
                     }
@@ -718,7 +769,7 @@ fn parts_that_see_the_same_are_one_and_every_change_belongs_where_it_did() {
             let lacks = !parts.iter().find(holds).unwrap().1.sees(xid);
             let body = [b"I", &HELD.to_be_bytes()[..], b"N", &tuple(&[Some(key.clone()), None])].concat();
             let transaction = Transaction { xid, ..read_under(Lsn(1)) };
-            let shape = Arc::new(shape(HELD));
+            let shape = Arc::new(shape(HELD, ReplicaIdentity::Default));
             let change = Assembled { transaction, shape, lsn: Lsn(1), ordinal: 0, in_stream: false, body };
             let (mut cells, mut questions, mut window) = (Cells::default(), Vec::new(), Window::default());
             let message = pgoutput::parse(&change.body, false, &mut cells).unwrap();
@@ -751,7 +802,7 @@ fn a_row_that_comes_back_over_what_was_read_is_told_whole_or_read_again() {
     let full = [b"O", &tuple(&[Some("7".into()), Some("42".into())])[..]].concat();
     let key = [b"K", &tuple(&[Some("7".into()), None])[..]].concat();
     let judged = |body: &[u8], identity| {
-        let mut shape = shape(HELD);
+        let mut shape = shape(HELD, ReplicaIdentity::Default);
         shape.columns[1].identity = identity;
         let transaction = Transaction { xid: 20, ..read_under(Lsn(1)) };
         let (shape, body) = (Arc::new(shape), body.to_vec());
