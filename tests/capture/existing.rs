@@ -25,10 +25,10 @@ const SETUP: &str = "
     INSERT INTO two SELECT chr(65 + g % 57) || g % 300, g / 8, 0 FROM generate_series(1, 30000) g;
     INSERT INTO bare SELECT g, 0 FROM generate_series(1, 20000) g;";
 
-struct Random(u64);
+pub struct Random(pub u64);
 
 impl Random {
-    fn below(&mut self, n: u64) -> u64 {
+    pub fn below(&mut self, n: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -155,7 +155,7 @@ fn define(data: &std::path::Path, postgres: &Postgres) {
 }
 
 /// Waits until the log says that the rows of so many tables have been read.
-async fn ends(millrace: &Millrace, count: usize) -> Vec<Record> {
+pub async fn ends(millrace: &Millrace, count: usize) -> Vec<Record> {
     for _ in 0..600 {
         let records = read_topic(&millrace.bootstrap(), TASK).await;
         let is_end = |record: &&Record| record.value.as_ref().is_some_and(|event| event["stage"] == "end");
@@ -167,7 +167,7 @@ async fn ends(millrace: &Millrace, count: usize) -> Vec<Record> {
     panic!("the rows of {count} tables have not been read: {}", millrace.output());
 }
 
-async fn caught_up(millrace: &Millrace, client: &Client) -> Vec<Record> {
+pub async fn caught_up(millrace: &Millrace, client: &Client) -> Vec<Record> {
     let row = client.query_one("SELECT pg_current_wal_insert_lsn()::text", &[]).await.unwrap();
     millrace.wait_durable(row.get(0)).await;
     read_topic(&millrace.bootstrap(), TASK).await

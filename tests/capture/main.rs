@@ -15,6 +15,7 @@ mod partitions;
 mod protobuf;
 mod publishing;
 mod reading;
+mod roots;
 mod rows;
 mod settings;
 mod shapes;

@@ -11,7 +11,7 @@ use crate::stage::{Stage, rows};
 
 impl Stage {
     /// Runs `millrace task` against the broker: its exit code, and all that it has printed.
-    async fn task_command(&self, args: &[&str]) -> (i32, String) {
+    pub async fn task_command(&self, args: &[&str]) -> (i32, String) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_millrace"));
         let endpoint = format!("http://127.0.0.1:{}", self.millrace.http_port());
         command.arg("task").args(args);

@@ -8,7 +8,7 @@ use millrace_test_support::{Millrace, PASSWORD, Postgres, PostgresOptions, Recor
 use crate::stage::{Stage, expect, line, rows, run};
 
 /// A server of this version, if it is there or can be fetched.
-fn version(major: u32) -> Option<PostgresOptions> {
+pub fn version(major: u32) -> Option<PostgresOptions> {
     let fetched = Command::new("deploy/fetch-postgres.sh").arg(major.to_string()).output();
     if fetched.as_ref().is_ok_and(|output| output.status.success()) {
         return Some(PostgresOptions::default().major(major));

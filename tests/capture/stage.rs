@@ -72,13 +72,17 @@ impl Stage {
 
     /// A server, and a task whose tables are published so.
     pub async fn with_publish(options: PostgresOptions, setup: &str, publish: &str) -> Stage {
+        Stage::with_task(options, setup, &format!(r#""outputs":[],"publish":{publish}"#)).await
+    }
+
+    /// A server, and a task that is defined so, but for its name and source.
+    pub async fn with_task(options: PostgresOptions, setup: &str, definition: &str) -> Stage {
         let postgres = Postgres::start(options).await;
         let client = postgres.client().await;
         run(&client, setup).await;
         let data = tempfile::tempdir().unwrap();
         let source = SourceConfig::parse(&postgres.unix_url()).unwrap().display();
-        let definition =
-            format!(r#"{{"name":"{TASK}","source":"{source}","outputs":[],"publish":{publish}}}"#);
+        let definition = format!(r#"{{"name":"{TASK}","source":"{source}",{definition}}}"#);
         let store = Store::open(&DataDir::open(data.path()).unwrap()).unwrap();
         store.add_task(TASK, &definition, "created", "", 0).unwrap();
         drop(store);

@@ -1,0 +1,294 @@
+//! Partitioned tables that are told as one: their existing rows, and those of partitions that come later.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use millrace_test_support::{PostgresOptions, Record};
+use tokio_postgres::Client;
+
+use crate::existing::Random;
+use crate::publishing::version;
+use crate::stage::{Stage, TASK};
+
+/// Two trees, with a key and without one. A partition has its columns in another order, the trees have lost columns, and
+/// one partition has partitions of its own.
+const SETUP: &str = "
+    CREATE TABLE keyed (lost int, id int, region text, v bigint NOT NULL, pad text, PRIMARY KEY (id, region))
+        PARTITION BY LIST (region);
+    CREATE TABLE keyed_eu PARTITION OF keyed FOR VALUES IN ('eu');
+    CREATE TABLE keyed_us (pad text, mine int, v bigint NOT NULL, region text NOT NULL, lost int, id int NOT NULL);
+    ALTER TABLE keyed_us DROP COLUMN mine;
+    ALTER TABLE keyed ATTACH PARTITION keyed_us FOR VALUES IN ('us');
+    CREATE TABLE keyed_rest PARTITION OF keyed DEFAULT PARTITION BY HASH (id);
+    CREATE TABLE keyed_0 PARTITION OF keyed_rest FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+    CREATE TABLE keyed_1 PARTITION OF keyed_rest FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+    ALTER TABLE keyed DROP COLUMN lost;
+    CREATE TABLE bare (id int, region text, v bigint NOT NULL, pad text) PARTITION BY LIST (region);
+    CREATE TABLE bare_eu PARTITION OF bare FOR VALUES IN ('eu');
+    CREATE TABLE bare_rest (v bigint NOT NULL, pad text, id int, region text);
+    ALTER TABLE bare ATTACH PARTITION bare_rest DEFAULT;
+    ALTER TABLE bare REPLICA IDENTITY FULL;
+    ALTER TABLE bare_eu REPLICA IDENTITY FULL;
+    ALTER TABLE bare_rest REPLICA IDENTITY FULL;
+    INSERT INTO keyed SELECT g, (ARRAY['eu', 'us', 'jp', 'cn'])[1 + g % 4], 0, repeat('x', 100)
+        FROM generate_series(1, 30000) g;
+    INSERT INTO bare SELECT g, (ARRAY['eu', 'us'])[1 + g % 2], 0, repeat('x', 100) FROM generate_series(1, 10000) g;";
+
+/// Moves rows between partitions, and changes them otherwise, until told to stop.
+async fn write(client: Client, seed: u64, kinds: u64, stop: Arc<AtomicBool>) {
+    let mut random = Random(seed);
+    while !stop.load(Relaxed) {
+        let mut sql = String::from("BEGIN;");
+        for _ in 0..1 + random.below(6) {
+            let (id, v) = (random.below(30_000) + 1, random.below(1 << 40) + 1);
+            let region = ["eu", "us", "jp", "cn", "fr"][random.below(5) as usize];
+            let free = format!("NOT EXISTS (SELECT FROM keyed WHERE id = {id} AND region = '{region}')");
+            sql += &match random.below(kinds) {
+                0 => format!("DELETE FROM keyed WHERE id = {id};"),
+                1..=4 => format!(
+                    "UPDATE keyed SET region = '{region}', v = {v} WHERE id = {id} AND region <> '{region}' AND {free};"
+                ),
+                5 => format!("UPDATE keyed SET v = {v} WHERE id = {id};"),
+                6 => format!(
+                    "INSERT INTO keyed VALUES ({id}, '{region}', {v})
+                         ON CONFLICT (id, region) DO UPDATE SET v = excluded.v;"
+                ),
+                7 => format!("UPDATE bare SET region = '{region}' WHERE id = {};", id % 10_000),
+                8 => format!("UPDATE bare SET v = {v} WHERE id = {};", id % 10_000),
+                _ => format!(
+                    "INSERT INTO bare VALUES ({id}, '{region}', {v}); DELETE FROM bare WHERE id = {};",
+                    id % 10_000
+                ),
+            };
+        }
+        sql += if random.below(10) == 0 { "ROLLBACK;" } else { "COMMIT;" };
+        // Two that wait for each other are none of our business.
+        if client.batch_execute(&sql).await.is_err() {
+            client.batch_execute("ROLLBACK").await.unwrap();
+        }
+        tokio::time::sleep(Duration::from_millis(random.below(4))).await;
+    }
+}
+
+/// Rows as texts, with how often each is there, by table.
+type Tables = BTreeMap<String, BTreeMap<String, i64>>;
+
+/// What the topic says the tables are. Unless they are `torn`, each change must fit what is there.
+fn rebuilt(records: &[Record], is_torn: bool) -> Tables {
+    let mut tables = Tables::new();
+    let mut places = BTreeSet::new();
+    for record in records {
+        let Some(event) = &record.value else { continue };
+        if event["type"] == "snapshot" {
+            if event["stage"] == "begin" {
+                tables.remove(event["table"].as_str().unwrap());
+            }
+            continue;
+        }
+        let (name, op) = (event["source"]["table"].as_str().unwrap(), event["op"].as_str().unwrap());
+        let place = (record.position(), name.to_owned(), op.to_owned());
+        assert!(op == "r" || places.insert(place), "{record:?} is repeated");
+        let rows = tables.entry(name.to_owned()).or_default();
+        let text = |row: &serde_json::Value, columns: &[&str]| {
+            columns.iter().map(|column| format!("{}|", row[column])).collect::<String>()
+        };
+        let key: &[&str] = if name == "bare" { &["id", "region", "v"] } else { &["id", "region"] };
+        if matches!(op, "u" | "d") {
+            let old = if event["before"].is_null() { &event["after"] } else { &event["before"] };
+            let old = text(old, key);
+            let found = rows.range(old.clone()..).next().map(|(row, _)| row.clone());
+            match found.filter(|row| row.starts_with(&old)) {
+                Some(row) => {
+                    let count = rows.get_mut(&row).unwrap();
+                    *count -= 1;
+                    if *count == 0 {
+                        rows.remove(&row);
+                    }
+                }
+                None => assert!(is_torn, "{record:?} changes a row that is not there"),
+            }
+        }
+        if op != "d" {
+            let count = rows.entry(text(&event["after"], &["id", "region", "v"])).or_default();
+            *count += 1;
+            assert!(is_torn || name == "bare" || *count == 1, "{record:?} is there already");
+        }
+    }
+    tables
+}
+
+/// What they are.
+async fn there(client: &Client, names: &[&str]) -> Tables {
+    let mut tables = Tables::new();
+    for name in names {
+        let sql = format!(
+            "SELECT concat(id, '|', to_json(region), '|', v, '|'), count(*) FROM {name} GROUP BY id, region, v"
+        );
+        let rows = client.query(&sql, &[]).await.unwrap();
+        tables.insert((*name).to_owned(), rows.iter().map(|row| (row.get(0), row.get(1))).collect());
+    }
+    tables
+}
+
+fn expect_same(rebuilt: &Tables, there: &Tables) {
+    assert_eq!(rebuilt.keys().collect::<Vec<_>>(), there.keys().collect::<Vec<_>>());
+    for (name, rows) in there {
+        let rebuilt = &rebuilt[name];
+        let missing: Vec<_> =
+            rows.iter().filter(|(row, count)| rebuilt.get(*row) != Some(count)).take(5).collect();
+        let invented: Vec<_> = rebuilt.keys().filter(|row| !rows.contains_key(*row)).take(5).collect();
+        assert!(
+            missing.is_empty() && invented.is_empty(),
+            "{name}: missing {missing:?}, invented {invented:?}"
+        );
+    }
+}
+
+/// A task that starts with the rows that there are, and tells partitions as the table at the top.
+const TASK_BY_ROOT: &str = r#""start":"snapshot","outputs":[{"events":{"snapshot":"inline"}}],
+    "publish":{"partitions_as":"root"}"#;
+
+/// How many snapshot events of this stage there are.
+fn marks(records: &[Record], stage: &str) -> usize {
+    let is_one = |record: &&Record| record.value.as_ref().is_some_and(|event| event["stage"] == stage);
+    records.iter().filter(is_one).count()
+}
+
+// I1, I2
+#[tokio::test]
+async fn trees_that_are_told_as_one_table_have_each_row_and_each_change_once_whatever_is_moved_and_killed() {
+    let seed = std::env::var("MILLRACE_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = seed.unwrap_or_else(|| u64::from(std::process::id()) << 20 | 1);
+    println!("MILLRACE_TEST_SEED={seed}");
+    for options in [Some(PostgresOptions::default()), version(18)].into_iter().flatten() {
+        let mut random = Random(seed);
+        let mut stage = Stage::with_task(options, SETUP, TASK_BY_ROOT).await;
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut writers = Vec::new();
+        for number in 1..3 {
+            let seed = seed.wrapping_mul(31) + number;
+            writers.push(tokio::spawn(write(stage.postgres.client().await, seed, 10, stop.clone())));
+        }
+        for _ in 0..4 {
+            tokio::time::sleep(Duration::from_millis(random.below(1500))).await;
+            stage.millrace.kill9();
+            stage.millrace.spawn_again();
+            stage.millrace.wait_ready().await;
+        }
+        until_read(&stage, 2).await;
+        // What has been told of the tables is complete while they are written to.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        stop.store(true, Relaxed);
+        for writer in writers {
+            writer.await.unwrap();
+        }
+        let all = stage.topic(TASK).await;
+        let catchup = |record: &&Record| record.headers.iter().any(|(_, value)| value == "catchup");
+        let caught = all.iter().filter(catchup).count();
+        println!("rows of 2 trees were begun {} times, {caught} changes followed them", marks(&all, "begin"));
+        assert!(marks(&all, "begin") >= 2 && caught > 0);
+        expect_same(&rebuilt(&all, false), &there(&stage.client, &["bare", "keyed"]).await);
+        assert_eq!(stage.task()["state"], "running");
+    }
+}
+
+/// A tree, tables that come to be partitions of it, and two that PostgreSQL does not publish.
+const GROWING: &str = "
+    CREATE TABLE keyed (id int, region text, v bigint NOT NULL, PRIMARY KEY (id, region)) PARTITION BY LIST (region);
+    CREATE TABLE keyed_eu PARTITION OF keyed FOR VALUES IN ('eu');
+    CREATE UNLOGGED TABLE keyed_off PARTITION OF keyed FOR VALUES IN ('off');
+    CREATE TABLE bare (id int, region text, v bigint NOT NULL) PARTITION BY LIST (region);
+    CREATE TABLE bare_eu PARTITION OF bare FOR VALUES IN ('eu');
+    CREATE FOREIGN DATA WRAPPER nowhere;
+    CREATE SERVER far FOREIGN DATA WRAPPER nowhere;
+    ALTER TABLE bare REPLICA IDENTITY FULL;
+    ALTER TABLE bare_eu REPLICA IDENTITY FULL;
+    CREATE FOREIGN TABLE bare_far PARTITION OF bare FOR VALUES IN ('far') SERVER far;
+    CREATE TABLE known (v bigint NOT NULL, region text, id int, PRIMARY KEY (id, region));
+    INSERT INTO known VALUES (1, 'us', 1), (2, 'us', 2);
+    INSERT INTO keyed SELECT g, 'eu', 0 FROM generate_series(1, 100) g;
+    INSERT INTO keyed VALUES (1, 'off', 0);
+    INSERT INTO bare SELECT g, 'eu', 0 FROM generate_series(1, 100) g;";
+
+/// Waits until the topic says what the trees are, and those that were begun so often have ended.
+async fn until_same(stage: &Stage, begun_so_far: usize) {
+    const SENT: [&str; 2] = ["keyed WHERE region <> 'off'", "bare_eu"];
+    let mut last = String::new();
+    for _ in 0..300 {
+        let records = stage.topic(TASK).await;
+        let told = rebuilt(&records, true);
+        let sent = there(&stage.client, &SENT).await;
+        let is_same = told.get("keyed") == sent.get(SENT[0]) && told.get("bare") == sent.get(SENT[1]);
+        if is_same && marks(&records, "begin") == begun_so_far && marks(&records, "end") == begun_so_far {
+            return;
+        }
+        let known = |rows: Option<&BTreeMap<String, i64>>| rows.map_or(0, BTreeMap::len);
+        let counts = [told.get("keyed"), sent.get(SENT[0]), told.get("bare"), sent.get(SENT[1])].map(known);
+        last = format!("{} begun, {counts:?}", marks(&records, "begin"));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("{}\n{last}", stage.millrace.output());
+}
+
+/// Waits until so many trees have been read.
+async fn until_read(stage: &Stage, count: usize) {
+    for _ in 0..300 {
+        if marks(&stage.topic(TASK).await, "end") == count {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("not {count} trees have been read: {}", stage.millrace.output());
+}
+
+/// Rows that a partition had before it was one are read, and nothing is where it has none that are not told.
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_that_come_later_are_told_whole_and_asked_for_by_the_name_of_their_tree() {
+    for options in [Some(PostgresOptions::default()), version(18)].into_iter().flatten() {
+        let stage = Stage::with_task(options, GROWING, TASK_BY_ROOT).await;
+        until_same(&stage, 3).await;
+        let refused = stage.names("refused", 2).await;
+        assert!(refused[0].contains("bare_far") && refused[1].contains("keyed_off"), "{refused:?}");
+
+        stage.run("CREATE TABLE keyed_fr PARTITION OF keyed FOR VALUES IN ('fr')").await;
+        while !stage.millrace.get("/api/v1/tasks/t").unwrap().1.contains("keyed_fr") {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        stage
+            .run_each(&["INSERT INTO keyed VALUES (0, 'fr', 1)", "UPDATE keyed SET v = 2 WHERE id = 0"])
+            .await;
+        until_same(&stage, 3).await;
+
+        let stop = Arc::new(AtomicBool::new(false));
+        let writer = tokio::spawn(write(stage.postgres.client().await, 7, 7, stop.clone()));
+        stage
+            .run(
+                "CREATE TABLE keyed_jp PARTITION OF keyed FOR VALUES IN ('jp'); INSERT INTO keyed_jp VALUES (1, 'jp', 1), (2, 'jp', 1);
+                 UPDATE keyed SET v = 2 WHERE region = 'jp'; DELETE FROM keyed WHERE id = 1 AND region = 'jp'",
+            )
+            .await;
+        until_read(&stage, 4).await;
+        stage.run("ALTER TABLE keyed ATTACH PARTITION known FOR VALUES IN ('us')").await;
+        until_read(&stage, 5).await;
+        stop.store(true, Relaxed);
+        writer.await.unwrap();
+        until_same(&stage, 5).await;
+
+        let (code, said) = stage.task_command(&["snapshot", TASK, "public.known"]).await;
+        assert!(code == 3 && said.contains("ask for public.keyed"), "{code} {said}");
+        // What is detached has its own name from here on, and what was told of it stays told.
+        stage.run_each(&["ALTER TABLE keyed DETACH PARTITION keyed_fr", "UPDATE keyed_fr SET v = 3"]).await;
+        let records = stage.topic(TASK).await;
+        let own = records.iter().filter_map(|record| record.value.as_ref());
+        assert!(own.filter(|event| event["source"]["table"] == "keyed_fr").all(|event| event["op"] == "u"));
+        assert!(rebuilt(&records, true)["keyed"].keys().any(|row| row.contains("\"fr\"")));
+        assert_eq!(stage.task_command(&["snapshot", TASK, "public.keyed"]).await.0, 0);
+        until_same(&stage, 6).await;
+        let gaps: Vec<_> = stage.events().await;
+        let gaps: Vec<_> =
+            gaps.iter().filter(|event| event.value.as_ref().unwrap()["type"] == "gap").collect();
+        assert!(gaps.is_empty(), "{gaps:?}");
+    }
+}
