@@ -47,7 +47,7 @@ impl TypeForm {
     /// Whether values have attributes, or elements that have.
     pub fn has_composite(&self) -> bool {
         match self {
-            TypeForm::Plain | TypeForm::Extension(_) => false,
+            TypeForm::Plain | TypeForm::Money { .. } | TypeForm::Extension(_) => false,
             TypeForm::Array { element, .. } => element.form.has_composite(),
             TypeForm::Composite(_) => true,
         }

@@ -5,10 +5,10 @@ use futures_util::TryStreamExt;
 use millrace::change::Value;
 use millrace::postgres::connect;
 use millrace::postgres::snapshot::keys::{self, Question};
-use millrace::postgres::snapshot::{CopyRows, ReadFrom, ReadOptions};
+use millrace::postgres::snapshot::{CopiedRows, CopyRows, ReadFrom, ReadOptions};
 use millrace::postgres::source::SourceConfig;
 
-use crate::reading::Reading;
+use crate::reading::{self, Reading, Values};
 
 /// Types and collations of which the tables below have keys.
 const TYPES: &str = r#"
@@ -93,8 +93,14 @@ async fn lines(reading: &Reading, columns: &str, table: &str, key: &str) -> Vec<
     stream.map_ok(|line| line.to_vec()).try_collect().await.unwrap()
 }
 
+/// The row of a line.
+fn row_of(line: Vec<u8>) -> Vec<Values> {
+    let columns = line.split(|byte| *byte == b'\t').count();
+    reading::values(&mut CopiedRows::Text(CopyRows::new(line, columns)))
+}
+
 /// A key in text form.
-fn values(line: &[u8], columns: usize) -> Vec<String> {
+fn key_values(line: &[u8], columns: usize) -> Vec<String> {
     let mut rows = CopyRows::new(line.to_vec(), columns);
     let row = rows.next_row().unwrap().unwrap();
     let text = |value| match value {
@@ -131,9 +137,10 @@ async fn keys_of_every_type_and_collation_are_gone_on_behind_in_the_order_of_the
     for (table, _, key, _) in &tables {
         wanted.push(reading.wanted(table, 1, ReadFrom::FirstKey).await);
         let all = lines(&reading, "*", table, key).await;
+        let all: Vec<Values> = all.into_iter().flat_map(row_of).collect();
         let keys = lines(&reading, key, table, key).await;
         let columns = key.split(", ").count();
-        let keys: Vec<_> = keys.iter().map(|line| values(line, columns)).collect();
+        let keys: Vec<_> = keys.iter().map(|line| key_values(line, columns)).collect();
         in_order.push((all, keys));
     }
     reading.read(ReadOptions::default(), wanted, async |_, _| {}).await;

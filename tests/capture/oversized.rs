@@ -169,7 +169,7 @@ fn insert_big(id: u32) -> String {
 }
 
 /// A server needs some GB for such a row, so these tests take turns.
-static TURN: Mutex<()> = Mutex::const_new(());
+pub static TURN: Mutex<()> = Mutex::const_new(());
 
 async fn wait_output(stage: &Stage, text: &str, count: usize) {
     let deadline = Instant::now() + Duration::from_secs(120);

@@ -5,19 +5,48 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
-use millrace::change::TableShape;
-use millrace::postgres::connect;
+use millrace::change::{TableShape, Value};
 use millrace::postgres::objects::Objects;
 use millrace::postgres::server::Server;
-use millrace::postgres::snapshot::{Part, Read, ReadFrom, ReadOptions, Reader, Visibility, Wanted};
+use millrace::postgres::snapshot::{
+    CopiedRows, CopyRows, Part, Read, ReadFrom, ReadOptions, Reader, Visibility, Wanted,
+};
 use millrace::postgres::source::SourceConfig;
-use millrace::postgres::{catalog, publication};
+use millrace::postgres::{binary, catalog, connect, publication};
 use millrace_test_support::{Postgres, PostgresOptions};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tokio_postgres::Client;
+use tokio_postgres::types::Type;
 
+use crate::oversized::TURN;
 use crate::stage::{TASK, run};
+use crate::types::{CASES, MADE_TYPES};
+
+/// Twice this in hexadecimal digits is more than the server can put into one row.
+const LARGE: usize = 540_000_000;
+
+/// A row's values as text, a large one as it is; none for null.
+pub type Values = Vec<Option<Vec<u8>>>;
+
+pub fn values(rows: &mut CopiedRows) -> Vec<Values> {
+    let mut all = Vec::new();
+    while let Some(row) = rows.next_row().unwrap() {
+        let value = |value| match value {
+            Value::Null => None,
+            Value::Text(text) => Some(text.to_vec()),
+            Value::Binary(large) if large.len() >= LARGE => Some(large.to_vec()),
+            Value::Binary(bytes) => {
+                let mut text = Vec::new();
+                binary::write_text(&mut text, Type::BYTEA.oid(), bytes).unwrap();
+                Some(text)
+            }
+            Value::Unsent => panic!("a value is missing"),
+        };
+        all.push(row.values().map(value).collect());
+    }
+    all
+}
 
 /// A table as it has been told.
 pub struct Told {
@@ -26,7 +55,7 @@ pub struct Told {
     pub shared: Option<Visibility>,
     pub stamp: String,
     /// Rows with what the snapshot that they were read under sees.
-    pub rows: Vec<(Vec<u8>, Visibility)>,
+    pub rows: Vec<(Values, Visibility)>,
     through: Option<Vec<String>>,
     /// What holds behind the last row.
     tail: Option<Visibility>,
@@ -124,7 +153,7 @@ impl Reading {
                 self.tables.insert(oid, told);
                 false
             }
-            Read::Rows { oid, epoch, part, lines, rows } => {
+            Read::Rows { oid, epoch, part, mut rows, count, .. } => {
                 let table = self.tables.get_mut(&oid).unwrap();
                 assert!(table.epoch == epoch && !table.ended);
                 let visibility = match part {
@@ -136,9 +165,9 @@ impl Reading {
                         visibility
                     }
                 };
-                let lines: Vec<_> = lines.split_inclusive(|byte| *byte == b'\n').collect();
-                assert_eq!(lines.len() as u64, rows);
-                table.rows.extend(lines.into_iter().map(|line| (line.to_vec(), visibility.clone())));
+                let rows = values(&mut rows);
+                assert_eq!(rows.len() as u64, count);
+                table.rows.extend(rows.into_iter().map(|row| (row, visibility.clone())));
                 self.chunks += 1;
                 true
             }
@@ -168,12 +197,19 @@ impl Reading {
     async fn expect_whole(&self, table: &str) {
         let told = self.told(table).await;
         assert!(told.ended, "{table}");
-        let columns: Vec<_> =
-            told.shape.columns.iter().map(|column| format!("\"{}\"", column.name)).collect();
+        self.expect_rows(table, told.rows.iter().map(|(row, _)| row.clone()).collect()).await;
+    }
+
+    /// Compares a table's rows, or their first columns, with what the server has.
+    async fn expect_rows(&self, table: &str, mut read: Vec<Values>) {
+        let all = self.told(table).await.shape.columns.len();
+        let count = read.first().map_or(all, Vec::len);
+        let columns = self.told(table).await.shape.columns.iter().take(count);
+        let columns: Vec<_> = columns.map(|column| format!("\"{}\"", column.name)).collect();
         let copy = format!("COPY (SELECT {} FROM ONLY {table}) TO STDOUT", columns.join(", "));
         let stream = self.client.copy_out(&copy).await.unwrap();
-        let mut there: Vec<_> = stream.map_ok(|line| line.to_vec()).try_collect().await.unwrap();
-        let mut read: Vec<_> = told.rows.iter().map(|(line, _)| line.clone()).collect();
+        let lines: Vec<_> = stream.map_ok(|line| line.to_vec()).try_collect().await.unwrap();
+        let mut there = values(&mut CopiedRows::Text(CopyRows::new(lines.concat(), count)));
         there.sort();
         read.sort();
         assert_eq!(read.len(), there.len(), "{table}");
@@ -249,6 +285,47 @@ async fn every_row_of_every_kind_of_table_is_read_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_row_too_large_for_text_is_read_in_binary_form_and_one_that_goes_in_neither_is_named() {
+    let _turn = TURN.lock().await;
+    let (mut columns, mut values) = (String::new(), String::new());
+    for (number, case) in CASES.iter().enumerate() {
+        columns += &format!("v{number} {}, ", case.type_name);
+        values += &format!("({})::{}, ", case.values[0], case.type_name);
+    }
+    // Its key is one by whose text the order would be another, and has the name of what text is made with.
+    let setup = format!(
+        "{MADE_TYPES} SET default_toast_compression = lz4; CREATE TABLE big (\"case\" int PRIMARY KEY, {columns} content bytea, more bytea);
+         INSERT INTO big (\"case\") VALUES (11);
+         INSERT INTO big SELECT 10, {values} convert_to(repeat('x', {LARGE}), 'UTF8');
+         INSERT INTO big SELECT 9, {values} '\\x00ff';"
+    );
+    let mut reading = Reading::start(&setup).await;
+    let wanted = vec![reading.wanted("big", 1, ReadFrom::FirstKey).await];
+    reading.read(ReadOptions::default(), wanted, async |_, _| {}).await;
+    let told = reading.tables.values_mut().next().unwrap();
+    assert!(told.ended, "{:?}", told.refused);
+    let mut rows: Vec<Values> = told.rows.drain(..).map(|(row, _)| row).collect();
+    let keys: Vec<_> = rows.iter().map(|row| row[0].as_deref().unwrap()).collect();
+    assert_eq!(keys, [&b"9"[..], b"10", b"11"]);
+    let contents: Vec<_> = rows.iter_mut().map(|row| row.split_off(row.len() - 2)[0].take()).collect();
+    let [Some(small), Some(large), None] = &contents[..] else { panic!("{} contents", contents.len()) };
+    assert_eq!(small, b"\\x00ff");
+    assert!(*large == vec![b'x'; LARGE]);
+    reading.expect_rows("big", rows).await;
+
+    run(&reading.client, "UPDATE big SET more = content WHERE \"case\" = 10").await;
+    reading.tables.clear();
+    let wanted = vec![reading.wanted("big", 1, ReadFrom::Start).await];
+    reading.read(ReadOptions::default(), wanted, async |_, _| {}).await;
+    let reason = reading.told("big").await.refused.as_ref().unwrap();
+    for part in
+        ["\"public\".\"big\": the row at ctid (", "neither", "in column \"", "task snapshot t public.big"]
+    {
+        assert!(reason.contains(part), "{part} is missing: {reason}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_rows_that_a_snapshot_sees_are_exactly_those_that_are_read_under_it() {
     let mut reading = Reading::start(
         "CREATE TABLE written (id bigserial PRIMARY KEY, xid xid8 DEFAULT pg_current_xact_id(), pad text DEFAULT repeat('x', 500));
@@ -280,11 +357,8 @@ async fn the_rows_that_a_snapshot_sees_are_exactly_those_that_are_read_under_it(
         let xids: BTreeMap<i64, u64> =
             there.iter().map(|row| (row.get(0), row.get::<_, String>(1).parse().unwrap())).collect();
         let told = reading.told("written").await;
-        let id = |line: &[u8]| -> i64 {
-            std::str::from_utf8(line).unwrap().split('\t').next().unwrap().parse().unwrap()
-        };
-        let read: BTreeMap<i64, &Visibility> =
-            told.rows.iter().map(|(line, sees)| (id(line), sees)).collect();
+        let id = |row: &Values| -> i64 { str::from_utf8(row[0].as_ref().unwrap()).unwrap().parse().unwrap() };
+        let read: BTreeMap<i64, &Visibility> = told.rows.iter().map(|(row, sees)| (id(row), sees)).collect();
         assert_eq!(read.len(), told.rows.len(), "no row twice");
         assert!(read.iter().all(|(id, visibility)| visibility.sees(xids[id] as u32)));
         let (mut unseen, mut bounds) = (0, read.iter().peekable());

@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use tokio::sync::OwnedSemaphorePermit;
+
 use super::{Pipeline, TableChange, deliver, enter};
 use crate::capture::CaptureError;
 use crate::capture::existing::held::{Assembled, Assembler};
@@ -19,7 +21,7 @@ use crate::log::{LogError, LogWriter, SourcePosition};
 use crate::postgres::catalog::TrackedTable;
 use crate::postgres::pgoutput::{self, Cells, Message};
 use crate::postgres::snapshot::keys::Question;
-use crate::postgres::snapshot::{CopyRows, CopyRowsError, Part, Read, Wanted};
+use crate::postgres::snapshot::{CopiedRows, CopyRowsError, Part, Read, Wanted};
 
 /// How much is made of a part at once, in bytes of records, and of how many rows.
 const SLICE: (usize, u64) = (256 << 10, 4096);
@@ -33,9 +35,11 @@ pub struct PartRows {
     part: Part,
     shape: Arc<TableShape>,
     transaction: Transaction,
-    lines: CopyRows,
+    copied: CopiedRows,
     bytes: u64,
     rows: u64,
+    /// See [`Read::Rows`].
+    _turn: Option<OwnedSemaphorePermit>,
 }
 
 impl<W: LogWriter> Pipeline<W> {
@@ -223,7 +227,7 @@ impl<W: LogWriter> Pipeline<W> {
                 self.note(index, &Mark::Begin { oid, epoch, key, visibility, stamp })?;
                 self.rows.writer.boundary();
             }
-            Read::Rows { epoch, part, lines, .. } => {
+            Read::Rows { epoch, part, rows, turn, .. } => {
                 if epoch < table.epoch {
                     return Ok(None);
                 }
@@ -239,10 +243,11 @@ impl<W: LogWriter> Pipeline<W> {
                     epoch,
                     part,
                     transaction: read_under(lsn),
-                    bytes: lines.len() as u64,
-                    lines: CopyRows::new(lines, shape.columns.len()),
+                    bytes: rows.size() as u64,
+                    copied: rows,
                     shape,
                     rows: 0,
+                    _turn: turn,
                 }));
             }
             Read::End { epoch, .. } => match &table.stage {
@@ -271,7 +276,7 @@ impl<W: LogWriter> Pipeline<W> {
     /// Takes more of a part. False when all of it has been taken.
     ///
     /// # Errors
-    /// A record that the log or the format refuses; lines that are no rows.
+    /// A record that the log or the format refuses; what is no row of the table.
     pub fn take_rows(&mut self, part: &mut PartRows) -> Result<bool, CaptureError> {
         let Some(index) = self.rows.existing.jobs.iter().position(|job| job.place.number == part.job) else {
             return Ok(false);
@@ -279,7 +284,7 @@ impl<W: LogWriter> Pipeline<W> {
         let before = self.rows.existing.jobs.get(index).map_or(0, |job| job.rows);
         let (until, last) = (self.rows.writer.buffered() + SLICE.0, part.rows + SLICE.1);
         let bad = |error: CopyRowsError| CaptureError::Held { detail: error.to_string() };
-        while let Some(row) = part.lines.next_row().map_err(bad)? {
+        while let Some(row) = part.copied.next_row().map_err(bad)? {
             let table = &*part.shape;
             let change = Change::Row { operation: Operation::Read, table, before: None, after: Some(row) };
             let ordinal = before + part.rows;

@@ -88,8 +88,8 @@ impl CopyConnection {
         Ok(Server::new(told.unwrap_or_default()))
     }
 
-    /// Runs statements in one message. What a COPY among them sends is appended to `lines`, at most `limit` bytes unless
-    /// it is one row alone. Gives the first value of the first row of others.
+    /// Runs statements in one message. What a COPY among them sends is appended to `lines`, at most `limit` bytes. Gives
+    /// the first value of the first row of others.
     ///
     /// # Errors
     /// When the server refuses, the connection breaks, or there is more than `limit`.
@@ -100,7 +100,7 @@ impl CopyConnection {
         limit: usize,
     ) -> Result<Option<String>, CopyError> {
         let take = |line: &[u8]| {
-            if !lines.is_empty() && lines.len() + line.len() > limit {
+            if lines.len() + line.len() > limit {
                 return Err(CopyError::TooMuch(limit));
             }
             lines.extend_from_slice(line);

@@ -13,26 +13,37 @@ pub struct CopyRows {
     cells: Vec<Cell>,
 }
 
-/// Lines that are not rows of the table.
+/// What COPY has sent is no rows of the table.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CopyRowsError {
     /// Too few or too many values.
-    #[error("a line of COPY has {found} values, and the table {expected} columns")]
+    #[error("a row of COPY has {found} values, and the table {expected} columns")]
     Columns {
-        /// Values in the line.
+        /// Values in the row.
         found: usize,
         /// Columns of the table.
         expected: usize,
     },
-    /// A line beyond 4 GiB.
-    #[error("a line of COPY has {0} bytes, which no server sends")]
+    /// A row beyond 4 GiB.
+    #[error("a row of COPY has {0} bytes, which no server sends")]
     TooLong(usize),
+    /// In binary form there is a header in front.
+    #[error("what COPY sent does not begin as its binary form does")]
+    Header,
+    /// In binary form the end is told.
+    #[error("what COPY sent in binary form ends inside a row")]
+    Cut,
 }
 
 impl CopyRows {
     /// Reads whole lines of a table with so many columns.
     pub fn new(lines: Vec<u8>, columns: usize) -> Self {
         CopyRows { lines, at: 0, columns, cells: Vec::with_capacity(columns) }
+    }
+
+    /// How many bytes there are.
+    pub fn size(&self) -> usize {
+        self.lines.len()
     }
 
     /// The next row; `None` behind the last.

@@ -3,6 +3,7 @@
 //! Which transactions a read sees is told by [`Visibility`], so that whoever holds the changes of the stream meanwhile knows
 //! which of them are not in the rows. What was read comes in parts; a part that has been kept is never read again.
 
+mod copy_binary;
 mod copy_rows;
 pub mod keys;
 mod pace;
@@ -15,12 +16,14 @@ mod visibility;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::OwnedSemaphorePermit;
 
+pub use self::copy_binary::BinaryRows;
 pub use self::copy_rows::{CopyRows, CopyRowsError};
 pub use self::progress::{ReadProgress, ReadState, ReadTotals, TableProgress};
 pub use self::reader::{ReadOptions, Reader};
 pub use self::visibility::Visibility;
-use crate::change::TableShape;
+use crate::change::{Row, TableShape};
 use crate::postgres::connect::ConnectError;
 
 /// A table whose rows are wanted.
@@ -66,6 +69,36 @@ pub enum Part {
     },
 }
 
+/// Rows as COPY has sent them.
+#[derive(Debug)]
+pub enum CopiedRows {
+    /// In text form.
+    Text(CopyRows),
+    /// In binary form: a row that the server cannot send as text.
+    Binary(BinaryRows<Vec<u8>>),
+}
+
+impl CopiedRows {
+    /// How many bytes they take.
+    pub fn size(&self) -> usize {
+        match self {
+            CopiedRows::Text(rows) => rows.size(),
+            CopiedRows::Binary(rows) => rows.size(),
+        }
+    }
+
+    /// The next row; `None` behind the last.
+    ///
+    /// # Errors
+    /// When what was sent is no row of the table.
+    pub fn next_row(&mut self) -> Result<Option<Row<'_>>, CopyRowsError> {
+        match self {
+            CopiedRows::Text(rows) => rows.next_row(),
+            CopiedRows::Binary(rows) => rows.next_row(),
+        }
+    }
+}
+
 /// What a reader tells, table by table and part by part. Tables may take turns; a table's own messages are in order.
 #[derive(Debug)]
 pub enum Read {
@@ -90,10 +123,12 @@ pub enum Read {
         epoch: u32,
         /// Which rows they are.
         part: Part,
-        /// The rows, as `COPY … TO STDOUT` gives them in text format; see [`CopyRows`].
-        lines: Vec<u8>,
+        /// The rows.
+        rows: CopiedRows,
         /// How many.
-        rows: u64,
+        count: u64,
+        /// Of a large row: until this is dropped no other one is read, so that not many are in memory at once.
+        turn: Option<OwnedSemaphorePermit>,
     },
     /// All rows of a table have been told.
     End {

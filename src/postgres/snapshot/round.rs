@@ -1,31 +1,28 @@
 //! One round: workers that read chunk after chunk, each in a transaction of its own.
 
+mod chunk;
+
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
-use memchr::{memchr_iter, memrchr};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{info, warn};
 
-use super::pace::{CHUNK_LIMIT, Pace, Places, ctid, places};
+use self::chunk::{Chunk, Failed, NO_TEXT, Under};
+use super::pace::{Pace, Places, ctid, places};
 use super::progress::ReadState;
 use super::reader::{Pending, Reading, RoundError, SharedSnapshot};
 use super::table::{self, Table};
-use super::{CopyRows, Part, Read, ReadFrom, Visibility};
-use crate::change::Value;
+use super::{Part, Read, ReadFrom, Visibility};
 use crate::postgres::connect::Control;
 use crate::postgres::heartbeat;
 use crate::postgres::replication::{CopyConnection, CopyError};
-use crate::postgres::server_error::{ServerError, sqlstate};
 
 /// How long to leave a table alone that somebody has locked.
 const BUSY_PAUSE: Duration = Duration::from_millis(200);
-/// How long a chunk's lock is kept for an answer that comes on another connection. Users' statements may wait for that
-/// lock (I7), and that connection may have stalled.
-const STAMPS_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long to wait before connecting again.
 const CONNECT_PAUSE: Duration = Duration::from_secs(2);
 /// How many rows the first chunk in key order asks for when nothing is known of the table.
@@ -126,49 +123,6 @@ enum Next {
     Keys(Box<Keyed>),
     Later(Instant),
     Nothing,
-}
-
-/// Which snapshot a chunk is read under.
-#[derive(Clone, Copy)]
-enum Under<'a> {
-    Shared(&'a str),
-    Own,
-}
-
-/// Why a chunk was not read.
-enum Failed {
-    /// Somebody has locked the table, or the server asks to try again.
-    Busy,
-    TooMuch,
-    Stopped(Stopped),
-    /// The shared snapshot is gone.
-    SnapshotLost,
-    /// The connection is lost, or cannot be made.
-    Connection(String),
-    Round(RoundError),
-}
-
-impl From<Stopped> for Failed {
-    fn from(stopped: Stopped) -> Self {
-        Failed::Stopped(stopped)
-    }
-}
-
-impl From<CopyError> for Failed {
-    fn from(error: CopyError) -> Self {
-        match error {
-            CopyError::TooMuch(_) => Failed::TooMuch,
-            error => Failed::Connection(error.to_string()),
-        }
-    }
-}
-
-struct Chunk {
-    lines: Vec<u8>,
-    rows: u64,
-    /// Of a chunk in key order.
-    visibility: Option<Visibility>,
-    time: Duration,
 }
 
 impl<'a> Round<'a> {
@@ -287,7 +241,7 @@ impl<'a> Round<'a> {
                         sleep(CONNECT_PAUSE).await;
                     }
                     // The rest still comes on a connection that had too much to say.
-                    Failed::TooMuch => connection = None,
+                    Failed::TooMuch | Failed::TooLarge(_) => connection = None,
                     Failed::Busy | Failed::SnapshotLost | Failed::Stopped(_) => {}
                 }
             }
@@ -398,7 +352,7 @@ impl<'a> Round<'a> {
         );
         let answer = match session.run(&sql, &mut Vec::new(), 0).await {
             Ok(answer) => answer.unwrap_or_default(),
-            Err(CopyError::Server(error)) => return Err(self.sort(&error, table, Under::Own).await),
+            Err(CopyError::Server(error)) => return Err(self.sort(error, table, Under::Own).await),
             Err(error) => return Err(error.into()),
         };
         let mut sizes = answer.split(' ').map(str::parse::<u64>);
@@ -410,24 +364,6 @@ impl<'a> Round<'a> {
         read().ok_or_else(|| {
             Stopped::Refused(format!("the server says that {} has size {answer}", table.name())).into()
         })
-    }
-
-    async fn session<'c>(
-        &self,
-        connection: &'c mut Option<CopyConnection>,
-    ) -> Result<&'c mut CopyConnection, Failed> {
-        match connection {
-            Some(session) => Ok(session),
-            none => {
-                let source = &self.reading.source;
-                let made = CopyConnection::connect(source).await;
-                let mut made = made.map_err(|error| Failed::Connection(error.to_string()))?;
-                let reached = made.server().await?;
-                let elsewhere = |error| Failed::Round(RoundError::Connect(error));
-                self.reading.server.check(&reached, source).map_err(elsewhere)?;
-                Ok(none.insert(made))
-            }
-        }
     }
 
     async fn read_places(
@@ -444,8 +380,9 @@ impl<'a> Round<'a> {
         let Some((table, epoch, (file, start))) = known else { return Ok(()) };
         let count = places.end - places.start;
         let under = Under::Shared(&snapshot.name);
-        let copy = table.copy_between(file, &ctid(places.start - start), &ctid(places.end - start));
-        let outcome = match self.chunk(connection, &table, under, &copy, count == 1).await {
+        let copy =
+            |what| table.copy_between(file, &ctid(places.start - start), &ctid(places.end - start), what);
+        let outcome = match self.chunk(connection, &table, under, copy, count == 1).await {
             Ok(chunk) => self.tell_places(&table, epoch, chunk).await,
             Err(failed) => Err(failed),
         };
@@ -462,32 +399,27 @@ impl<'a> Round<'a> {
     }
 
     async fn tell_places(&self, table: &Table, epoch: u32, chunk: Chunk) -> Result<Told, Failed> {
-        let told = Told { rows: chunk.rows, bytes: chunk.lines.len(), time: chunk.time };
+        let told = Told { rows: chunk.count, bytes: chunk.size(), time: chunk.time };
         if told.rows > 0 {
-            self.tell_rows(table, epoch, Part::Shared, chunk.rows, chunk.lines).await?;
+            self.tell_rows(table, epoch, Part::Shared, chunk).await?;
         }
         Ok(told)
     }
 
-    async fn tell_rows(
-        &self,
-        table: &Table,
-        epoch: u32,
-        part: Part,
-        rows: u64,
-        lines: Vec<u8>,
-    ) -> Result<(), Failed> {
+    async fn tell_rows(&self, table: &Table, epoch: u32, part: Part, mut chunk: Chunk) -> Result<(), Failed> {
+        let (count, size, turn) = (chunk.count, chunk.size(), chunk.turn.take());
         self.reading.progress.table(table.oid, |table| {
-            table.rows += rows;
-            table.bytes += lines.len() as u64;
+            table.rows += count;
+            table.bytes += size as u64;
         });
         if let Some(rate) = self.reading.options.bytes_per_second {
-            let takes = Duration::from_secs_f64(lines.len() as f64 / rate.max(1) as f64);
+            let takes = Duration::from_secs_f64(size as f64 / rate.max(1) as f64);
             let now = Instant::now();
             let mut work = self.work();
             work.next = Some(work.next.map_or(now, |next| next.max(now)) + takes);
         }
-        let read = Read::Rows { oid: table.oid, epoch, part, lines, rows };
+        let rows = chunk.into_rows(table.shape.columns.len());
+        let read = Read::Rows { oid: table.oid, epoch, part, rows, count, turn };
         self.reading.tell(read).await.map_err(Failed::Round)
     }
 
@@ -534,10 +466,10 @@ impl<'a> Round<'a> {
         keyed: &mut Keyed,
     ) -> Result<bool, Failed> {
         let Some(end) = &keyed.end else {
-            let copy = keyed.table.copy_last_key(keyed.after.as_deref());
-            let chunk = self.chunk(connection, &keyed.table, Under::Own, &copy, true).await?;
+            let copy = |_| keyed.table.copy_last_key(keyed.after.as_deref());
+            let chunk = self.chunk(connection, &keyed.table, Under::Own, copy, true).await?;
             let key = 0..keyed.table.shape.key.len();
-            let last = (chunk.rows > 0).then(|| last_key(&chunk.lines, key.len(), key));
+            let last = (chunk.count > 0).then(|| chunk.last_key(key.len(), key));
             keyed.end = Some(KeyedEnd {
                 last: last.map(|last| last.ok_or(NO_TEXT)).transpose()?,
                 visibility: chunk.visibility.ok_or(Failed::Busy)?,
@@ -547,24 +479,24 @@ impl<'a> Round<'a> {
         let Some(last) = end.last.clone().filter(|last| keyed.after.as_ref() != Some(last)) else {
             // What is behind the highest key was not there yet.
             let part = Part::Keys { through: None, visibility: end.visibility.clone() };
-            self.tell_rows(&keyed.table, keyed.epoch, part, 0, Vec::new()).await?;
+            self.tell_rows(&keyed.table, keyed.epoch, part, Chunk::empty()).await?;
             self.work().told.push((keyed.table.oid, keyed.epoch));
             return Ok(true);
         };
         let limit = keyed.pace.units();
-        let copy = keyed.table.copy_keys(keyed.after.as_deref(), &last, limit);
-        let chunk = self.chunk(connection, &keyed.table, Under::Own, &copy, limit == 1).await?;
-        keyed.pace.took(chunk.rows, chunk.lines.len(), chunk.time);
-        let through = match chunk.rows < limit {
+        let copy = |what| keyed.table.copy_keys(keyed.after.as_deref(), &last, limit, what);
+        let mut chunk = self.chunk(connection, &keyed.table, Under::Own, copy, limit == 1).await?;
+        keyed.pace.took(chunk.count, chunk.size(), chunk.time);
+        let through = match chunk.count < limit {
             true => last,
             false => {
                 let (columns, key) = (keyed.table.shape.columns.len(), keyed.table.shape.key.iter().copied());
-                last_key(&chunk.lines, columns, key).ok_or(NO_TEXT)?
+                chunk.last_key(columns, key).ok_or(NO_TEXT)?
             }
         };
-        let visibility = chunk.visibility.ok_or(Failed::Busy)?;
+        let visibility = chunk.visibility.take().ok_or(Failed::Busy)?;
         let part = Part::Keys { through: Some(through.clone()), visibility };
-        self.tell_rows(&keyed.table, keyed.epoch, part, chunk.rows, chunk.lines).await?;
+        self.tell_rows(&keyed.table, keyed.epoch, part, chunk).await?;
         let stamp = keyed.table.stamp.clone();
         if let Some(pending) = self.reading.pending().get_mut(&keyed.table.oid) {
             pending.from = ReadFrom::After { key: through.clone(), stamp };
@@ -574,90 +506,6 @@ impl<'a> Round<'a> {
             table.fraction = table.rows as f64 / table.estimated_rows.max(table.rows).max(1) as f64;
         });
         Ok(false)
-    }
-
-    /// Reads a chunk in a transaction of its own, into memory: no lock is held while its rows go their way.
-    async fn chunk(
-        &self,
-        connection: &mut Option<CopyConnection>,
-        table: &Table,
-        under: Under<'_>,
-        copy: &str,
-        is_one_row: bool,
-    ) -> Result<Chunk, Failed> {
-        let session = self.session(connection).await?;
-        let limit = if is_one_row { usize::MAX } else { CHUNK_LIMIT };
-        let began = Instant::now();
-        let begin = match under {
-            Under::Shared(name) => format!("SET TRANSACTION SNAPSHOT '{name}'"),
-            Under::Own => "SELECT pg_current_snapshot()::text".to_owned(),
-        };
-        let statements = format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {begin}; {copy}");
-        let mut lines = Vec::new();
-        let first = match session.run(&statements, &mut lines, limit).await {
-            Ok(first) => first,
-            Err(CopyError::Server(error)) => {
-                session.run("ROLLBACK", &mut Vec::new(), 0).await?;
-                return Err(self.sort(&error, table, under).await);
-            }
-            Err(error) => return Err(error.into()),
-        };
-        // While COPY's lock is held nothing about the table can change.
-        let oids = [table.oid];
-        let stamps = table::stamps(&self.control, &self.reading.task, &oids, Some(table.members()));
-        let stamps = timeout(STAMPS_TIMEOUT, stamps).await;
-        session.run("COMMIT", &mut Vec::new(), 0).await?;
-        let Ok(stamps) = stamps else {
-            warn!(
-                task = self.reading.task,
-                table = table.name(),
-                "the source does not say whether a table is as it was; trying again"
-            );
-            return Err(Failed::Busy);
-        };
-        let stamps = stamps.map_err(|error| Failed::Round(error.into()))?;
-        if stamps.get(&table.oid) != Some(&table.stamp) {
-            return Err(Stopped::Changed(ReadFrom::Start).into());
-        }
-        if matches!(under, Under::Own) {
-            heartbeat::flush(&self.control, &self.reading.task)
-                .await
-                .map_err(|error| Failed::Round(error.into()))?;
-        }
-        let rows = memchr_iter(b'\n', &lines).count() as u64;
-        let visibility = first.map(|text| text.parse::<Visibility>()).transpose();
-        let visibility = visibility.map_err(|error| Failed::Round(error.into()))?;
-        Ok(Chunk { lines, rows, visibility, time: began.elapsed() })
-    }
-
-    /// What is to be done about an error of the server.
-    async fn sort(&self, error: &ServerError, table: &Table, under: Under<'_>) -> Failed {
-        match error.code.as_str() {
-            _ if error.is_transient() => Failed::Busy,
-            // Asked for a snapshot whose transaction has ended, servers say the one or the other.
-            "22023" | sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE | sqlstate::UNDEFINED_OBJECT
-                if matches!(under, Under::Shared(_)) =>
-            {
-                Failed::SnapshotLost
-            }
-            sqlstate::SNAPSHOT_TOO_OLD => match under {
-                Under::Shared(_) => {
-                    self.work().outdated = true;
-                    Failed::SnapshotLost
-                }
-                // The next attempt has another.
-                Under::Own => Failed::Busy,
-            },
-            // Table, schema, column or type are gone or are others than they were.
-            "42P01" | "3F000" | "42703" | "42809" | sqlstate::UNDEFINED_OBJECT => {
-                Stopped::Changed(ReadFrom::Start).into()
-            }
-            sqlstate::INSUFFICIENT_PRIVILEGE => match table::right_to_read(&self.control, table).await {
-                Ok(what_to_do) => Stopped::Refused(format!("{}: {error}; {what_to_do}", table.name())).into(),
-                Err(error) => Failed::Round(error.into()),
-            },
-            _ => Stopped::Refused(format!("{}: {error}", table.name())).into(),
-        }
     }
 
     /// Leaves word for the next round of the tables that this one has not finished.
@@ -759,20 +607,4 @@ struct Told {
     rows: u64,
     bytes: usize,
     time: Duration,
-}
-
-/// A key that is no text in UTF-8 cannot be kept: the table is read in another way.
-const NO_TEXT: Failed = Failed::Stopped(Stopped::Changed(ReadFrom::Start));
-
-/// The key of the last of these lines, whose rows have so many columns.
-fn last_key(lines: &[u8], columns: usize, key: impl Iterator<Item = usize>) -> Option<Vec<String>> {
-    let whole = lines.strip_suffix(b"\n").unwrap_or(lines);
-    let start = memrchr(b'\n', whole).map_or(0, |end| end + 1);
-    let mut rows = CopyRows::new(whole.get(start..)?.to_vec(), columns);
-    let row = rows.next_row().ok()??;
-    let value = |index: usize| match row.get(index) {
-        Value::Text(text) => String::from_utf8(text.to_vec()).ok(),
-        _ => None,
-    };
-    key.map(value).collect()
 }

@@ -3,13 +3,27 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
+use postgres_protocol::escape::escape_literal;
 use tokio_postgres::Row;
+use tokio_postgres::types::Type;
 
-use crate::change::TableShape;
+use crate::change::{CellKind, Column, TableShape};
+use crate::postgres::binary;
 use crate::postgres::catalog;
 use crate::postgres::connect::Control;
 use crate::postgres::publication;
 use crate::postgres::sql::{SqlError, qualified, quoted};
+
+/// What is copied of rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum What {
+    /// Their values as text.
+    Text,
+    /// Their values in binary form.
+    Binary,
+    /// Their places, and which of their columns are the largest.
+    LargestColumn,
+}
 
 /// A table as it is read: as the stream names it, so of a tree of partitions that is published by its root the root.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,8 +63,17 @@ impl Table {
         self.key_order.is_some()
     }
 
-    fn columns(&self) -> String {
-        self.shape.columns.iter().map(|column| quoted(&column.name)).collect::<Vec<_>>().join(", ")
+    /// What the values are when they are sent in binary form: bytes are as they are, and the server makes text of
+    /// everything else, so that it does not matter which types have a binary form. So it does of a key, which is kept as
+    /// text.
+    pub(super) fn binary_kinds(&self) -> Vec<CellKind> {
+        let is_bytes = |index: usize, column: &Column| {
+            column.base_oid == Type::BYTEA.oid() && !self.shape.key.contains(&index)
+        };
+        let columns = self.shape.columns.iter().enumerate();
+        columns
+            .map(|(index, column)| if is_bytes(index, column) { CellKind::Binary } else { CellKind::Text })
+            .collect()
     }
 
     /// OIDs of the tables whose files have the rows: first its own, then those of its partitions.
@@ -63,23 +86,57 @@ impl Table {
         &self.tree.members
     }
 
-    fn copy(&self, columns: &str, from: &str, condition: &str, order: &str) -> String {
+    fn columns(&self, what: What) -> String {
+        let name = |column: &Column| quoted(&column.name);
+        let columns = self.shape.columns.iter();
+        let columns: Vec<String> = match what {
+            What::Text => columns.map(name).collect(),
+            What::Binary => columns
+                .zip(self.binary_kinds())
+                .map(|(column, kind)| match kind {
+                    CellKind::Text if !binary::is_text(column.base_oid) => format!(
+                        // A composite of nulls is no null, whatever IS NULL says.
+                        "CASE WHEN pg_catalog.num_nulls({0}) = 0 THEN pg_catalog.format('%s', {0}) END",
+                        name(column)
+                    ),
+                    _ => name(column),
+                })
+                .collect(),
+            What::LargestColumn => {
+                let size = |column: &Column| {
+                    let of_value = [Type::TEXT, Type::VARCHAR, Type::BYTEA].map(|of_type| of_type.oid());
+                    let size =
+                        if of_value.contains(&column.base_oid) { "octet_length" } else { "pg_column_size" };
+                    format!("({}, pg_catalog.{size}({}))", escape_literal(&column.name), name(column))
+                };
+                let sizes = columns.map(size).collect::<Vec<_>>().join(", ");
+                let largest = format!(
+                    "(SELECT name FROM (VALUES {sizes}) s (name, size) ORDER BY size DESC NULLS LAST LIMIT 1)"
+                );
+                vec!["ctid".to_owned(), largest]
+            }
+        };
+        columns.join(", ")
+    }
+
+    fn copy(&self, columns: &str, from: &str, condition: &str, order: &str, what: What) -> String {
         let filter = self.filter.as_ref().map(|filter| format!(" AND ({filter})")).unwrap_or_default();
-        format!("COPY (SELECT {columns} FROM {from} WHERE {condition}{filter}{order}) TO STDOUT")
+        let options = if what == What::Binary { " (FORMAT binary)" } else { "" };
+        format!("COPY (SELECT {columns} FROM {from} WHERE {condition}{filter}{order}) TO STDOUT{options}")
     }
 
     /// Copies the rows between two places of one of the [files](Self::files).
-    pub(super) fn copy_between(&self, file: usize, from: &str, to: &str) -> String {
+    pub(super) fn copy_between(&self, file: usize, from: &str, to: &str, what: What) -> String {
         let own = self.name();
         let table = self.tree.files.get(file).map_or(&own, |(_, name)| name);
         let condition = format!("ctid >= '{from}' AND ctid < '{to}'");
-        self.copy(&self.columns(), &format!("ONLY {table}"), &condition, "")
+        self.copy(&self.columns(what), &format!("ONLY {table}"), &condition, "", what)
     }
 
     /// Copies rows of all files.
-    fn copy_all(&self, columns: &str, condition: &str, order: &str) -> String {
+    fn copy_all(&self, columns: &str, condition: &str, order: &str, what: What) -> String {
         let only = if self.tree.is_partitioned { "" } else { "ONLY " };
-        self.copy(columns, &format!("{only}{}", self.name()), condition, order)
+        self.copy(columns, &format!("{only}{}", self.name()), condition, order, what)
     }
 
     fn key_columns(&self) -> Vec<String> {
@@ -89,9 +146,15 @@ impl Table {
 
     /// Copies the columns of the highest key, if it is behind `after`.
     pub(super) fn copy_last_key(&self, after: Option<&[String]>) -> String {
+        let order = format!(" ORDER BY {} LIMIT 1", self.order(" DESC"));
+        self.copy_all(&self.key_columns().join(", "), &self.behind(after), &order, What::Text)
+    }
+
+    /// Of the columns, and not of what is made of them, which may have their names.
+    fn order(&self, direction: &str) -> String {
+        let table = self.name();
         let columns = self.key_columns();
-        let order = columns.iter().map(|column| format!("{column} DESC")).collect::<Vec<_>>().join(", ");
-        self.copy_all(&columns.join(", "), &self.behind(after), &format!(" ORDER BY {order} LIMIT 1"))
+        columns.iter().map(|column| format!("{table}.{column}{direction}")).collect::<Vec<_>>().join(", ")
     }
 
     fn behind(&self, after: Option<&[String]>) -> String {
@@ -102,18 +165,23 @@ impl Table {
     }
 
     /// Copies at most `limit` rows in key order, those behind `after` and through `last`.
-    pub(super) fn copy_keys(&self, after: Option<&[String]>, last: &[String], limit: u64) -> String {
-        let key = self.key_columns().join(", ");
+    pub(super) fn copy_keys(
+        &self,
+        after: Option<&[String]>,
+        last: &[String],
+        limit: u64,
+        what: What,
+    ) -> String {
         let condition = format!("{} AND {}", self.behind(after), self.compared("<=", last));
-        self.copy_all(&self.columns(), &condition, &format!(" ORDER BY {key} LIMIT {limit}"))
+        let order = format!(" ORDER BY {} LIMIT {limit}", self.order(""));
+        self.copy_all(&self.columns(what), &condition, &order, what)
     }
 
     fn compared(&self, operator: &str, key: &[String]) -> String {
         // It is read by key only where there is an order.
         let Some(KeyOrder { schema, types }) = &self.key_order else { return "false".to_owned() };
-        let literal = |(value, key_type): (&String, &String)| {
-            format!("{}::{key_type}", postgres_protocol::escape::escape_literal(value))
-        };
+        let literal =
+            |(value, key_type): (&String, &String)| format!("{}::{key_type}", escape_literal(value));
         let literals = key.iter().zip(types).map(literal).collect::<Vec<_>>().join(", ");
         format!("({}) OPERATOR({schema}.{operator}) ({literals})", self.key_columns().join(", "))
     }

@@ -13,7 +13,7 @@ use crate::change::{Column, ReplicaIdentity, TypeForm};
 use crate::log::local::{LocalLog, LocalReader, LocalWriter, Options};
 use crate::log::record_batch::BatchHeader;
 use crate::log::{LogReader, Offset, PartitionId};
-use crate::postgres::snapshot::{ReadFrom, Visibility};
+use crate::postgres::snapshot::{CopyRows, ReadFrom, Visibility};
 use crate::task::TaskDefinition;
 
 /// The table that is read while its changes are held, and one that is not.
@@ -555,7 +555,8 @@ impl<'a> History<'a> {
             }
         };
         let count = rows.len() as u64;
-        let read = Read::Rows { oid, epoch, part, lines: lines(&rows), rows: count };
+        let copied = CopiedRows::Text(CopyRows::new(lines(&rows), shape(oid, self.identity).columns.len()));
+        let read = Read::Rows { oid, epoch, part, rows: copied, count, turn: None };
         if is_last {
             self.reader = None;
         }
