@@ -7,6 +7,7 @@ mod creation;
 mod existing;
 mod generated;
 mod keys;
+mod large;
 mod limits;
 mod objects;
 mod outputs;

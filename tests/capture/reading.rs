@@ -19,12 +19,9 @@ use tokio::time::sleep;
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
-use crate::oversized::TURN;
+use crate::oversized::{TOO_LARGE_FOR_TEXT as LARGE, TURN};
 use crate::stage::{TASK, run};
 use crate::types::{CASES, MADE_TYPES};
-
-/// Twice this in hexadecimal digits is more than the server can put into one row.
-const LARGE: usize = 540_000_000;
 
 /// A row's values as text, a large one as it is; none for null.
 pub type Values = Vec<Option<Vec<u8>>>;
@@ -297,7 +294,7 @@ async fn a_row_too_large_for_text_is_read_in_binary_form_and_one_that_goes_in_ne
         "{MADE_TYPES} SET default_toast_compression = lz4; CREATE TABLE big (\"case\" int PRIMARY KEY, {columns} content bytea, more bytea);
          INSERT INTO big (\"case\") VALUES (11);
          INSERT INTO big SELECT 10, {values} convert_to(repeat('x', {LARGE}), 'UTF8');
-         INSERT INTO big SELECT 9, {values} '\\x00ff';"
+         INSERT INTO big SELECT 9, {values} '\\x00ff'; ANALYZE big;"
     );
     let mut reading = Reading::start(&setup).await;
     let wanted = vec![reading.wanted("big", 1, ReadFrom::FirstKey).await];
