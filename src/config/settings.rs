@@ -208,8 +208,8 @@ pub static SETTINGS: &[Setting] = &[
         value: Value::Number {
             unit: "MiB",
             range: 0..=MAX_MIB,
-            get: |config| config.broker.retention_bytes.unwrap_or(0) >> 20,
-            set: |config, mib| config.broker.retention_bytes = (mib > 0).then_some(mib << 20),
+            get: |config| mib_or_zero(config.broker.retention_bytes),
+            set: |config, mib| config.broker.retention_bytes = bytes_or_none(mib),
         },
     },
     Setting {
@@ -309,8 +309,8 @@ pub static SETTINGS: &[Setting] = &[
         value: Value::Number {
             unit: "MiB",
             range: 0..=MAX_MIB,
-            get: |config| config.catch_up.unwrap_or(0) >> 20,
-            set: |config, mib| config.catch_up = (mib > 0).then_some(mib << 20),
+            get: |config| mib_or_zero(config.catch_up),
+            set: |config, mib| config.catch_up = bytes_or_none(mib),
         },
     },
     Setting {
@@ -331,8 +331,8 @@ pub static SETTINGS: &[Setting] = &[
         value: Value::Number {
             unit: "MiB",
             range: 0..=MAX_MIB,
-            get: |config| config.read.bytes_per_second.unwrap_or(0) >> 20,
-            set: |config, mib| config.read.bytes_per_second = (mib > 0).then_some(mib << 20),
+            get: |config| mib_or_zero(config.read.bytes_per_second),
+            set: |config, mib| config.read.bytes_per_second = bytes_or_none(mib),
         },
     },
     Setting {
@@ -411,6 +411,15 @@ impl Setting {
             Value::Text { expected, .. } => (*expected).to_owned(),
         }
     }
+}
+
+/// Of a limit that need not be.
+fn mib_or_zero(bytes: Option<u64>) -> u64 {
+    bytes.unwrap_or(0) >> 20
+}
+
+fn bytes_or_none(mib: u64) -> Option<u64> {
+    (mib > 0).then_some(mib << 20)
 }
 
 fn switch(text: &str) -> Option<bool> {

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use millrace::postgres::source::SourceConfig;
 use millrace::state::{DataDir, Store};
-use millrace_test_support::{Millrace, MillraceOptions, Postgres, PostgresOptions, Record, read_topic};
+use millrace_test_support::{
+    Millrace, MillraceOptions, Postgres, PostgresOptions, Random, Record, read_topic, seed,
+};
 use serde_json::Value;
 use tokio_postgres::Client;
 
@@ -25,20 +27,9 @@ const SETUP: &str = "
     INSERT INTO two SELECT chr(65 + g % 57) || g % 300, g / 8, 0 FROM generate_series(1, 30000) g;
     INSERT INTO bare SELECT g, 0 FROM generate_series(1, 20000) g;";
 
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % n
-    }
-}
-
 /// Writes until told to stop.
 async fn write(client: Client, seed: u64, stop: Arc<AtomicBool>) {
-    let mut random = Random(seed);
+    let mut random = Random::new(seed, 0);
     while !stop.load(Relaxed) {
         let mut sql = String::from("BEGIN;");
         for _ in 0..1 + random.below(6) {
@@ -176,10 +167,8 @@ pub async fn caught_up(millrace: &Millrace, client: &Client) -> Vec<Record> {
 // I1, I2
 #[tokio::test]
 async fn a_task_that_starts_with_its_rows_has_each_row_and_each_change_once_whatever_is_killed() {
-    let seed = std::env::var("MILLRACE_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seed = seed.unwrap_or_else(|| u64::from(std::process::id()) << 20 | 1);
-    println!("MILLRACE_TEST_SEED={seed}");
-    let mut random = Random(seed);
+    let seed = seed();
+    let mut random = Random::new(seed, 0);
     let postgres = Postgres::start(PostgresOptions::default()).await;
     let client = postgres.client().await;
     run(&client, SETUP).await;

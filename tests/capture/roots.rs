@@ -5,10 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use millrace_test_support::{PostgresOptions, Record};
+use millrace_test_support::{PostgresOptions, Random, Record, seed};
 use tokio_postgres::Client;
 
-use crate::existing::Random;
 use crate::publishing::version;
 use crate::stage::{Stage, TASK};
 
@@ -38,7 +37,7 @@ const SETUP: &str = "
 
 /// Moves rows between partitions, and changes them otherwise, until told to stop.
 async fn write(client: Client, seed: u64, kinds: u64, stop: Arc<AtomicBool>) {
-    let mut random = Random(seed);
+    let mut random = Random::new(seed, 0);
     while !stop.load(Relaxed) {
         let mut sql = String::from("BEGIN;");
         for _ in 0..1 + random.below(6) {
@@ -159,11 +158,9 @@ fn marks(records: &[Record], stage: &str) -> usize {
 // I1, I2
 #[tokio::test]
 async fn trees_that_are_told_as_one_table_have_each_row_and_each_change_once_whatever_is_moved_and_killed() {
-    let seed = std::env::var("MILLRACE_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seed = seed.unwrap_or_else(|| u64::from(std::process::id()) << 20 | 1);
-    println!("MILLRACE_TEST_SEED={seed}");
+    let seed = seed();
     for options in [Some(PostgresOptions::default()), version(18)].into_iter().flatten() {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed, 0);
         let mut stage = Stage::with_task(options, SETUP, TASK_BY_ROOT).await;
         let stop = Arc::new(AtomicBool::new(false));
         let mut writers = Vec::new();

@@ -7,11 +7,11 @@ use millrace::postgres::objects::Objects;
 use millrace::postgres::precheck::{self, Outcome as Checked, PrecheckOptions};
 use millrace::postgres::publication::SourceOptions;
 use millrace::postgres::source::SourceConfig;
-use millrace_test_support::Postgres;
+use millrace_test_support::{Postgres, Random, seed};
 use tokio::time::sleep;
 
-use crate::stage::{Begin, SLOT, Stage, newest, options, run_time, seed};
-use crate::workload::{Load, Random};
+use crate::stage::{Begin, SLOT, Stage, newest, options, run_time};
+use crate::workload::Load;
 
 /// The first version that copies slots to standbys.
 const SYNCHRONIZES_SLOTS: u32 = 17;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use millrace::postgres::source::SourceConfig;
 use millrace::state::{DataDir, Store};
 use millrace_test_support::{
-    Millrace, MillraceOptions, PASSWORD, Postgres, PostgresOptions, Proxy, RawRecord, read_raw_topic,
+    Millrace, MillraceOptions, PASSWORD, Postgres, PostgresOptions, Proxy, Random, RawRecord, read_raw_topic,
     read_topic,
 };
 use rdkafka::config::ClientConfig;
@@ -17,7 +17,7 @@ use serde_json::Value;
 use tokio_postgres::Client;
 
 use crate::rebuild::{Position, Rebuilt, Row, from_debezium, from_protobuf, text};
-use crate::workload::{FILL, Load, Random, Shared, connect, schema};
+use crate::workload::{FILL, Load, Shared, connect, schema};
 
 /// The task, and its output in Debezium JSON, with all tables in one topic.
 const TASK: &str = "t";
@@ -25,21 +25,6 @@ const TASK: &str = "t";
 pub const SLOT: &str = "millrace_t";
 /// Its output in Protobuf, with a topic for each table.
 const EACH: &str = "each";
-
-/// The seed of this run.
-pub fn seed() -> u64 {
-    let given = std::env::var("MILLRACE_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seed = given.unwrap_or_else(|| u64::from(std::process::id()) << 20 | u64::from(unique()));
-    println!("MILLRACE_TEST_SEED={seed}");
-    seed
-}
-
-/// Another number for each test of a process.
-fn unique() -> u16 {
-    use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
-    static NEXT: AtomicU16 = AtomicU16::new(1);
-    NEXT.fetch_add(1, Relaxed)
-}
 
 /// How long the workload runs: long enough to meet something, unless asked for more.
 pub fn run_time() -> Duration {

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use millrace_test_support::Postgres;
+use millrace_test_support::{Postgres, Random, seed};
 use tokio::time::sleep;
 
-use crate::stage::{Begin, Stage, newest, options, run_time, seed};
-use crate::workload::{Load, Random, TABLES, connect};
+use crate::stage::{Begin, Stage, newest, options, run_time};
+use crate::workload::{Load, TABLES, connect};
 
 /// How often the workload pauses for a comparison.
 const ROUNDS: u32 = 2;

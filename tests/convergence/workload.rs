@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use millrace_test_support::Random;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tokio_postgres::{Client, NoTls};
@@ -30,36 +31,6 @@ const FILLED: (u64, u64) = (1001, 1200);
 
 /// Tables that are there from the beginning, all with columns `id`, `n`, `note` and `big`.
 pub const TABLES: [&str; 7] = ["plain", "pair", "whole", "bag", "indexed", "wide", "bulk"];
-
-/// Small numbers from a seed: the same history for the same seed.
-#[derive(Debug, Clone)]
-pub struct Random(u64);
-
-impl Random {
-    /// The history of `seed`, in one of its parts.
-    pub fn new(seed: u64, part: u64) -> Self {
-        let mixed = (seed ^ part.wrapping_mul(0x9E37_79B9_7F4A_7C15)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        Random(mixed ^ mixed >> 31 | 1)
-    }
-
-    /// A number below `n`.
-    pub fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % n
-    }
-
-    /// Whether it happens, once in `n`.
-    fn once_in(&mut self, n: u64) -> bool {
-        self.below(n) == 0
-    }
-
-    /// One of these.
-    pub fn of<'a>(&mut self, choices: &[&'a str]) -> &'a str {
-        choices[self.below(choices.len() as u64) as usize]
-    }
-}
 
 /// Statements that make the tables.
 pub fn schema() -> String {

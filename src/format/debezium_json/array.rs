@@ -21,12 +21,11 @@ pub(super) fn write(out: &mut Vec<u8>, text: &[u8], element: &Rendering, delimit
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::debezium_json::tests;
     use proptest::prelude::*;
 
     fn written(text: &str, element: Rendering) -> Option<String> {
-        let mut out = Vec::new();
-        write(&mut out, text.as_bytes(), &element, b',')?;
-        Some(String::from_utf8(out).unwrap())
+        tests::written(|out| write(out, text.as_bytes(), &element, b','))
     }
 
     /// As PostgreSQL prints an array of text, with every element quoted.

@@ -62,12 +62,7 @@ pub(super) fn sparse_vector(out: &mut Vec<u8>, text: &[u8]) -> Option<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn written(write: fn(&mut Vec<u8>, &[u8]) -> Option<()>, text: &str) -> Option<String> {
-        let mut out = Vec::new();
-        write(&mut out, text.as_bytes())?;
-        Some(String::from_utf8(out).unwrap())
-    }
+    use crate::format::debezium_json::tests::written_of as written;
 
     #[test]
     fn an_hstore_is_an_object_in_a_string() {

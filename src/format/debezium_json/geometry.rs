@@ -62,12 +62,7 @@ fn srid_of(ewkb: &[u8]) -> Option<Option<i32>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn written(write: fn(&mut Vec<u8>, &[u8]) -> Option<()>, text: &str) -> Option<String> {
-        let mut out = Vec::new();
-        write(&mut out, text.as_bytes())?;
-        Some(String::from_utf8(out).unwrap())
-    }
+    use crate::format::debezium_json::tests::written_of as written;
 
     #[test]
     fn a_point_has_coordinates_and_well_known_binary() {

@@ -233,13 +233,8 @@ fn big_two_complement(is_negative: bool, digits: impl Iterator<Item = u8>) -> Ve
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::debezium_json::tests::written;
     use proptest::prelude::*;
-
-    fn written(write: impl FnOnce(&mut Vec<u8>) -> Option<()>) -> Option<String> {
-        let mut out = Vec::new();
-        write(&mut out)?;
-        Some(String::from_utf8(out).unwrap())
-    }
 
     /// Bytes of base64, bit by bit.
     fn decode_base64(text: &str) -> Vec<u8> {

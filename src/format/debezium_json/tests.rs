@@ -10,6 +10,18 @@ use crate::change::{
 use crate::format::test_rows::{OwnedRow, TRANSACTION, customers, row_change, text};
 use crate::log::LogError;
 
+/// What a function writes of a value; `None` where it refuses.
+pub(super) fn written(write: impl FnOnce(&mut Vec<u8>) -> Option<()>) -> Option<String> {
+    let mut out = Vec::new();
+    write(&mut out)?;
+    Some(String::from_utf8(out).unwrap())
+}
+
+/// What a function writes of a value in PostgreSQL's text form.
+pub(super) fn written_of(write: fn(&mut Vec<u8>, &[u8]) -> Option<()>, text: &str) -> Option<String> {
+    written(|out| write(out, text.as_bytes()))
+}
+
 /// A record, owned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Sent {

@@ -177,13 +177,8 @@ fn fraction(out: &mut Vec<u8>, micros: i64, digits: Option<usize>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::debezium_json::tests::written;
     use proptest::prelude::*;
-
-    fn written(write: impl FnOnce(&mut Vec<u8>) -> Option<()>) -> Option<String> {
-        let mut out = Vec::new();
-        write(&mut out)?;
-        Some(String::from_utf8(out).unwrap())
-    }
 
     #[test]
     fn dates_are_days_since_1970() {

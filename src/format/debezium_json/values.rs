@@ -248,13 +248,12 @@ fn bits(out: &mut Vec<u8>, text: &[u8]) -> Option<()> {
 mod tests {
     use super::*;
     use crate::change::{Attribute, DataType};
+    use crate::format::debezium_json::tests;
     use crate::format::test_rows::form_of;
     use proptest::prelude::*;
 
     fn written_as(rendering: &Rendering, value: Value<'_>) -> Option<String> {
-        let mut out = Vec::new();
-        rendering.write(&mut out, value)?;
-        Some(String::from_utf8(out).unwrap())
+        tests::written(|out| rendering.write(out, value))
     }
 
     fn written(base_oid: u32, type_modifier: i32, value: Value<'_>) -> Option<String> {

@@ -10,12 +10,14 @@ mod child;
 mod millrace;
 mod postgres;
 mod proxy;
+mod random;
 mod topic;
 
 pub use apache_kafka::{ApacheKafka, CLUSTER_ID, libraries as apache_kafka_libraries};
 pub use millrace::{Millrace, MillraceOptions};
 pub use postgres::{PASSWORD, Postgres, PostgresOptions};
 pub use proxy::Proxy;
+pub use random::{Random, seed};
 pub use topic::{RawRecord, Record, parse_lsn, read_raw_topic, read_topic};
 
 /// A TCP port of 127.0.0.1 that nobody listened on a moment ago.
