@@ -9,6 +9,7 @@ use millrace::postgres::snapshot::{CopiedRows, CopyRows, ReadFrom, ReadOptions};
 use millrace::postgres::source::SourceConfig;
 
 use crate::reading::{self, Reading, Values};
+use crate::stage::run;
 
 /// Types and collations of which the tables below have keys.
 const TYPES: &str = r#"
@@ -201,4 +202,16 @@ async fn keys_of_every_type_and_collation_are_gone_on_behind_in_the_order_of_the
             (0..keys.len()).flat_map(|key| (0..keys.len()).map(move |bound| key > bound)).collect();
         assert!(answers == expected, "{table} {keys:?} {answers:?}");
     }
+    // A label that is no more.
+    run(&reading.client, "ALTER TYPE mood RENAME VALUE 'ok' TO 'fine'").await;
+    let felt = tables.iter().position(|(table, ..)| *table == "felt").unwrap();
+    let key = vec!["ok".to_owned()];
+    let question = Question { key: vec!["sad".to_owned()], bound: key.clone() };
+    let oid = reading.oid("felt").await;
+    assert_eq!(keys::are_behind(&control, oid, &names[felt], &[question]).await.unwrap(), None);
+    let from = ReadFrom::After { key, stamp: stamps[felt].clone() };
+    let wanted = vec![reading.wanted("felt", 1, from).await];
+    reading.tables.clear();
+    reading.read(ReadOptions::default(), wanted, async |_, _| {}).await;
+    reading.expect_whole("felt").await;
 }

@@ -6,6 +6,7 @@ mod catalogue;
 mod creation;
 mod existing;
 mod generated;
+mod hindrances;
 mod keys;
 mod large;
 mod limits;

@@ -71,10 +71,10 @@ pub struct Reading {
 
 impl Reading {
     pub async fn start(setup: &str) -> Reading {
-        Reading::start_with(PostgresOptions::default(), setup).await
+        Reading::start_on(PostgresOptions::default(), setup).await
     }
 
-    async fn start_with(options: PostgresOptions, setup: &str) -> Reading {
+    pub async fn start_on(options: PostgresOptions, setup: &str) -> Reading {
         let postgres = Postgres::start(options).await;
         let client = postgres.client().await;
         run(&client, setup).await;
@@ -92,7 +92,7 @@ impl Reading {
         Wanted { oid: self.oid(table).await, epoch, from }
     }
 
-    async fn spawn(
+    pub async fn spawn(
         &self,
         url: &str,
         options: ReadOptions,
@@ -109,9 +109,20 @@ impl Reading {
         &mut self,
         options: ReadOptions,
         wanted: Vec<Wanted>,
+        then: impl AsyncFnMut(&Client, u64),
+    ) {
+        self.read_as(&self.postgres.url(), options, wanted, then).await;
+    }
+
+    /// The same, by this URL.
+    pub async fn read_as(
+        &mut self,
+        url: &str,
+        options: ReadOptions,
+        wanted: Vec<Wanted>,
         mut then: impl AsyncFnMut(&Client, u64),
     ) {
-        let (reader, mut reads) = self.spawn(&self.postgres.url(), options, wanted).await;
+        let (reader, mut reads) = self.spawn(url, options, wanted).await;
         while let Some(read) = reads.recv().await {
             if self.take(read) {
                 then(&self.client, self.chunks).await;
@@ -191,7 +202,7 @@ impl Reading {
     }
 
     /// Compares what was told of a table with what the server has.
-    async fn expect_whole(&self, table: &str) {
+    pub async fn expect_whole(&self, table: &str) {
         let told = self.told(table).await;
         assert!(told.ended, "{table}");
         self.expect_rows(table, told.rows.iter().map(|(row, _)| row.clone()).collect()).await;
@@ -214,7 +225,7 @@ impl Reading {
     }
 }
 
-fn slow() -> ReadOptions {
+pub fn slow() -> ReadOptions {
     ReadOptions { bytes_per_second: Some(800_000), ..ReadOptions::default() }
 }
 
@@ -386,7 +397,7 @@ async fn a_reader_goes_on_behind_its_last_key_and_begins_anew_where_it_cannot() 
     let mut reading = Reading::start(&setup).await;
     let end_snapshot =
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE state = 'idle in transaction'
-                        AND query LIKE '%pg_export_snapshot%' AND pid <> pg_backend_pid()";
+                        AND query LIKE 'SET idle_in_transaction%' AND pid <> pg_backend_pid()";
     // The shared snapshot is lost.
     let mut wanted = vec![reading.wanted("big", 1, ReadFrom::Start).await];
     wanted.push(reading.wanted("keyless", 1, ReadFrom::Start).await);
@@ -579,7 +590,7 @@ async fn what_has_been_told_is_not_lost_when_the_server_crashes() {
         let options = PostgresOptions::default().setting("wal_writer_delay", "10s");
         let setup = "CREATE TABLE written (id int PRIMARY KEY); INSERT INTO written VALUES (1);
                      ALTER ROLE postgres SET synchronous_commit = off;";
-        let mut reading = Reading::start_with(options, setup).await;
+        let mut reading = Reading::start_on(options, setup).await;
         let client = reading.postgres.client().await;
         // The writer of the WAL has rested, and wakes for the first.
         run(&client, "INSERT INTO written VALUES (2)").await;

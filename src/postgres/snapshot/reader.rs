@@ -21,11 +21,12 @@ use super::{Read, ReadFrom, Visibility, Wanted};
 use crate::postgres::connect::{self, ConnectError, Control};
 use crate::postgres::publication;
 use crate::postgres::server::Server;
+use crate::postgres::server_error::ServerError;
 use crate::postgres::source::SourceConfig;
 use crate::postgres::sql::SqlError;
 
 /// How long to wait before a round that follows trouble, or that found nothing to do yet.
-const PAUSE: Duration = Duration::from_secs(1);
+pub(super) const PAUSE: Duration = Duration::from_secs(1);
 /// How long tables that can be read wait for others, so that all that are asked for at once share one snapshot.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How often a person is told who is waited for.
@@ -127,14 +128,26 @@ pub(super) struct Pending {
     pub(super) begun: Option<String>,
     /// Transactions that wrote to it when it was first seen published and that have not ended since.
     writers: Option<HashSet<String>>,
-    told_of_writers: Option<Instant>,
+    /// Since when nobody has been told what it waits for; `None` while it does not wait.
+    untold_since: Option<Instant>,
 }
 
 impl Pending {
     fn new(wanted: Wanted) -> Self {
         // Who has begun with it before has waited before.
         let writers = (wanted.from != ReadFrom::Start).then(HashSet::new);
-        Pending { epoch: wanted.epoch, from: wanted.from, begun: None, writers, told_of_writers: None }
+        Pending { epoch: wanted.epoch, from: wanted.from, begun: None, writers, untold_since: None }
+    }
+
+    /// It cannot be read now. Whether it is time to tell a person.
+    fn waits(&mut self) -> bool {
+        let now = Instant::now();
+        let since = *self.untold_since.get_or_insert(now);
+        let is_due = now.duration_since(since) >= WAIT_WARNING;
+        if is_due {
+            self.untold_since = Some(now);
+        }
+        is_due
     }
 
     /// Begins anew.
@@ -183,6 +196,20 @@ impl Reading {
 
     pub(super) async fn tell(&self, read: Read) -> Result<(), RoundError> {
         self.out.send(read).await.map_err(|_| RoundError::Closed)
+    }
+
+    /// A table cannot be read now: a person is told where that lasts.
+    pub(super) fn waits(&self, table: &Table, error: &ServerError) {
+        if self.pending().get_mut(&table.oid).is_some_and(Pending::waits) {
+            warn!(task = self.task, table = table.name(), %error, "a table cannot be read for now; trying again and again");
+        }
+    }
+
+    /// Some of a table has been read.
+    pub(super) fn waits_no_more(&self, oid: u32) {
+        if let Some(pending) = self.pending().get_mut(&oid) {
+            pending.untold_since = None;
+        }
     }
 
     /// Nothing more is to be told of a table.
@@ -267,21 +294,14 @@ impl Reading {
                 Some(before) => before.intersection(&now).cloned().collect(),
             };
             let is_ready = waits_for.is_empty();
-            let now = Instant::now();
-            match pending.told_of_writers {
-                _ if is_ready => {}
-                None => pending.told_of_writers = Some(now),
-                Some(at) if now.duration_since(at) < WAIT_WARNING => {}
-                Some(_) => {
-                    pending.told_of_writers = Some(now);
-                    warn!(
-                        task = self.task,
-                        table = oid,
-                        transactions = waits_for.len(),
-                        "waiting to read a table's rows until transactions end that wrote to it before; \
-                         see pg_locks and pg_stat_activity"
-                    );
-                }
+            if !is_ready && pending.waits() {
+                warn!(
+                    task = self.task,
+                    table = oid,
+                    transactions = waits_for.len(),
+                    "waiting to read a table's rows until transactions end that wrote to it before; \
+                     see pg_locks and pg_stat_activity"
+                );
             }
             pending.writers = Some(waits_for);
             is_ready
@@ -307,11 +327,20 @@ pub(super) struct SharedSnapshot {
     pub(super) name: String,
     pub(super) visibility: Visibility,
     since: Instant,
+    /// How long it may be used.
+    pub(super) max_age: Duration,
 }
 
 impl SharedSnapshot {
-    pub(super) async fn take(server: &Server, source: &SourceConfig) -> Result<Self, RoundError> {
-        const SQL: &str = "SELECT pg_export_snapshot(), pg_current_snapshot()::text";
+    pub(super) async fn take(
+        server: &Server,
+        source: &SourceConfig,
+        max_age: Duration,
+    ) -> Result<Self, RoundError> {
+        // In seconds; -1 is for ever. Versions from 17 on have no such thing.
+        const SQL: &str = "
+            SELECT pg_export_snapshot(), pg_current_snapshot()::text,
+                   extract(epoch FROM nullif(current_setting('old_snapshot_threshold', true), '-1')::interval)::int8";
         let failed = |error| SqlError::new("export a snapshot", error);
         let control = connect::connect_to(server, source).await?;
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
@@ -319,14 +348,24 @@ impl SharedSnapshot {
         let row = control.query_one(SQL, &[]).await.map_err(failed)?;
         let name = row.try_get(0).map_err(failed)?;
         let visibility = row.try_get::<_, String>(1).map_err(failed)?.parse()?;
-        Ok(SharedSnapshot { control, name, visibility, since: Instant::now() })
+        // What a snapshot sees may be removed after that, and who has imported it is not told so.
+        let kept: Option<i64> = row.try_get(2).map_err(failed)?;
+        let kept = kept.and_then(|seconds| u64::try_from(seconds).ok());
+        let kept = kept.map_or(max_age, |seconds| Duration::from_secs((seconds / 2).max(2)));
+        let max_age = max_age.min(kept);
+        // The server ends it also when we are stuck, or cut off.
+        let since = Instant::now();
+        let most = i32::try_from(max_age.as_millis()).unwrap_or(i32::MAX);
+        let limit = format!("SET idle_in_transaction_session_timeout = {most}");
+        control.batch_execute(&limit).await.map_err(failed)?;
+        Ok(SharedSnapshot { control, name, visibility, since, max_age })
     }
 
     pub(super) fn is_lost(&self) -> bool {
         self.control.is_closed()
     }
 
-    pub(super) fn age(&self) -> Duration {
-        self.since.elapsed()
+    pub(super) fn is_too_old(&self) -> bool {
+        self.since.elapsed() >= self.max_age
     }
 }

@@ -14,7 +14,7 @@ use tracing::{info, warn};
 use self::chunk::{Chunk, Failed, NO_TEXT, Under};
 use super::pace::{Pace, Places, ctid, places};
 use super::progress::ReadState;
-use super::reader::{Pending, Reading, RoundError, SharedSnapshot};
+use super::reader::{PAUSE, Pending, Reading, RoundError, SharedSnapshot};
 use super::table::{self, Table};
 use super::{Part, Read, ReadFrom, Visibility};
 use crate::postgres::connect::Control;
@@ -47,8 +47,6 @@ struct Work {
     told: Vec<(u32, u32)>,
     /// The shared snapshot is of no use any more.
     snapshot_lost: bool,
-    /// It is so because the server has removed what it saw.
-    outdated: bool,
     /// When the rate limit allows the next chunk.
     next: Option<Instant>,
 }
@@ -136,7 +134,8 @@ impl<'a> Round<'a> {
         let snapshot = match shared.is_empty() {
             true => None,
             false => {
-                let snapshot = SharedSnapshot::take(&reading.server, &reading.source).await?;
+                let max_age = reading.options.max_age;
+                let snapshot = SharedSnapshot::take(&reading.server, &reading.source, max_age).await?;
                 heartbeat::flush(&control, &reading.task).await?;
                 Some(snapshot)
             }
@@ -256,7 +255,7 @@ impl<'a> Round<'a> {
             return Next::Later(at);
         }
         if let Some(snapshot) = &self.snapshot {
-            work.snapshot_lost |= snapshot.is_lost() || snapshot.age() >= self.reading.options.max_age;
+            work.snapshot_lost |= snapshot.is_lost() || snapshot.is_too_old();
         }
         let snapshot_lost = work.snapshot_lost;
         let mut waits = Vec::new();
@@ -510,10 +509,17 @@ impl<'a> Round<'a> {
 
     /// Leaves word for the next round of the tables that this one has not finished.
     async fn end(self) -> Result<(), RoundError> {
-        let too_old =
-            |snapshot: &SharedSnapshot| !snapshot.is_lost() && snapshot.age() >= self.reading.options.max_age;
-        let too_old = self.snapshot.as_ref().is_some_and(too_old);
+        let too_old = self.snapshot.as_ref().filter(|snapshot| snapshot.is_too_old());
+        let too_old = too_old.map(|snapshot| snapshot.max_age.as_secs());
         let work = std::mem::take(&mut *self.work());
+        if work.snapshot_lost && too_old.is_none() && !work.shared.iter().all(|shared| shared.ended) {
+            warn!(
+                task = self.reading.task,
+                "the snapshot that existing rows are read under is lost; tables with a key go on in its order, the others \
+                 begin anew; see the server's log"
+            );
+            sleep(PAUSE).await;
+        }
         for (oid, epoch) in work.told {
             // Left as it is, it would be read a second time under an epoch that has all of its rows.
             if self.reading.pending().contains_key(&oid) {
@@ -522,23 +528,18 @@ impl<'a> Round<'a> {
         }
         for shared in work.shared.into_iter().filter(|shared| !shared.ended) {
             let (oid, has_key) = (shared.table.oid, shared.table.has_key());
-            let from = match shared.stopped {
-                Some(Stopped::Refused(reason)) => Err(reason),
-                Some(Stopped::Changed(from)) => Ok(from),
-                None if too_old && shared.told_rows && !has_key => Err(format!(
-                    "{}: it has no key to go on by, and was not read within the longest time that a snapshot may be \
-                     held ({} s); raise snapshot.max_age_minutes, or give it a primary key",
-                    shared.table.name(),
-                    self.reading.options.max_age.as_secs()
-                )),
+            let from = match (shared.stopped, too_old) {
+                (Some(Stopped::Refused(reason)), _) => Err(reason),
+                (Some(Stopped::Changed(from)), _) => Ok(from),
                 // It would be read from the start, and no further, for ever.
-                None if work.outdated && shared.told_rows && !has_key => Err(format!(
-                    "{}: it has no key to go on by, and the server did not keep the snapshot for as long as reading it \
-                     takes; raise old_snapshot_threshold, or give it a primary key",
-                    shared.table.name()
+                (None, Some(seconds)) if shared.told_rows && !has_key => Err(format!(
+                    "{}: it has no key to go on by, and was not read within the longest time that a snapshot may be \
+                     held ({seconds} s); raise snapshot.max_age_minutes, and the server's old_snapshot_threshold where \
+                     it has one, or give the table a primary key",
+                    shared.table.name(),
                 )),
-                None if shared.told_rows && has_key => Ok(ReadFrom::FirstKey),
-                None => Ok(ReadFrom::Start),
+                (None, _) if shared.told_rows && has_key => Ok(ReadFrom::FirstKey),
+                (None, _) => Ok(ReadFrom::Start),
             };
             match from {
                 Err(reason) => self.reading.finish(oid, Read::Refused { oid, reason }).await?,

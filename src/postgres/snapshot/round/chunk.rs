@@ -193,6 +193,10 @@ impl Round<'_> {
             Ok(first) => first,
             Err(CopyError::Server(error)) => {
                 session.run("ROLLBACK", &mut Vec::new(), 0).await?;
+                // Fewer rows are sorted in memory.
+                if error.is(sqlstate::CONFIGURATION_LIMIT_EXCEEDED) && !is_one_row {
+                    return Err(Failed::TooMuch);
+                }
                 return Err(self.sort(error, table, under).await);
             }
             Err(error) => return Err(error.into()),
@@ -214,6 +218,7 @@ impl Round<'_> {
         if stamps.get(&table.oid) != Some(&table.stamp) {
             return Err(Stopped::Changed(ReadFrom::Start).into());
         }
+        self.reading.waits_no_more(table.oid);
         if matches!(under, Under::Own) {
             heartbeat::flush(&self.control, &self.reading.task)
                 .await
@@ -264,7 +269,14 @@ impl Round<'_> {
     /// What is to be done about an error of the server.
     pub(super) async fn sort(&self, error: Box<ServerError>, table: &Table, under: Under<'_>) -> Failed {
         match error.code.as_str() {
-            _ if error.is_transient() => Failed::Busy,
+            // Temporary files have a limit that one row does not fit in.
+            sqlstate::CONFIGURATION_LIMIT_EXCEEDED => {
+                Stopped::Refused(format!("{}: {error}; raise temp_file_limit", table.name())).into()
+            }
+            _ if error.is_transient() => {
+                self.reading.waits(table, &error);
+                Failed::Busy
+            }
             _ if error.is_value_too_large() => Failed::TooLarge(error),
             // Asked for a snapshot whose transaction has ended, servers say the one or the other.
             "22023" | sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE | sqlstate::UNDEFINED_OBJECT
@@ -273,15 +285,16 @@ impl Round<'_> {
                 Failed::SnapshotLost
             }
             sqlstate::SNAPSHOT_TOO_OLD => match under {
-                Under::Shared(_) => {
-                    self.work().outdated = true;
-                    Failed::SnapshotLost
-                }
+                Under::Shared(_) => Failed::SnapshotLost,
                 // The next attempt has another.
                 Under::Own => Failed::Busy,
             },
             // Table, schema, column or type are gone or are others than they were.
             "42P01" | "3F000" | "42703" | "42809" | sqlstate::UNDEFINED_OBJECT => {
+                Stopped::Changed(ReadFrom::Start).into()
+            }
+            // A key of before that its type takes no more: a label that was renamed.
+            code if code.starts_with("22") && matches!(under, Under::Own) => {
                 Stopped::Changed(ReadFrom::Start).into()
             }
             sqlstate::INSUFFICIENT_PRIVILEGE => match table::right_to_read(&self.control, table).await {
