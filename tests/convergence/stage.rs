@@ -265,7 +265,7 @@ enum Difference {
 }
 
 /// Waits until everybody has ended what they began, and ends what was prepared.
-async fn settle(client: &Client) {
+pub async fn settle(client: &Client) {
     let prepared = "SELECT format('ROLLBACK PREPARED %L', gid) FROM pg_prepared_xacts";
     let open =
         "SELECT count(*) FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid()";

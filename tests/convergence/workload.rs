@@ -24,10 +24,10 @@ const LARGE: u64 = 1_500;
 
 /// Rows of tables `pair` and `whole` that take long to read, each beside a large value; some of them are changed like others.
 pub const FILL: &str = "
-    INSERT INTO pair SELECT 'left', g, g, 'x', repeat(md5(g::text), 80) FROM generate_series(1001, 2200) g;
-    INSERT INTO whole SELECT g, g, 'x', repeat(md5(g::text), 80) FROM generate_series(1001, 2200) g;";
+    INSERT INTO pair SELECT 'left', g, g, 'x', repeat(md5(g::text), 80) FROM generate_series(1001, 1800) g;
+    INSERT INTO whole SELECT g, g, 'x', repeat(md5(g::text), 80) FROM generate_series(1001, 1800) g;";
 /// The numbers of those rows.
-const FILLED: (u64, u64) = (1001, 1200);
+const FILLED: (u64, u64) = (1001, 800);
 
 /// Tables that are there from the beginning, all with columns `id`, `n`, `note` and `big`.
 pub const TABLES: [&str; 7] = ["plain", "pair", "whole", "bag", "indexed", "wide", "bulk"];
