@@ -688,14 +688,14 @@ impl<W: LogWriter> Session<'_, W> {
                 self.answers.push(durable);
             }
             Report::Hold { tables, durable } => {
-                self.holds.extend(tables);
                 // They join only when they are held.
-                self.reading.set_published(false);
+                self.reading.will_join(&tables);
+                self.holds.extend(tables);
                 self.answers.push(durable);
             }
             Report::Captured(tables) => {
                 self.capture.progress.set_captured(tables);
-                self.reading.set_published(true);
+                self.reading.have_joined();
             }
             Report::Shortfalls(tables) => self.capture.progress.set_tables(tables),
             Report::Elsewhere(error) => return Err(error.into()),

@@ -266,7 +266,12 @@ fn snapshot_of(progress: &ReadProgress) -> Value {
 /// The summary, and each table.
 fn whole(task: &Task) -> Value {
     let mut shown = summary(task);
-    let table = |table: &CapturedTable| json!({ "schema": table.schema, "name": table.name, "insert_only": table.insert_only });
+    let table = |table: &CapturedTable| {
+        let told_as = table.told_as.as_ref().map(|(schema, name)| json!({ "schema": schema, "name": name }));
+        json!({
+            "schema": table.schema, "name": table.name, "insert_only": table.insert_only, "told_as": told_as
+        })
+    };
     if let Value::Object(shown) = &mut shown {
         shown.insert("tables".to_owned(), task.progress.captured().iter().map(table).collect());
         shown.insert("snapshots_wanted".to_owned(), json!(task.snapshots.wanted()));

@@ -250,9 +250,7 @@ async fn partitions_that_come_later_are_told_whole_and_asked_for_by_the_name_of_
         assert!(refused[0].contains("bare_far") && refused[1].contains("keyed_off"), "{refused:?}");
 
         stage.run("CREATE TABLE keyed_fr PARTITION OF keyed FOR VALUES IN ('fr')").await;
-        while !stage.millrace.get("/api/v1/tasks/t").unwrap().1.contains("keyed_fr") {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        stage.told_as_one(&["keyed_fr"]).await;
         stage
             .run_each(&["INSERT INTO keyed VALUES (0, 'fr', 1)", "UPDATE keyed SET v = 2 WHERE id = 0"])
             .await;

@@ -118,6 +118,22 @@ impl Stage {
         }
     }
 
+    /// Waits until the API names these tables as told under the name of another one.
+    pub async fn told_as_one(&self, tables: &[&str]) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let (_, body) = self.millrace.get(&format!("/api/v1/tasks/{TASK}")).unwrap();
+            let task: Value = serde_json::from_str(&body).unwrap();
+            let parts = task["tables"].as_array().unwrap().iter().filter(|table| !table["told_as"].is_null());
+            let parts: Vec<&str> = parts.map(|table| table["name"].as_str().unwrap()).collect();
+            if tables.iter().all(|table| parts.contains(table)) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{tables:?} are not told as one: {body}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     /// Stops Millrace, gives the task these outputs, and starts it again.
     pub async fn redefine(&mut self, outputs: &str) {
         self.millrace.sigterm();

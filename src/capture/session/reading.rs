@@ -17,6 +17,7 @@ use crate::capture::pipeline::existing::Next;
 use crate::capture::session::CaptureOptions;
 use crate::change::Lsn;
 use crate::log::LogWriter;
+use crate::postgres::catalog::TrackedTable;
 use crate::postgres::connect::Control;
 use crate::postgres::replication::{Feed, ReplicationError};
 use crate::postgres::server::Server;
@@ -44,11 +45,11 @@ pub(super) struct Reading {
     stream_first_until: Instant,
     /// Whether it is time to look after the jobs.
     is_due: bool,
-    /// Whether the watcher has put every table that is held into the publications, or has left it out. Before that no
-    /// reader begins: one that sees some partitions of a table published would not wait for who writes to the others.
+    /// Whether the watcher has put every table that is held into the publications, or has left it out.
     is_published: bool,
-    /// Whether tables that were left out have still to be let go.
-    has_left_out: bool,
+    /// Whether partitioned tables are being published: who sees some of their partitions published would not wait for those
+    /// who write to the others.
+    trees_join: bool,
 }
 
 struct Running {
@@ -75,7 +76,7 @@ impl Reading {
             stream_first_until: Instant::now(),
             is_due: false,
             is_published: false,
-            has_left_out: false,
+            trees_join: false,
         }
     }
 
@@ -84,9 +85,16 @@ impl Reading {
         self.is_due = true;
     }
 
-    /// What is held now has been put into the publications, or is yet to be.
-    pub(super) fn set_published(&mut self, is_published: bool) {
-        (self.is_published, self.has_left_out) = (is_published, is_published);
+    /// These tables are held, and will be put into the publications.
+    pub(super) fn will_join(&mut self, tables: &[TrackedTable]) {
+        self.is_published = false;
+        self.trees_join |= tables.iter().any(|table| table.partitioned);
+    }
+
+    /// What is held has been put into the publications, or has been left out.
+    pub(super) fn have_joined(&mut self) {
+        (self.is_published, self.trees_join) = (true, false);
+        self.look();
     }
 
     /// Whether the stream is to stop at the next end of a transaction: under load hardly anything else ends there.
@@ -167,7 +175,7 @@ impl<W: LogWriter> Session<'_, W> {
         }
         self.reading.is_due = false;
         self.reading.stop_void().await;
-        if std::mem::take(&mut self.reading.has_left_out) {
+        if std::mem::take(&mut self.reading.is_published) {
             self.leave_unpublished().await?;
         }
         let jobs = self.capture.pipeline.jobs().iter();
@@ -209,7 +217,7 @@ impl<W: LogWriter> Session<'_, W> {
             );
         }
         let may_begin = reading.failed.get(&job).is_none_or(|(at, _)| Instant::now() >= *at);
-        if may_begin && reading.is_published {
+        if may_begin && !reading.trees_join {
             let wanted = self.capture.pipeline.wanted(job);
             let progress = reading.start(job, &self.capture.options, wanted);
             self.capture.progress.begin_reading(job, progress);

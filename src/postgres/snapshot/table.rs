@@ -491,20 +491,25 @@ pub(super) async fn writers(
 /// What gives our role the right to read a table, and each of its partitions.
 pub(super) async fn right_to_read(control: &Control, table: &Table) -> Result<String, SqlError> {
     const SQL: &str = "
-        SELECT bool_or(row_security_active(c.oid)), quote_ident(current_user),
-               concat('run: ', string_agg(DISTINCT format('GRANT USAGE ON SCHEMA %I TO %I; ', n.nspname, current_user), ''),
-                      string_agg(format('GRANT SELECT ON %I.%I TO %I;', n.nspname, c.relname, current_user), ' '))
+        SELECT n.nspname::text, c.relname::text, row_security_active(c.oid), current_user::text
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE c.oid = ANY($1) AND (row_security_active(c.oid) OR NOT has_schema_privilege(n.oid, 'USAGE')
-                                   OR NOT has_table_privilege(c.oid, 'SELECT'))";
+                                   OR NOT has_table_privilege(c.oid, 'SELECT'))
+        ORDER BY 1, 2";
     let failed = |error| SqlError::new("see what our role may read", error);
     let files: Vec<u32> = table.files().collect();
-    let row = control.query_one(SQL, &[&files]).await.map_err(failed)?;
-    let user: String = row.try_get(1).map_err(failed)?;
-    Ok(match row.try_get::<_, Option<bool>>(0).map_err(failed)?.unwrap_or(false) {
-        true => format!(
-            "row-level security would hide rows from us; run as a superuser: ALTER ROLE {user} BYPASSRLS;"
-        ),
-        false => row.try_get(2).map_err(failed)?,
-    })
+    let mut grants = Vec::new();
+    for row in control.query(SQL, &[&files]).await.map_err(failed)? {
+        let schema: String = row.try_get(0).map_err(failed)?;
+        let name: String = row.try_get(1).map_err(failed)?;
+        let user = quoted(row.try_get(3).map_err(failed)?);
+        if row.try_get(2).map_err(failed)? {
+            return Ok(format!(
+                "row-level security would hide rows from us; run as a superuser: ALTER ROLE {user} BYPASSRLS;"
+            ));
+        }
+        grants.push(format!("GRANT USAGE ON SCHEMA {} TO {user};", quoted(&schema)));
+        grants.push(format!("GRANT SELECT ON {} TO {user};", qualified(&schema, &name)));
+    }
+    Ok(format!("run: {}", grants.join(" ")))
 }
