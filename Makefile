@@ -56,7 +56,7 @@ test-tools: setup-clients apache-kafka ## Apache Kafka's command-line tools
 test-judge: setup-clients apache-kafka ## every answer beside that of Apache Kafka's own broker
 	$(CARGO) test --locked --test judge
 
-test-large: setup ## rows of half a gigabyte and more: takes 5 GB of memory
+test-large: setup ## rows of half a gigabyte up to a gigabyte: takes 8 GB of memory and some minutes
 	$(CARGO) test --locked --test capture -- --ignored
 
 test-all: test test-large test-clients-all test-tools test-judge lint-deploy ## every test, with PostgreSQL 15 and 18

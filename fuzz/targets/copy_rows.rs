@@ -10,7 +10,7 @@ fuzz_target!(|input: (u8, Vec<u8>)| {
     let mut rows = BinaryRows::new(&bytes, vec![CellKind::Binary; columns.into()]);
     while !matches!(rows.next_row(), Ok(None)) {}
     // No bytes drawn by chance begin with the header.
-    let with_header = [b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0", &bytes[..]].concat();
+    let with_header = [&b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0"[..], &bytes].concat();
     let mut rows = BinaryRows::new(with_header, vec![CellKind::Binary; columns.into()]);
     while !matches!(rows.next_row(), Ok(None)) {}
     let mut rows = CopyRows::new(bytes, columns.into());

@@ -10,8 +10,10 @@ use postgres_protocol::message::frontend;
 use tokio::time::timeout;
 use tokio_postgres::fallible_iterator::FallibleIterator;
 
-use super::wire::Wire;
-use super::{AS_IT_IS, ERROR_RESPONSE, LoggedIn, StreamLimits, log_in};
+use super::buffer::BadLength;
+use super::stream::LARGEST_MESSAGE;
+use super::wire::{Wire, invalid};
+use super::{AS_IT_IS, ERROR_RESPONSE, LoggedIn, log_in};
 use crate::postgres::connect::{ConnectError, newer_settings, reach};
 use crate::postgres::password;
 use crate::postgres::server::{self, Server};
@@ -24,6 +26,9 @@ const READY_FOR_QUERY: u8 = b'Z';
 
 /// A statement that says nothing for so long counts as lost.
 const SILENCE: Duration = Duration::from_secs(60);
+
+/// What is no row may have so much, whatever the limit.
+const LEAST_LIMIT: usize = 8 << 20;
 
 /// I7: who has locked a table waits for nobody, and we wait no longer than this.
 const LOCK_TIMEOUT: &str = "50ms";
@@ -62,8 +67,7 @@ impl CopyConnection {
             let password = password.clone();
             async move { log_in(transport, config, password, SETTINGS).await }.boxed()
         };
-        let LoggedIn { mut wire, server_version, unknown_encoding } = reach(config, login).await?;
-        wire.set_largest_message(StreamLimits::default().largest_message);
+        let LoggedIn { wire, server_version, unknown_encoding } = reach(config, login).await?;
         let mut connection = CopyConnection { wire };
         let mut settings = newer_settings(server_version);
         if unknown_encoding {
@@ -106,7 +110,8 @@ impl CopyConnection {
             lines.extend_from_slice(line);
             Ok(())
         };
-        self.run_each(statements, take).await
+        // A row that is too much by itself is not even read.
+        self.exchange(statements, limit.clamp(LEAST_LIMIT, LARGEST_MESSAGE), take).await
     }
 
     /// As [`Self::run`], with each row of COPY given to `take`.
@@ -116,18 +121,38 @@ impl CopyConnection {
     pub async fn run_each(
         &mut self,
         statements: &str,
+        take: impl FnMut(&[u8]) -> Result<(), CopyError>,
+    ) -> Result<Option<String>, CopyError> {
+        self.exchange(statements, LARGEST_MESSAGE, take).await
+    }
+
+    async fn exchange(
+        &mut self,
+        statements: &str,
+        largest_message: usize,
         mut take: impl FnMut(&[u8]) -> Result<(), CopyError>,
     ) -> Result<Option<String>, CopyError> {
+        self.wire.set_largest_message(largest_message);
         let mut message = BytesMut::new();
         frontend::query(statements, &mut message)?;
         self.wire.send(&message).await?;
         let (mut first, mut failure) = (None, None);
         loop {
             let silent = |_| io::Error::from(io::ErrorKind::TimedOut);
-            let (tag, place) = match timeout(SILENCE, self.wire.next()).await.map_err(silent).flatten() {
-                Ok(message) => message,
-                // A fatal error is followed by the end of the connection, and says more than that.
-                Err(error) => return Err(failure.map_or(CopyError::Io(error), CopyError::Server)),
+            let (tag, place) = match self.wire.next_message() {
+                Ok(Some(message)) => message,
+                Ok(None) => match timeout(SILENCE, self.wire.fill()).await.map_err(silent).flatten() {
+                    Ok(1..) => continue,
+                    // A fatal error is followed by the end of the connection, and says more than that.
+                    ended => {
+                        let error = ended.err().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into());
+                        return Err(failure.map_or(CopyError::Io(error), CopyError::Server));
+                    }
+                },
+                Err(BadLength::TooLarge(_)) if largest_message < LARGEST_MESSAGE => {
+                    return Err(CopyError::TooMuch(largest_message));
+                }
+                Err(error) => return Err(CopyError::Io(invalid(error))),
             };
             match tag {
                 COPY_DATA => take(self.wire.content(place))?,

@@ -35,6 +35,9 @@ const TERMINATE_MESSAGE: &[u8] = b"X\0\0\0\x04";
 /// How long an orderly end may take.
 const STOP_WITHIN: Duration = Duration::from_secs(2);
 
+/// PostgreSQL's own messages end at 1 GiB; a little above it, so that the server's error is seen and not ours.
+pub(super) const LARGEST_MESSAGE: usize = (1 << 30) + (1 << 20);
+
 /// Limits of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StreamLimits {
@@ -46,8 +49,7 @@ pub struct StreamLimits {
 
 impl Default for StreamLimits {
     fn default() -> Self {
-        // PostgreSQL's own messages end at 1 GiB; a little above it, so that the server's error is seen and not ours.
-        StreamLimits { largest_message: (1 << 30) + (1 << 20), silence: Duration::from_secs(60) }
+        StreamLimits { largest_message: LARGEST_MESSAGE, silence: Duration::from_secs(60) }
     }
 }
 
