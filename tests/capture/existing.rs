@@ -136,7 +136,7 @@ async fn there(client: &Client) -> Tables {
 }
 
 /// Saves a task that starts with the rows that there are.
-fn define(data: &std::path::Path, postgres: &Postgres) {
+pub fn define(data: &std::path::Path, postgres: &Postgres) {
     let source = SourceConfig::parse(&postgres.unix_url()).unwrap().display();
     let definition = format!(
         r#"{{"name":"{TASK}","source":"{source}","start":"snapshot","outputs":[{{"events":{{"snapshot":"inline"}}}}]}}"#
@@ -158,6 +158,7 @@ pub async fn ends(millrace: &Millrace, count: usize) -> Vec<Record> {
     panic!("the rows of {count} tables have not been read: {}", millrace.output());
 }
 
+/// All that is in the topic once everything committed has arrived.
 pub async fn caught_up(millrace: &Millrace, client: &Client) -> Vec<Record> {
     let row = client.query_one("SELECT pg_current_wal_insert_lsn()::text", &[]).await.unwrap();
     millrace.wait_durable(row.get(0)).await;

@@ -14,6 +14,7 @@ const SETUP: &str = "
     CREATE TABLE keyed (id int PRIMARY KEY, v text);
     INSERT INTO keyed SELECT i, repeat(i::text, 20) FROM generate_series(1, 12000) i;
     CREATE TABLE keyless (v text); INSERT INTO keyless SELECT v FROM keyed;
+    ANALYZE keyed, keyless;
     CREATE ROLE reader LOGIN PASSWORD 'secret'; GRANT SELECT ON keyed, keyless TO reader;";
 
 /// Sessions of a reader that keep VACUUM from removing anything.

@@ -11,6 +11,7 @@ mod keys;
 mod large;
 mod limits;
 mod objects;
+mod odd_keys;
 mod outputs;
 mod oversized;
 mod partitions;

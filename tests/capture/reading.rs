@@ -506,13 +506,15 @@ async fn what_may_not_be_read_is_told_with_what_to_run_and_a_locked_table_is_wai
         "CREATE TABLE denied (id int PRIMARY KEY); CREATE TABLE secured (id int PRIMARY KEY); CREATE TABLE locked (id int);
          INSERT INTO denied VALUES (1); INSERT INTO secured VALUES (1); INSERT INTO locked VALUES (1);
          ALTER TABLE secured ENABLE ROW LEVEL SECURITY;
-         CREATE ROLE reader LOGIN PASSWORD 'secret'; GRANT SELECT ON secured, locked TO reader;",
+         CREATE ROLE reader LOGIN PASSWORD 'secret'; GRANT SELECT ON secured, locked TO reader;
+         CREATE TABLE forced (id int PRIMARY KEY); INSERT INTO forced VALUES (1);
+         ALTER TABLE forced ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY, OWNER TO reader;",
     )
     .await;
     let locker = reading.postgres.client().await;
     run(&locker, "BEGIN; LOCK TABLE locked IN ACCESS EXCLUSIVE MODE").await;
     let mut wanted = Vec::new();
-    for table in ["denied", "secured", "locked"] {
+    for table in ["denied", "secured", "forced", "locked"] {
         // As of one that was begun before: it is not waited for its writers.
         wanted.push(reading.wanted(table, 1, ReadFrom::FirstKey).await);
     }
@@ -522,7 +524,7 @@ async fn what_may_not_be_read_is_told_with_what_to_run_and_a_locked_table_is_wai
     while let Some(read) = reads.recv().await {
         reading.take(read);
         let refused = reading.tables.values().filter(|table| table.refused.is_some()).count();
-        if refused == 2 && locker.is_some() {
+        if refused == 3 && locker.is_some() {
             // Somebody who looks for what waits there and ends it does not end the reading.
             let cancel = "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity
                           WHERE usename = 'reader' AND wait_event_type = 'Lock'";
@@ -539,8 +541,12 @@ async fn what_may_not_be_read_is_told_with_what_to_run_and_a_locked_table_is_wai
     reader.stop().await;
     let refused = reading.told("denied").await.refused.clone().unwrap();
     assert!(refused.contains("GRANT SELECT ON \"public\".\"denied\" TO \"reader\";"), "{refused}");
-    let refused = reading.told("secured").await.refused.clone().unwrap();
-    assert!(refused.contains("ALTER ROLE \"reader\" BYPASSRLS;"), "{refused}");
+    // Its owner, too, where it asks for that.
+    for table in ["secured", "forced"] {
+        let told = reading.told(table).await;
+        let refused = told.refused.as_ref().unwrap();
+        assert!(told.rows.is_empty() && refused.contains("ALTER ROLE \"reader\" BYPASSRLS;"), "{refused}");
+    }
     reading.expect_whole("locked").await;
 }
 
