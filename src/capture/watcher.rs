@@ -234,8 +234,10 @@ impl Poll<'_> {
         let refused = relations::refused(&self.control, objects).await?;
         let now = Instant::now();
         let rests = |table: &TrackedTable| {
-            let until = self.resting.get(&table.oid).map(|(until, _)| *until);
-            !listed.contains(&table.oid) && until.is_some_and(|until| until > now)
+            let rests = |oid| self.resting.get(&oid).is_some_and(|(until, _)| *until > now);
+            // A partition that joined before the table that it is told as would be told under another name for a while.
+            let mut above = table.ancestors.iter().map(|above| above.oid);
+            !listed.contains(&table.oid) && (rests(table.oid) || above.any(rests))
         };
         let (resting, tracked): (Vec<_>, Vec<_>) = tracked.into_iter().partition(rests);
         let saved = self.announced().await?;

@@ -287,3 +287,33 @@ async fn partitions_that_come_later_are_told_whole_and_asked_for_by_the_name_of_
         assert!(gaps.is_empty(), "{gaps:?}");
     }
 }
+
+/// Where partitions are told by their own names, also where a filter keeps the table above them out of the publications.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_of_a_partitioned_table_reads_all_its_partitions() {
+    let setup = "CREATE TABLE orders (id int PRIMARY KEY) PARTITION BY RANGE (id);
+         CREATE TABLE orders_1 PARTITION OF orders FOR VALUES FROM (0) TO (10);
+         CREATE TABLE orders_2 PARTITION OF orders FOR VALUES FROM (10) TO (20);
+         INSERT INTO orders VALUES (1), (2), (11);";
+    for (options, expected) in [
+        ("", ["orders_1 1", "orders_1 2", "orders_2 11"].as_slice()),
+        (r#"{"name":"public.orders","where":"id > 1"}"#, &["orders_1 2", "orders_2 11"]),
+    ] {
+        let task = format!(r#""outputs":[],"publish":{{"table_options":[{options}]}}"#);
+        let stage = Stage::with_task(PostgresOptions::default(), setup, &task).await;
+        while stage.task_command(&["snapshot", TASK, "public.orders"]).await.0 != 0 {
+            // The first poll has yet to say what is captured.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        stage.read("orders_1", 1).await;
+        stage.read("orders_2", 1).await;
+        let records = stage.records().await;
+        let read = records.iter().filter_map(|record| record.value.as_ref());
+        let row = |event: &serde_json::Value| {
+            format!("{} {}", event["source"]["table"].as_str().unwrap(), event["after"]["id"])
+        };
+        let mut read: Vec<_> = read.filter(|event| event["op"] == "r").map(row).collect();
+        read.sort();
+        assert_eq!(read, expected);
+    }
+}

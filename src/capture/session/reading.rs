@@ -94,7 +94,6 @@ impl Reading {
     /// What is held has been put into the publications, or has been left out.
     pub(super) fn have_joined(&mut self) {
         (self.is_published, self.trees_join) = (true, false);
-        self.look();
     }
 
     /// Whether the stream is to stop at the next end of a transaction: under load hardly anything else ends there.
