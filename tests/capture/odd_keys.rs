@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use millrace_test_support::{Millrace, MillraceOptions, Postgres, PostgresOptions, Record};
+use millrace_test_support::{Millrace, MillraceOptions, Postgres, PostgresOptions, Record, read_topic};
 use tokio_postgres::Client;
 
 use crate::existing::{Random, caught_up, define, ends};
-use crate::stage::run;
+use crate::stage::{TASK, run};
 
 /// Tables and the columns of their keys; each has a value that no two rows share, and a large one.
 const TABLES: &[(&str, &str)] =
@@ -164,8 +164,14 @@ async fn rows_that_are_read_by_odd_keys_while_those_change_are_told_once_whateve
     define(data.path(), &postgres);
     let slowly = ["--snapshot-limit-mb-per-second", "1"];
     let mut millrace = Millrace::start(MillraceOptions::serve(data.path()).args(&slowly)).await;
+    let mut told = 0;
     for _ in 0..3 {
-        tokio::time::sleep(Duration::from_millis(700 + random.below(1500))).await;
+        // Whatever the machine has to do, some rows have been read since the last time.
+        let before = told;
+        while told < before + 100 {
+            tokio::time::sleep(Duration::from_millis(100 + random.below(300))).await;
+            told = read_topic(&millrace.bootstrap(), TASK).await.len();
+        }
         millrace.kill9();
         millrace.spawn_again();
         millrace.wait_ready().await;
