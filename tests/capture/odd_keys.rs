@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use millrace_test_support::{Millrace, MillraceOptions, Postgres, PostgresOptions, Record, read_topic};
+use millrace_test_support::{
+    Millrace, MillraceOptions, Postgres, PostgresOptions, Random, Record, read_topic,
+};
 use tokio_postgres::Client;
 
-use crate::existing::{Random, caught_up, define, ends};
+use crate::existing::{caught_up, define, ends};
 use crate::stage::{TASK, run};
 
 /// Tables and the columns of their keys; each has a value that no two rows share, and a large one.
@@ -67,7 +69,7 @@ fn insert(table: &str, columns: &str, rows: &[(String, u64)]) -> String {
 
 /// Writes until told to stop.
 async fn write(client: Client, seed: u64, stop: Arc<AtomicBool>) {
-    let mut random = Random(seed);
+    let mut random = Random::new(seed, 0);
     while !stop.load(Relaxed) {
         let mut sql = String::from("BEGIN;");
         for _ in 0..1 + random.below(4) {
@@ -146,7 +148,7 @@ async fn rows_that_are_read_by_odd_keys_while_those_change_are_told_once_whateve
     let seed = std::env::var("MILLRACE_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = seed.unwrap_or_else(|| u64::from(std::process::id()) << 20 | 1);
     println!("MILLRACE_TEST_SEED={seed}");
-    let mut random = Random(seed);
+    let mut random = Random::new(seed, 0);
     let postgres = Postgres::start(PostgresOptions::default()).await;
     let client = postgres.client().await;
     run(&client, SETUP).await;
