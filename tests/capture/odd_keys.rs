@@ -42,7 +42,7 @@ fn key(table: &str, n: u64, random: &mut Random) -> String {
         // Equal, and written with more zeros or less.
         ("exact", _) => format!("{n}.5{}", ["", "0"][random.below(2) as usize]),
         ("mixed", _) => {
-            let at = if n % 50 == 0 {
+            let at = if n.is_multiple_of(50) {
                 "infinity".to_owned()
             } else {
                 format!("2026-01-01 00:{:02}:00+00", n % 60)

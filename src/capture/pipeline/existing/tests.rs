@@ -321,7 +321,7 @@ impl<'a> History<'a> {
             random,
             directory,
             source,
-            identity: if seed % 3 == 0 { ReplicaIdentity::Full } else { ReplicaIdentity::Default },
+            identity: if seed.is_multiple_of(3) { ReplicaIdentity::Full } else { ReplicaIdentity::Default },
             pipeline,
             log,
             streamed: 0,
