@@ -410,16 +410,16 @@ fn array_of_json(catalogue: &Catalogue, element: u32, value: &Value, qualified: 
     if elements.is_empty() {
         return "'{}'".to_owned();
     }
-    // An array in an array is a dimension, except where elements are arrays themselves, which have two here.
+    // An array in an array is a dimension, except where elements are arrays or vectors themselves.
     let depth = |value: &Value| {
         std::iter::successors(Some(value), |value| value.as_array()?.iter().find(|value| value.is_array()))
             .count()
     };
-    let of_element = if is_array { 1 } else { 0 };
+    let of_element = if is_array || is_vector(catalogue, element) { 1 } else { 0 };
     let parts: Vec<String> = elements
         .iter()
         .map(|value| match value {
-            Value::Array(_) if depth(value) > of_element && !is_vector(catalogue, element) => {
+            Value::Array(_) if depth(value) > of_element => {
                 array_of_json(catalogue, element, value, qualified)
             }
             value => from_json(catalogue, element, value),

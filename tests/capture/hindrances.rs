@@ -59,7 +59,7 @@ async fn limits_of_a_role_and_lost_connections_do_not_keep_rows_from_being_read(
         assert_eq!(reading.told(table).await.epoch, 1, "{table}");
     }
     let log = reading.postgres.log();
-    for happened in ["exceeds temp_file_limit", "terminating connection due to administrator command"] {
+    for happened in ["temporary file size exceeds", "terminating connection due to administrator command"] {
         assert!(log.contains(happened), "{happened} did not happen");
     }
 }
