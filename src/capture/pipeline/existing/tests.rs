@@ -129,7 +129,8 @@ impl Source {
             // There is always room for keys behind the last.
             let span = 12 + self.transactions.len() / 4;
             let (oid, id, v) = (1 + random.below(2) as u32, random.below(span) as i64, self.counter);
-            let to = random.below(span) as i64;
+            let mut places = (0..span).cycle().skip(random.below(span)).take(span).map(|to| to as i64);
+            let free = places.find(|to| !self.rows.contains_key(&(oid, *to)));
             let act = match (self.rows.get(&(oid, id)), random.below(12)) {
                 (None, _) => Act::Insert { oid, id, v },
                 (Some(&was), 0..=3) => Act::Delete { oid, id, was },
@@ -138,8 +139,8 @@ impl Source {
                 }
                 (Some(&was), choice) => {
                     let values = (v, if random.one_in(2) { was.1 } else { v });
-                    let moves = choice <= 6 && !self.rows.contains_key(&(oid, to));
-                    Act::Update { oid, id, to: if moves { to } else { id }, was, values }
+                    let to = free.filter(|_| choice <= 7).unwrap_or(id);
+                    Act::Update { oid, id, to, was, values }
                 }
             };
             act.apply(&mut self.rows);
