@@ -81,7 +81,7 @@ fn rebuild(
     topics: &[Vec<RawRecord>],
     tell: impl Fn(&RawRecord) -> Result<Said, String>,
 ) -> Result<Rebuilt, String> {
-    let mut all = Vec::new();
+    let (mut all, mut latest) = (Vec::new(), BTreeMap::<String, u32>::new());
     for topic in topics {
         // By partition and table; what the source streams rises in the partition as a whole.
         let mut readings = BTreeMap::<(i32, String), u32>::new();
@@ -109,6 +109,10 @@ fn rebuild(
             }
             all.push((told, record));
         }
+        for ((_, table), reading) in readings {
+            let known = latest.entry(table).or_default();
+            *known = reading.max(*known);
+        }
     }
     // Partitions have no order among each other but that of positions.
     all.sort_by_key(|(told, _)| (told.reading, told.position, told.part));
@@ -132,6 +136,8 @@ fn rebuild(
         }
         table.apply(told.key, told.what).map_err(|why| format!("{why}: {}", shown(record)))?;
     }
+    // What was read last may be no rows at all.
+    tables.retain(|name, table| latest.get(name).is_none_or(|latest| table.reading == *latest));
     let tables = tables.into_iter().map(|(name, table)| (name, table.into_rows())).collect();
     Ok(Rebuilt { tables, changes })
 }
