@@ -378,6 +378,10 @@ fn a_history_that_is_not_exact_is_seen() {
     let shown = |table: &str| whole[table].iter().map(text).collect::<Vec<_>>();
     assert_eq!(shown("t"), [r#"{"big":null,"id":1}"#, r#"{"big":"x","id":2}"#]);
     assert_eq!(shown("bag"), [bag]);
+    let begin = r#"{"type":"snapshot","stage":"begin","table":"t"}"#;
+    let begin = record(8, None, begin, &[("millrace.event", "snapshot")]);
+    let read_again = rows(&[history.to_vec(), vec![begin]].concat()).unwrap();
+    assert_eq!(read_again.keys().collect::<Vec<_>>(), ["bag"], "there are no rows of the other any more");
     for at in 0..history.len() {
         let mut twice = history.to_vec();
         twice.insert(at, history[at].clone());
