@@ -196,6 +196,10 @@ struct Session<'a, W> {
     reading: Reading,
     /// Whether it is time to ask again what composite types are made of.
     types_due: bool,
+    /// What they were when they were last asked about.
+    types_stamp: Option<i64>,
+    /// Asking is to take little of the session's time.
+    types_rest_until: Instant,
 }
 
 impl<W: LogWriter> Capture<W> {
@@ -313,6 +317,8 @@ impl<W: LogWriter> Capture<W> {
             answers: Vec::new(),
             reading: Reading::new(server),
             types_due: false,
+            types_stamp: None,
+            types_rest_until: now,
         };
         let ended = session.pump(&mut feed, &mut inbox).await;
         watcher.stop().await;
@@ -663,7 +669,8 @@ impl<W: LogWriter> Session<'_, W> {
         match report {
             Report::Source { lsn, retained, slot_lost } => {
                 self.capture.progress.source(lsn, retained);
-                self.types_due = !self.capture.pipeline.composite_shapes().is_empty();
+                self.types_due = Instant::now() >= self.types_rest_until
+                    && !self.capture.pipeline.composite_shapes().is_empty();
                 let restart = Lsn(lsn.0.saturating_sub(retained));
                 if slot_lost.is_none()
                     && !self.capture.pipeline.in_transaction()

@@ -11,7 +11,7 @@ use std::fmt;
 
 use tokio_postgres::{Client, Row};
 
-pub use self::types::data_types;
+pub use self::types::{composites_stamp, data_types};
 use super::objects::{Objects, Pattern};
 use super::publication::Published;
 use super::sql::{SqlError, qualified, quoted};
@@ -513,6 +513,13 @@ pub async fn fingerprint(client: &Client, server_version: u32) -> Result<Fingerp
     let failed = |error| SqlError::new("look for new and changed tables", error);
     let row = client.query_one(&sql, &[]).await.map_err(failed)?;
     row.try_get(0).map(Fingerprint).map_err(failed)
+}
+
+/// Those of these tables that exist, by OID.
+pub async fn existing(client: &Client, tables: &[u32]) -> Result<Vec<u32>, SqlError> {
+    let failed = |error| SqlError::new("see which tables there are", error);
+    let rows = client.query("SELECT oid FROM pg_class WHERE oid = ANY($1)", &[&tables]).await;
+    rows.and_then(|rows| rows.iter().map(|row| row.try_get(0)).collect()).map_err(failed)
 }
 
 /// Where the source's WAL ends now: what a task's lag is measured against. On a standby, the end of what it has

@@ -199,7 +199,7 @@ async fn tables_are_added_and_removed_while_the_task_runs_and_that_survives_a_ki
     assert_eq!(code, 0, "{shown}");
     let shown: Value = serde_json::from_str(&shown).unwrap();
     assert_eq!(shown["objects"]["include"], json!(["public.a", "public.b", "public.v"]));
-    let table = |name: &str| json!({"schema": "public", "name": name, "insert_only": false});
+    let table = |name: &str| json!({"schema": "public", "name": name, "insert_only": false, "told_as": null});
     assert_eq!(shown["tables"], json!([table("a"), table("b")]));
     assert_eq!(shown["unmatched"].as_array().unwrap().len(), 1, "{shown}");
 

@@ -72,6 +72,11 @@ pub enum Mark {
         /// Why not; `None` where there is no such table any more.
         reason: Option<String>,
     },
+    /// The table has left the publications before all of its rows were read: nothing more is told of it.
+    Left {
+        /// The table.
+        oid: u32,
+    },
     /// Another job holds the table from here on; what this one has of it is void.
     Moved {
         /// The table.
@@ -111,6 +116,8 @@ pub enum Stage {
         /// Why not; `None` where there is no such table any more.
         reason: Option<String>,
     },
+    /// It has left the publications; what was held of it is void.
+    Left,
     /// Another job has the table.
     Moved,
 }
@@ -133,7 +140,7 @@ pub struct Table {
 impl Table {
     /// Whether nothing more is to be read of it.
     pub fn is_read(&self) -> bool {
-        matches!(self.stage, Stage::Read(_) | Stage::Unread { .. } | Stage::Moved)
+        matches!(self.stage, Stage::Read(_) | Stage::Unread { .. } | Stage::Left | Stage::Moved)
     }
 }
 
@@ -238,6 +245,11 @@ impl Job {
             Mark::Unread { oid, reason } => {
                 if let Some(table) = self.tables.get_mut(oid) {
                     table.stage = Stage::Unread { reason: reason.clone() };
+                }
+            }
+            Mark::Left { oid } => {
+                if let Some(table) = self.tables.get_mut(oid) {
+                    table.stage = Stage::Left;
                 }
             }
             Mark::Moved { oid } => {

@@ -100,16 +100,21 @@ impl<W: LogWriter> Pipeline<W> {
         Ok(())
     }
 
-    /// Tables of which nothing is published: there is nothing to read, and nothing to hold.
+    /// The tables of which not all rows have been read.
+    pub fn unread(&self) -> impl Iterator<Item = u32> {
+        let tables = self.rows.existing.jobs.iter().flat_map(|job| &job.tables);
+        tables.filter(|(_, table)| !table.is_read()).map(|(oid, _)| *oid)
+    }
+
+    /// These have left the publications: there is nothing to read, and nothing to hold.
     ///
     /// # Errors
     /// The log refuses it.
-    pub fn not_published(&mut self, is_published: impl Fn(u32) -> bool) -> Result<(), CaptureError> {
-        for index in 0..self.rows.existing.jobs.len() {
-            let Some(job) = self.rows.existing.jobs.get(index) else { break };
-            let left = job.tables.iter().filter(|(oid, table)| !table.is_read() && !is_published(**oid));
-            let left: Vec<u32> = left.map(|(oid, _)| *oid).collect();
-            left.iter().try_for_each(|oid| self.note(index, &Mark::Unread { oid: *oid, reason: None }))?;
+    pub fn leave(&mut self, tables: &[u32]) -> Result<(), CaptureError> {
+        for oid in tables {
+            if let Some(job) = self.rows.existing.holding(*oid) {
+                self.note(job, &Mark::Left { oid: *oid })?;
+            }
         }
         self.rows.writer.boundary();
         Ok(())
@@ -200,7 +205,7 @@ impl<W: LogWriter> Pipeline<W> {
         let (Some(index), Some(job)) = (index, job) else { return Ok(None) };
         let lsn = job.lsn;
         // One that has left meanwhile may have parts that were read before.
-        let is_left = |table: &&mut Table| !matches!(table.stage, Stage::Unread { .. });
+        let is_left = |table: &&mut Table| !matches!(table.stage, Stage::Unread { .. } | Stage::Left);
         let Some(table) = job.tables.get_mut(&oid).filter(is_left) else { return Ok(None) };
         let out_of_order = |what: &str| CaptureError::Held {
             detail: format!(
@@ -330,7 +335,7 @@ impl<W: LogWriter> Pipeline<W> {
         let tables = job.tables.iter().map(|(oid, table)| {
             let told = match &table.stage {
                 Stage::Read(contents) => Told::Rows(contents.clone()),
-                Stage::Moved => Told::Elsewhere,
+                Stage::Left | Stage::Moved => Told::NoMore,
                 _ => Told::Nothing,
             };
             (*oid, told)
@@ -483,8 +488,8 @@ enum Told {
     Rows(Contents),
     /// None of its rows: then its changes are all told.
     Nothing,
-    /// Another job reads its rows, later than what this one has held.
-    Elsewhere,
+    /// It has left, or another job reads its rows, later than what this one has held: then nothing of that is told.
+    NoMore,
 }
 
 /// Some of what was held, in order.
@@ -615,7 +620,7 @@ fn judge(
     let all = |lack| Some((Lack::Known(lack), Lack::Known(lack)));
     let contents = match told {
         Some(Told::Rows(contents)) => contents,
-        Some(Told::Elsewhere) => return all(false),
+        Some(Told::NoMore) => return all(false),
         Some(Told::Nothing) | None => return all(true),
     };
     if let Some(visibility) = &contents.visibility {

@@ -194,7 +194,16 @@ impl<W: LogWriter> Session<'_, W> {
             .await
             .map_err(query("see what is published in time"))?
             .map_err(query("see what is published"))?;
-        self.capture.pipeline.not_published(|oid| listed.contains(&oid))
+        let left: Vec<u32> = self.capture.pipeline.unread().filter(|oid| !listed.contains(oid)).collect();
+        if left.is_empty() {
+            return Ok(());
+        }
+        // Of one that is gone the reader tells: what was done to it until then is not void.
+        let left = timeout(CATALOG_WAIT, catalog::existing(&self.control, &left))
+            .await
+            .map_err(query("see which tables there are in time"))?
+            .map_err(query("see which tables there are"))?;
+        self.capture.pipeline.leave(&left)
     }
 
     /// Sees that a job has a reader.

@@ -3,13 +3,16 @@
 
 use std::sync::Arc;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::{CATALOG_WAIT, Session, query};
 use crate::capture::CaptureError;
 use crate::change::{Column, TableShape};
 use crate::log::LogWriter;
 use crate::postgres::catalog;
+
+/// So many times as long as asking takes nothing is asked.
+const REST: u32 = 50;
 
 impl<W: LogWriter> Session<'_, W> {
     /// Asks what composite types are made of now, between transactions.
@@ -21,11 +24,22 @@ impl<W: LogWriter> Session<'_, W> {
         let shapes = self.capture.pipeline.composite_shapes();
         let columns = shapes.iter().flat_map(|shape| &shape.columns);
         let types: Vec<u32> = columns.filter(is_composite).map(|column| column.type_oid).collect();
-        let types = timeout(CATALOG_WAIT, catalog::data_types(&self.control, &types))
+        let asked = Instant::now();
+        let stamp = timeout(CATALOG_WAIT, catalog::composites_stamp(&self.control, &types))
             .await
-            .map_err(query("read the types of columns in time"))?
-            .map_err(query("read the types of columns"))?;
+            .map_err(query("see whether types are as they were in time"))?
+            .map_err(query("see whether types are as they were"))?;
+        self.types_rest_until = Instant::now() + asked.elapsed() * REST;
+        if self.types_stamp.replace(stamp) == Some(stamp) {
+            return Ok(());
+        }
         for shape in shapes {
+            let types = shape.columns.iter().filter(is_composite).map(|column| column.type_oid);
+            let types: Vec<u32> = types.collect();
+            let types = timeout(CATALOG_WAIT, catalog::data_types(&self.control, &types))
+                .await
+                .map_err(query("read the types of columns in time"))?
+                .map_err(query("read the types of columns"))?;
             let mut renewed = TableShape::clone(&shape);
             for column in &mut renewed.columns {
                 if let Some(now) = types.get(&column.type_oid) {

@@ -14,22 +14,24 @@ const MAX_DEPTH: usize = 24;
 /// Types, elements and attributes that are followed for one table. What is beyond is text.
 const MAX_NODES: usize = 20_000;
 
+/// `reached` are the types $1, and all that they are made of.
+const REACHED: &str = "
+    WITH RECURSIVE reached(oid) AS (
+        SELECT unnest($1::oid[])
+      UNION
+        SELECT part.oid
+        FROM reached r JOIN pg_type t ON t.oid = r.oid,
+             LATERAL (SELECT t.typbasetype WHERE t.typtype = 'd'
+                    UNION ALL
+                      SELECT t.typelem WHERE t.typelem <> 0
+                    UNION ALL
+                      SELECT a.atttypid FROM pg_attribute a
+                      WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0
+                        AND NOT a.attisdropped) part(oid))";
+
 /// Reads those of these types that still exist.
 pub async fn data_types(client: &Client, types: &[u32]) -> Result<HashMap<u32, DataType>, SqlError> {
-    // `reached` are these types, and all that they are made of.
     const SQL: &str = "
-        WITH RECURSIVE reached(oid) AS (
-            SELECT unnest($1::oid[])
-          UNION
-            SELECT part.oid
-            FROM reached r JOIN pg_type t ON t.oid = r.oid,
-                 LATERAL (SELECT t.typbasetype WHERE t.typtype = 'd'
-                        UNION ALL
-                          SELECT t.typelem WHERE t.typelem <> 0
-                        UNION ALL
-                          SELECT a.atttypid FROM pg_attribute a
-                          WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0
-                            AND NOT a.attisdropped) part(oid))
         SELECT t.oid, t.typtype, t.typname::text, t.typbasetype, t.typtypmod, e.oid, e.typdelim,
                ARRAY(SELECT a.attname::text FROM pg_attribute a
                      WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum),
@@ -40,7 +42,7 @@ pub async fn data_types(client: &Client, types: &[u32]) -> Result<HashMap<u32, D
         FROM reached r JOIN pg_type t ON t.oid = r.oid
              LEFT JOIN pg_type e ON e.oid = t.typelem AND e.typarray = t.oid";
     let failed = |error| SqlError::new("read the types of columns", error);
-    let rows = client.query(SQL, &[&types]).await.map_err(failed)?;
+    let rows = client.query(&format!("{REACHED} {SQL}"), &[&types]).await.map_err(failed)?;
     let rows = rows.iter().map(read).collect::<Result<HashMap<_, _>, _>>().map_err(failed)?;
     let money_decimals = match rows.contains_key(&Type::MONEY.oid()) {
         true => money_decimals(client).await?,
@@ -48,6 +50,22 @@ pub async fn data_types(client: &Client, types: &[u32]) -> Result<HashMap<u32, D
     };
     let mut builder = Builder { rows, money_decimals, nodes: MAX_NODES };
     Ok(types.iter().filter_map(|&oid| Some((oid, builder.build(oid, 0)?))).collect())
+}
+
+/// A number that becomes another when the composite types among these, and among all that they are made of, do.
+///
+/// # Errors
+/// When the catalog cannot be asked.
+pub async fn composites_stamp(client: &Client, types: &[u32]) -> Result<i64, SqlError> {
+    const SQL: &str = "
+        SELECT coalesce(hashtextextended(string_agg(
+                   concat_ws(' ', a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod), ','
+                   ORDER BY a.attrelid, a.attnum), 0), 0)
+        FROM reached r JOIN pg_type t ON t.oid = r.oid AND t.typtype = 'c'
+             JOIN pg_attribute a ON a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped";
+    let failed = |error| SqlError::new("see whether types are as they were", error);
+    let row = client.query_one(&format!("{REACHED} {SQL}"), &[&types]).await.map_err(failed)?;
+    row.try_get(0).map_err(failed)
 }
 
 /// Decimals of `money` under the `lc_monetary` that sessions of our role begin with; `None` where the answer is not
