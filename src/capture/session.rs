@@ -198,6 +198,8 @@ struct Session<'a, W> {
     types_due: bool,
     /// What they were when they were last asked about.
     types_stamp: Option<i64>,
+    /// They were altered before this.
+    types_altered: Option<Lsn>,
     /// Asking is to take little of the session's time.
     types_rest_until: Instant,
 }
@@ -318,6 +320,7 @@ impl<W: LogWriter> Capture<W> {
             reading: Reading::new(server),
             types_due: false,
             types_stamp: None,
+            types_altered: None,
             types_rest_until: now,
         };
         let ended = session.pump(&mut feed, &mut inbox).await;

@@ -23,6 +23,8 @@ pub mod sqlstate {
     pub const CONFIGURATION_LIMIT_EXCEEDED: &str = "53400";
     /// Lock not free in time.
     pub const LOCK_NOT_AVAILABLE: &str = "55P03";
+    /// A value that a parameter cannot have; a snapshot that nobody has exported.
+    pub const INVALID_PARAMETER_VALUE: &str = "22023";
     /// Something is too large: a string buffer beyond 1 GiB.
     pub const PROGRAM_LIMIT_EXCEEDED: &str = "54000";
     /// Slot in use.

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::SemaphorePermit;
 
 use super::{Pipeline, TableChange, deliver, enter};
 use crate::capture::CaptureError;
@@ -39,7 +39,7 @@ pub struct PartRows {
     bytes: u64,
     rows: u64,
     /// See [`Read::Rows`].
-    _turn: Option<OwnedSemaphorePermit>,
+    _turn: Option<SemaphorePermit<'static>>,
 }
 
 impl<W: LogWriter> Pipeline<W> {
@@ -397,17 +397,20 @@ impl<W: LogWriter> Pipeline<W> {
         let jobs = &mut self.rows.existing.jobs;
         let Some(index) = jobs.iter().position(|job| job.place.number == release.job) else { return Ok(()) };
         let mut job = jobs.swap_remove(index);
-        // The rows tell of all transactions until now, also of such as have left no record: a source that lacks one of
-        // them is not the one that was read.
-        let end = self.idle_through;
-        let lsn = Lsn(end.0.saturating_sub(1));
-        self.position = SourcePosition {
-            last_commit: Some(lsn),
-            end_lsn: end,
-            last_record_end: end,
-            acked_through: end,
-            ..self.position
-        };
+        let mut lsn = self.position.last_commit.unwrap_or(job.lsn);
+        if job.tables.values().any(|table| matches!(table.stage, Stage::Read(_))) {
+            // The rows tell of all transactions until now, also of such as have left no record: a source that lacks one of
+            // them is not the one that was read.
+            let end = self.idle_through;
+            lsn = Lsn(end.0.saturating_sub(1));
+            self.position = SourcePosition {
+                last_commit: Some(lsn),
+                end_lsn: end,
+                last_record_end: end,
+                acked_through: end,
+                ..self.position
+            };
+        }
         for table in job.tables.values() {
             match &table.stage {
                 Stage::Read(Contents { rows, .. }) => {
@@ -630,7 +633,7 @@ fn judge(
     // looked for, so it may be older than the parts before it.
     let ((None, end), parts) = contents.chunks.split_last()? else { return None };
     // Of the others each was read later than the one before, and sees no less.
-    let unseeing = parts.iter().take_while(|(_, visibility)| !visibility.sees(xid)).count();
+    let unseeing = parts.partition_point(|(_, visibility)| !visibility.sees(xid));
     let bound = |count: usize| parts.get(count.checked_sub(1)?)?.0.as_ref();
     let through = bound(unseeing);
     let behind = if end.sees(xid) { None } else { Some(bound(parts.len())) };

@@ -30,7 +30,13 @@ impl<W: LogWriter> Session<'_, W> {
             .map_err(query("see whether types are as they were in time"))?
             .map_err(query("see whether types are as they were"))?;
         self.types_rest_until = Instant::now() + asked.elapsed() * REST;
-        if self.types_stamp.replace(stamp) == Some(stamp) {
+        if self.types_stamp.replace(stamp) != Some(stamp) {
+            let now = catalog::source_position(&self.control).await.map_err(query("read the end of the WAL"))?;
+            self.types_altered = Some(now);
+        }
+        // Values from before that may still be on their way.
+        let processed = self.capture.pipeline.processed();
+        if self.types_altered.take_if(|at| *at <= processed).is_none() {
             return Ok(());
         }
         for shape in shapes {

@@ -308,9 +308,15 @@ impl Work<'_> {
                 self.outcome.not_captured.push(self.not_owned(table, place, step));
                 self.leave_full(step).await
             }
-            (Some(table), Some(_)) => match wrong_options(self.client, table).await? {
-                None => self.run(step).await,
-                Some(reason) => {
+            (Some(table), Some(_)) => match wrong_options(self.client, table).await {
+                Ok(None) => self.run(step).await,
+                // Somebody has locked it: the other steps do not wait for that.
+                Err(error) if may_pass(&error) => {
+                    self.outcome.busy.push(step.name.clone());
+                    self.leave_full(step).await
+                }
+                Err(error) => Err(error),
+                Ok(Some(reason)) => {
                     let sql = "correct its where and its columns".to_owned();
                     self.outcome.not_captured.push(NotCaptured { table: table.clone(), reason, sql });
                     self.leave_full(step).await
@@ -458,8 +464,8 @@ async fn wrong_options(client: &Client, table: &TrackedTable) -> Result<Option<S
     let sql = format!("SELECT {columns} FROM ONLY {table} WHERE ({filter}\n) AND true");
     match client.prepare(&sql).await.map_err(|error| SqlError::new("use its filter and columns", error)) {
         Ok(_) => Ok(None),
-        Err(error) if error.sqlstate.is_some() && !error.is_transient() => Ok(Some(error.to_string())),
-        Err(error) => Err(error),
+        Err(error) if error.sqlstate.is_none() || error.is_transient() || may_pass(&error) => Err(error),
+        Err(error) => Ok(Some(error.to_string())),
     }
 }
 
@@ -471,7 +477,12 @@ pub async fn all_wrong_options(
 ) -> Result<Vec<String>, SqlError> {
     let mut wrong = Vec::new();
     for table in arrange(options, tables, &FilterColumns::new()) {
-        wrong.extend(wrong_options(client, &table).await?.map(|reason| format!("{table}: {reason}")));
+        match wrong_options(client, &table).await {
+            Ok(reason) => wrong.extend(reason.map(|reason| format!("{table}: {reason}"))),
+            // It is looked at again when it joins.
+            Err(error) if may_pass(&error) => {}
+            Err(error) => return Err(error),
+        }
     }
     Ok(wrong)
 }

@@ -16,7 +16,7 @@ mod visibility;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::SemaphorePermit;
 
 pub use self::copy_binary::BinaryRows;
 pub use self::copy_rows::{CopyRows, CopyRowsError};
@@ -128,7 +128,7 @@ pub enum Read {
         /// How many.
         count: u64,
         /// Of a large row: until this is dropped no other one is read, so that not many are in memory at once.
-        turn: Option<OwnedSemaphorePermit>,
+        turn: Option<SemaphorePermit<'static>>,
     },
     /// All rows of a table have been told.
     End {

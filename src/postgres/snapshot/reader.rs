@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -82,7 +82,6 @@ impl Reader {
             options,
             progress: progress.clone(),
             out,
-            large: Arc::new(Semaphore::new(1)),
             pending: Mutex::new(pending),
         };
         let task = tokio::spawn(async move {
@@ -165,8 +164,6 @@ pub(super) struct Reading {
     pub(super) options: ReadOptions,
     pub(super) progress: Arc<ReadProgress>,
     pub(super) out: mpsc::Sender<Read>,
-    /// Held by the one large row that is in memory.
-    pub(super) large: Arc<Semaphore>,
     pending: Mutex<BTreeMap<u32, Pending>>,
 }
 

@@ -259,16 +259,7 @@ impl<'a> Round<'a> {
         }
         let snapshot_lost = work.snapshot_lost;
         let mut waits = Vec::new();
-        for _ in 0..work.keyed.len() {
-            let Some(keyed) = work.keyed.pop_front() else { break };
-            match keyed.busy_until.filter(|until| *until > now) {
-                Some(until) => {
-                    waits.push(until);
-                    work.keyed.push_back(keyed);
-                }
-                None => return Next::Keys(Box::new(keyed)),
-            }
-        }
+        // These first: their snapshot ages.
         for (index, shared) in work.shared.iter_mut().enumerate() {
             // A chunk that another worker has in hand may come back.
             if shared.in_flight > 0 {
@@ -291,6 +282,16 @@ impl<'a> Round<'a> {
                         return Next::Places(index, places);
                     }
                 }
+            }
+        }
+        for _ in 0..work.keyed.len() {
+            let Some(keyed) = work.keyed.pop_front() else { break };
+            match keyed.busy_until.filter(|until| *until > now) {
+                Some(until) => {
+                    waits.push(until);
+                    work.keyed.push_back(keyed);
+                }
+                None => return Next::Keys(Box::new(keyed)),
             }
         }
         waits.into_iter().min().map_or(Next::Nothing, Next::Later)

@@ -436,7 +436,7 @@ async fn key_order(
                      ROWS FROM (unnest(i.indkey::int2[]), unnest(i.indclass::oid[]), unnest(i.indcollation::oid[]))
                          AS c(attnum, class, collated),
                      pg_opclass o, pg_amop s, pg_operator p, pg_namespace n
-                WHERE i.indrelid = a.attrelid AND (i.indisprimary OR i.indisreplident)
+                WHERE i.indrelid = a.attrelid AND i.indisvalid AND (i.indisprimary OR i.indisreplident)
                   AND i.indnkeyatts = cardinality($2) AND c.attnum = a.attnum AND c.collated = a.attcollation
                   AND o.oid = c.class AND o.opcdefault
                   AND (o.opcintype = k.type OR NOT EXISTS (

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use memchr::{memchr_iter, memrchr};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout};
 use tracing::warn;
 
@@ -11,7 +11,10 @@ use super::{Round, Stopped};
 use crate::change::{CellKind, Row, Value};
 use crate::postgres::heartbeat;
 use crate::postgres::replication::{CopyConnection, CopyError};
-use crate::postgres::server_error::{ServerError, sqlstate};
+use crate::postgres::server_error::ServerError;
+use crate::postgres::server_error::sqlstate::{
+    self, INVALID_PARAMETER_VALUE, OBJECT_NOT_IN_PREREQUISITE_STATE, UNDEFINED_OBJECT,
+};
 use crate::postgres::snapshot::pace::CHUNK_LIMIT;
 use crate::postgres::snapshot::reader::RoundError;
 use crate::postgres::snapshot::table::{self, Table, What};
@@ -21,6 +24,9 @@ use crate::postgres::sql::quoted;
 /// How long a chunk's lock is kept for an answer that comes on another connection. Users' statements may wait for that
 /// lock (I7), and that connection may have stalled.
 const STAMPS_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Held by the one large row of existing rows that is in memory.
+static LARGE: Semaphore = Semaphore::const_new(1);
 
 /// Which snapshot a chunk is read under.
 #[derive(Clone, Copy)]
@@ -70,7 +76,7 @@ pub(super) struct Chunk {
     pub(super) visibility: Option<Visibility>,
     pub(super) time: Duration,
     /// Of a large row.
-    pub(super) turn: Option<OwnedSemaphorePermit>,
+    pub(super) turn: Option<SemaphorePermit<'static>>,
 }
 
 impl Chunk {
@@ -151,7 +157,7 @@ impl Round<'_> {
     ) -> Result<Chunk, Failed> {
         // As text each of them may be sent, and together they may be more than there is memory.
         let turn = match is_one_row {
-            true => self.reading.large.clone().acquire_owned().await.ok(),
+            true => LARGE.acquire().await.ok(),
             false => None,
         };
         let read = match self.copied(connection, table, under, &copy, What::Text, is_one_row).await {
@@ -196,6 +202,20 @@ impl Round<'_> {
                 // Fewer rows are sorted in memory.
                 if error.is(sqlstate::CONFIGURATION_LIMIT_EXCEEDED) && !is_one_row {
                     return Err(Failed::TooMuch);
+                }
+                // Asked for a snapshot whose transaction has ended, servers say the one or the other; so may a filter.
+                if let Under::Shared(name) = under
+                    && [INVALID_PARAMETER_VALUE, OBJECT_NOT_IN_PREREQUISITE_STATE, UNDEFINED_OBJECT]
+                        .contains(&error.code.as_str())
+                {
+                    let take = format!(
+                        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{name}'"
+                    );
+                    let taken = session.run(&take, &mut Vec::new(), 0).await;
+                    session.run("ROLLBACK", &mut Vec::new(), 0).await?;
+                    if let Err(CopyError::Server(_)) = taken {
+                        return Err(Failed::SnapshotLost);
+                    }
                 }
                 return Err(self.sort(error, table, under).await);
             }
@@ -278,12 +298,6 @@ impl Round<'_> {
                 Failed::Busy
             }
             _ if error.is_value_too_large() => Failed::TooLarge(error),
-            // Asked for a snapshot whose transaction has ended, servers say the one or the other.
-            "22023" | sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE | sqlstate::UNDEFINED_OBJECT
-                if matches!(under, Under::Shared(_)) =>
-            {
-                Failed::SnapshotLost
-            }
             sqlstate::SNAPSHOT_TOO_OLD => match under {
                 Under::Shared(_) => Failed::SnapshotLost,
                 // The next attempt has another.
