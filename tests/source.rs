@@ -15,7 +15,7 @@ use millrace::postgres::connect;
 use millrace::postgres::heartbeat;
 use millrace::postgres::objects::Objects;
 use millrace::postgres::precheck::{self, Outcome, PrecheckOptions, PrecheckReport};
-use millrace::postgres::publication::{self, PublicationError, SourceOptions, TableOptions};
+use millrace::postgres::publication::{self, PublicationError, Reconciled, SourceOptions, TableOptions};
 use millrace::postgres::slot::{self, SlotError, SlotTrouble, WalStatus};
 use millrace::postgres::source::SourceConfig;
 use millrace_test_support::{Postgres, PostgresOptions};
@@ -390,6 +390,29 @@ async fn many_tables_join_together_and_one_that_is_locked_holds_up_no_other() {
     assert_eq!(outcome.busy.iter().map(|table| table.name.as_str()).collect::<Vec<_>>(), ["t7"]);
     run(&other, "COMMIT").await;
     assert_eq!(reconcile(&client).await.added.len(), 1);
+}
+
+#[tokio::test]
+async fn a_locked_table_with_a_filter_and_columns_holds_up_no_other() {
+    let (server, client) = start().await;
+    run(&client, "CREATE TABLE a (id int PRIMARY KEY, v int); CREATE TABLE b (id int PRIMARY KEY)").await;
+    let name = "public.a".parse().expect("pattern");
+    let columns = Some(vec!["id".to_owned()]);
+    let table_options = vec![TableOptions { name, filter: Some("id > 0".to_owned()), columns }];
+    let options = SourceOptions { table_options, ..SourceOptions::default() };
+    let other = server.client().await;
+    run(&other, "BEGIN; LOCK TABLE a IN ACCESS EXCLUSIVE MODE").await;
+    let state = publication::ensure(&client, "t", &options, &tables(&client).await).await.expect("ensure");
+    let busy: Vec<_> = state.reconciled.busy.iter().map(|table| table.name.as_str()).collect();
+    assert_eq!((busy, names_of_joined(&state.reconciled)), (vec!["a"], vec!["b"]));
+    run(&other, "COMMIT").await;
+    let listed = publication::listed(&client, "t").await.expect("list");
+    let outcome = publication::reconcile(&client, "t", &options, &tables(&client).await, &listed).await;
+    assert_eq!(names_of_joined(&outcome.expect("reconcile")), ["a"]);
+}
+
+fn names_of_joined(reconciled: &Reconciled) -> Vec<&str> {
+    reconciled.added.iter().map(|joined| joined.table.name.as_str()).collect()
 }
 
 #[tokio::test]

@@ -31,7 +31,8 @@ impl<W: LogWriter> Session<'_, W> {
             .map_err(query("see whether types are as they were"))?;
         self.types_rest_until = Instant::now() + asked.elapsed() * REST;
         if self.types_stamp.replace(stamp) != Some(stamp) {
-            let now = catalog::source_position(&self.control).await.map_err(query("read the end of the WAL"))?;
+            let now =
+                catalog::source_position(&self.control).await.map_err(query("read the end of the WAL"))?;
             self.types_altered = Some(now);
         }
         // Values from before that may still be on their way.
