@@ -8,7 +8,7 @@ use crate::postgres::publication::Roots;
 use crate::state::{StateError, Store};
 
 /// The saved fact that holds them: OIDs, with a sign behind those of which only inserts are captured, and the OID of the
-/// table as which it is told where that is another.
+/// table as which it is told where that is another, with its attachment.
 const ANNOUNCED: &str = "announced_tables";
 
 /// How much of a table is captured.
@@ -34,12 +34,22 @@ pub struct Announcement {
     pub extent: Extent,
     /// OID of the table as which it is told.
     pub told_as: u32,
+    /// By which attachment, where that is another table; earlier versions have not saved it.
+    pub attachment: Option<i64>,
 }
 
 impl Announcement {
     /// What there is to know of a table that is where it belongs.
     pub fn of(table: &TrackedTable, roots: &Roots) -> Self {
-        Announcement { extent: Extent::of(table), told_as: roots.told_as(table) }
+        let told_as = roots.told_as(table);
+        let attachment = table.attachment.filter(|_| told_as != table.oid);
+        Announcement { extent: Extent::of(table), told_as, attachment }
+    }
+
+    /// Whether consumers have all that is known of the table so, under the name that it has at `present`.
+    pub fn is_of(&self, present: &Announcement) -> bool {
+        let is_attached = |attachment| present.attachment == Some(attachment);
+        self.told_as == present.told_as && self.attachment.is_none_or(is_attached)
     }
 }
 
@@ -60,8 +70,12 @@ pub fn announced_tables(store: &Store, task: &str) -> Result<Announced, StateErr
             Some(oid) => (oid.parse().ok()?, Extent::Inserts),
             None => (table.parse().ok()?, Extent::Full),
         };
-        let told_as = told_as.map_or(Some(oid), |root| root.parse().ok())?;
-        Some((oid, Announcement { extent, told_as }))
+        let (told_as, attachment) = match told_as.map(|root| root.split_once(':').unwrap_or((root, ""))) {
+            None => (oid, None),
+            Some((root, "")) => (root.parse().ok()?, None),
+            Some((root, attachment)) => (root.parse().ok()?, Some(attachment.parse().ok()?)),
+        };
+        Some((oid, Announcement { extent, told_as, attachment }))
     };
     Ok(saved.split(' ').filter_map(read).collect())
 }
@@ -73,9 +87,10 @@ pub fn announced_tables(store: &Store, task: &str) -> Result<Announced, StateErr
 pub fn set_announced_tables(store: &Store, task: &str, tables: &Announced) -> Result<(), StateError> {
     let write = |(oid, announcement): (&u32, &Announcement)| {
         let sign = if announcement.extent == Extent::Inserts { "-" } else { "" };
-        match announcement.told_as == *oid {
-            true => format!("{oid}{sign}"),
-            false => format!("{oid}{sign}@{}", announcement.told_as),
+        match (announcement.told_as, announcement.attachment) {
+            (told_as, _) if told_as == *oid => format!("{oid}{sign}"),
+            (root, None) => format!("{oid}{sign}@{root}"),
+            (root, Some(attachment)) => format!("{oid}{sign}@{root}:{attachment}"),
         }
     };
     store.set_fact(task, ANNOUNCED, &tables.iter().map(write).collect::<Vec<_>>().join(" "))
@@ -87,19 +102,33 @@ mod tests {
     use crate::state::DataDir;
 
     #[test]
-    fn what_is_announced_is_remembered_with_its_extent_and_name() {
+    fn what_is_announced_is_remembered_with_its_extent_name_and_attachment() {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(&DataDir::open(directory.path()).unwrap()).unwrap();
         store.add_task("t", "{}", "created", "", 0).unwrap();
         assert_eq!(announced_tables(&store, "t").unwrap(), Announced::new());
-        let of = |extent, told_as| Announcement { extent, told_as };
+        let of = |extent, told_as| Announcement { extent, told_as, attachment: None };
+        let attached = |extent, attachment| Announcement { attachment, ..of(extent, 16_384) };
         let announced = Announced::from([
             (16_384, of(Extent::Full, 16_384)),
             (16_390, of(Extent::Full, 16_384)),
             (16_391, of(Extent::Inserts, 16_384)),
+            (16_392, attached(Extent::Full, Some(i64::MIN))),
+            (16_393, attached(Extent::Inserts, Some(7))),
             (u32::MAX, of(Extent::Inserts, u32::MAX)),
         ]);
         set_announced_tables(&store, "t", &announced).unwrap();
         assert_eq!(announced_tables(&store, "t").unwrap(), announced);
+    }
+
+    /// Where the attachment was not saved it may be any, so that no tree is read only because Millrace is another.
+    #[test]
+    fn another_name_and_another_attachment_are_not_what_was_told() {
+        let of = |told_as, attachment| Announcement { extent: Extent::Full, told_as, attachment };
+        let told = of(16_384, Some(1));
+        assert!(told.is_of(&told) && of(16_384, None).is_of(&told));
+        for present in [of(16_384, Some(2)), of(16_384, None), of(16_390, Some(1)), of(16_390, None)] {
+            assert!(!told.is_of(&present), "{present:?}");
+        }
     }
 }

@@ -252,7 +252,9 @@ impl Poll<'_> {
         let announced: Announced =
             whole_ones(&tracked, &whole, &roots).into_iter().chain(still_listed).collect();
         let is_late = |table: &&TrackedTable| {
-            !announced.contains_key(&table.oid) && may_join(table) && roots.told_as(table) == table.oid
+            let present = Announcement::of(table, &roots);
+            let is_known = announced.get(&table.oid).is_some_and(|before| before.is_of(&present));
+            !is_known && may_join(table) && present.told_as == table.oid
         };
         let late = roots.with_rows(tracked.iter().filter(is_late));
         let mut earlier = Reconciled::default();
@@ -268,9 +270,10 @@ impl Poll<'_> {
         let captured: Vec<&TrackedTable> =
             tables.iter().filter(|table| !is_left_out(&done, table.oid)).collect();
         let has_arrived = |table: &&TrackedTable| {
-            let told_as = roots.told_as(table);
-            let is_known = announced.get(&table.oid).is_some_and(|before| before.told_as == told_as);
-            !table.partitioned && told_as != table.oid && !is_known && !held.contains(&told_as)
+            let present = Announcement::of(table, &roots);
+            let is_known = announced.get(&table.oid).is_some_and(|before| before.is_of(&present));
+            let is_part = present.told_as != table.oid;
+            !table.partitioned && is_part && !is_known && !held.contains(&present.told_as)
         };
         let arrived = self.look_at_parts(captured.iter().copied().filter(has_arrived)).await?;
         let written = tracked.iter().filter(|table| arrived.written.contains(&table.oid));
@@ -294,7 +297,7 @@ impl Poll<'_> {
             let before = announced.get(&table.oid).copied();
             let present = Announcement::of(table, &roots);
             let is_part = present.told_as != table.oid;
-            let known = before.filter(|before| !is_part || before.told_as == present.told_as);
+            let known = before.filter(|before| before.is_of(&present));
             let is_new_part = is_part && known.is_none() && !arrived.written.contains(&table.oid);
             let told = known.is_some_and(|known| known.extent >= present.extent)
                 || is_new_part
@@ -494,15 +497,16 @@ async fn hold(
     Ok(oids)
 }
 
-/// What is announced of the tables that lack nothing because they joined in their creating transaction.
+/// What is announced of the tables that lack nothing because they joined in their creating transaction, and are told as
+/// they were then.
 fn whole_ones(tracked: &[TrackedTable], whole: &[JoinedAtCreation], roots: &Roots) -> Announced {
     let tracked: HashMap<u32, &TrackedTable> = tracked.iter().map(|table| (table.oid, table)).collect();
     let announcement = |joined: &JoinedAtCreation| {
         let extent = if joined.full { Extent::Full } else { Extent::Inserts };
-        let told_as = tracked.get(&joined.oid).map_or(joined.oid, |table| roots.told_as(table));
-        (joined.oid, Announcement { extent, told_as })
+        let present = Announcement::of(tracked.get(&joined.oid)?, roots);
+        (joined.attachment == present.attachment).then_some((joined.oid, Announcement { extent, ..present }))
     };
-    whole.iter().map(announcement).collect()
+    whole.iter().filter_map(announcement).collect()
 }
 
 /// Whether a table is not captured, or only so far as its state allows.

@@ -280,6 +280,8 @@ pub struct TrackedTable {
     pub identity: Vec<String>,
     /// The partitioned tables above it, from its parent up.
     pub ancestors: Vec<TableName>,
+    /// See [`ATTACHMENT`]; `None` for what is no partition.
+    pub attachment: Option<i64>,
     /// How it is published.
     pub published: Published,
     /// Whether our role owns it, itself or through membership; only owners may add a table to a publication.
@@ -351,6 +353,13 @@ pub(super) const UNSENT_KEY: &str = "
               AND (a.attgenerated = 'v' OR a.attgenerated <> ''
                    AND current_setting('server_version_num')::int4 < 180000))";
 
+/// Tells each attachment of a partition `c` from every other, also one at the same place, and those of the tables above it.
+///
+/// The transactions that wrote them are told by their rows also after these were frozen.
+pub(super) const ATTACHMENT: &str = "
+    (SELECT hashtextextended(string_agg(i.xmin::text, ' ' ORDER BY a.place), 0)
+     FROM pg_partition_ancestors(c.oid) WITH ORDINALITY a(oid, place) JOIN pg_inherits i ON i.inhrelid = a.oid)";
+
 /// The tables of the database that a task can track and that are selected, by name.
 ///
 /// Partitions are listed each for itself, and so are the partitioned tables above them: see
@@ -365,7 +374,7 @@ pub async fn tracked_tables(client: &Client, objects: &Objects) -> Result<Vec<Tr
                       JOIN pg_class a ON a.oid = p.oid WHERE a.oid <> c.oid ORDER BY p.place),
                 pg_has_role(c.relowner, 'USAGE'), pg_get_userbyid(c.relowner)::text,
                 has_table_privilege(c.oid, 'SELECT'), has_schema_privilege(n.oid, 'USAGE'),
-                row_security_active(c.oid), current_user::text
+                row_security_active(c.oid), current_user::text, {ATTACHMENT}
          FROM (SELECT c.oid AS table_oid {USER_TABLES}) tracked
          JOIN pg_class c ON c.oid = tracked.table_oid
          JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -399,6 +408,7 @@ pub async fn tracked_tables(client: &Client, objects: &Objects) -> Result<Vec<Tr
             generated_identity: unsent,
             identity: row.try_get(5)?,
             ancestors: Vec::new(),
+            attachment: row.try_get(16)?,
             published: Published::default(),
             owned_by_us: row.try_get(10)?,
             owner: row.try_get(11)?,
@@ -500,7 +510,7 @@ pub async fn fingerprint(client: &Client, server_version: u32) -> Result<Fingerp
             (SELECT concat(count(*), '/', sum(hashtextextended(concat_ws(' ', i.indexrelid, i.indrelid,
                     i.indisprimary, i.indisreplident, i.indisvalid, i.indimmediate), 0)))
              FROM pg_index i JOIN tables c ON c.oid = i.indrelid WHERE i.indisprimary OR i.indisreplident),
-            (SELECT concat(count(*), '/', sum(hashtextextended(concat_ws(' ', inhrelid, inhparent), 0)))
+            (SELECT concat(count(*), '/', sum(hashtextextended(concat_ws(' ', inhrelid, inhparent, xmin), 0)))
              FROM pg_inherits),
             (SELECT sum(hashtextextended(concat_ws(' ', n.oid, n.nspname, n.nspacl::text), 0))
              FROM pg_namespace n WHERE n.nspname !~ '^pg_(toast_)?temp_'),

@@ -209,6 +209,11 @@ const GROWING: &str = "
     INSERT INTO keyed VALUES (1, 'off', 0);
     INSERT INTO bare SELECT g, 'eu', 0 FROM generate_series(1, 100) g;";
 
+/// What earlier versions have made for the event trigger.
+const JOINED_OF_BEFORE: &str = "
+    CREATE SCHEMA millrace;
+    CREATE TABLE millrace.joined (task text, oid oid, is_full boolean NOT NULL, PRIMARY KEY (task, oid));";
+
 /// Waits until the topic says what the trees are, and those that were begun so often have ended.
 async fn until_same(stage: &Stage, begun_so_far: usize) {
     const SENT: [&str; 2] = ["keyed WHERE region <> 'off'", "bare_eu"];
@@ -273,18 +278,73 @@ async fn partitions_that_come_later_are_told_whole_and_asked_for_by_the_name_of_
 
         let (code, said) = stage.task_command(&["snapshot", TASK, "public.known"]).await;
         assert!(code == 3 && said.contains("ask for public.keyed"), "{code} {said}");
-        // What is detached has its own name from here on, and what was told of it stays told.
+        // What is detached has its own name from here on, with the rows that it has, and what was told of it stays told.
         stage.run_each(&["ALTER TABLE keyed DETACH PARTITION keyed_fr", "UPDATE keyed_fr SET v = 3"]).await;
-        let records = stage.topic(TASK).await;
-        let own = records.iter().filter_map(|record| record.value.as_ref());
-        assert!(own.filter(|event| event["source"]["table"] == "keyed_fr").all(|event| event["op"] == "u"));
-        assert!(rebuilt(&records, true)["keyed"].keys().any(|row| row.contains("\"fr\"")));
+        until_read(&stage, 6).await;
+        let told = rebuilt(&stage.topic(TASK).await, true);
+        assert_eq!(told["keyed_fr"], there(&stage.client, &["keyed_fr"]).await["keyed_fr"]);
+        assert!(told["keyed"].keys().any(|row| row.contains("\"fr\"")));
         assert_eq!(stage.task_command(&["snapshot", TASK, "public.keyed"]).await.0, 0);
-        until_same(&stage, 6).await;
+        until_same(&stage, 7).await;
         let gaps: Vec<_> = stage.events().await;
         let gaps: Vec<_> =
             gaps.iter().filter(|event| event.value.as_ref().unwrap()["type"] == "gap").collect();
         assert!(gaps.is_empty(), "{gaps:?}");
+    }
+}
+
+/// A poll sees only that it is a partition: of that other attachment, or of the name before, it knows nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_happens_to_a_partition_while_it_is_none_is_not_missed_between_two_polls() {
+    for options in [Some(PostgresOptions::default()), version(18)].into_iter().flatten() {
+        let setup = format!("{GROWING}{JOINED_OF_BEFORE}");
+        let mut stage = Stage::with_task_and(options, &setup, TASK_BY_ROOT, &["--join-at-creation"]).await;
+        until_same(&stage, 3).await;
+        stage.told_as_one(&["keyed_eu"]).await;
+        // Joined in their creating transaction: as a partition, under its own name, and first the one and then the other.
+        stage.run("CREATE TABLE keyed_fr PARTITION OF keyed FOR VALUES IN ('fr'); INSERT INTO keyed VALUES (1, 'fr', 1)").await;
+        stage.told_as_one(&["keyed_fr"]).await;
+        until_same(&stage, 3).await;
+        stage
+            .run(
+                "CREATE TABLE keyed_jp (LIKE keyed INCLUDING ALL); INSERT INTO keyed_jp VALUES (1, 'jp', 1), (2, 'jp', 1);
+                 ALTER TABLE keyed ATTACH PARTITION keyed_jp FOR VALUES IN ('jp')",
+            )
+            .await;
+        until_same(&stage, 4).await;
+        stage
+            .run(
+                "CREATE TABLE keyed_cn PARTITION OF keyed FOR VALUES IN ('cn'); INSERT INTO keyed VALUES (1, 'cn', 1);
+                 ALTER TABLE keyed DETACH PARTITION keyed_cn",
+            )
+            .await;
+        until_read(&stage, 5).await;
+        let own = there(&stage.client, &["keyed_cn"]).await;
+        assert_eq!(rebuilt(&stage.topic(TASK).await, true)["keyed_cn"], own["keyed_cn"]);
+        stage.run("ALTER TABLE keyed ATTACH PARTITION keyed_cn FOR VALUES IN ('cn')").await;
+        until_same(&stage, 6).await;
+
+        let change = [
+            "ALTER TABLE keyed DETACH PARTITION keyed_eu",
+            "INSERT INTO keyed_eu SELECT max(id) + 1, 'eu', 0 FROM keyed_eu; DELETE FROM keyed_eu WHERE id < 10;
+             UPDATE keyed_eu SET v = v + 1",
+            "ALTER TABLE keyed ATTACH PARTITION keyed_eu FOR VALUES IN ('eu')",
+        ];
+        stage.run(&change.join(";")).await;
+        until_same(&stage, 7).await;
+        stage.millrace.kill9();
+        stage.run_each(&change).await;
+        stage.millrace.spawn_again();
+        stage.millrace.wait_ready().await;
+        until_same(&stage, 8).await;
+        // An attachment is the same one when its row is frozen or copied, and after a restart.
+        stage.millrace.kill9();
+        stage.run_each(&["VACUUM FREEZE pg_inherits", "VACUUM FULL pg_inherits"]).await;
+        stage.millrace.spawn_again();
+        stage.millrace.wait_ready().await;
+        stage.run("CREATE TABLE keyed_kr PARTITION OF keyed FOR VALUES IN ('kr')").await;
+        stage.told_as_one(&["keyed_kr", "keyed_eu"]).await;
+        until_same(&stage, 8).await;
     }
 }
 

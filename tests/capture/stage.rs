@@ -77,6 +77,16 @@ impl Stage {
 
     /// A server, and a task that is defined so, but for its name and source.
     pub async fn with_task(options: PostgresOptions, setup: &str, definition: &str) -> Stage {
+        Stage::with_task_and(options, setup, definition, &[]).await
+    }
+
+    /// The same, and these arguments of Millrace.
+    pub async fn with_task_and(
+        options: PostgresOptions,
+        setup: &str,
+        definition: &str,
+        args: &[&str],
+    ) -> Stage {
         let postgres = Postgres::start(options).await;
         let client = postgres.client().await;
         run(&client, setup).await;
@@ -86,7 +96,7 @@ impl Stage {
         let store = Store::open(&DataDir::open(data.path()).unwrap()).unwrap();
         store.add_task(TASK, &definition, "created", "", 0).unwrap();
         drop(store);
-        let millrace = Millrace::start(MillraceOptions::serve(data.path())).await;
+        let millrace = Millrace::start(MillraceOptions::serve(data.path()).args(args)).await;
         Stage { millrace, client, postgres, data }
     }
 

@@ -14,7 +14,7 @@ use tokio_postgres::{Client, Row};
 
 use super::membership::{LOCK_TIMEOUT_MS, advisory_lock};
 use super::{Partitions, SourceOptions, full_name, insert_only_name};
-use crate::postgres::catalog::{UNSENT_KEY, USABLE_IDENTITY, USER_TABLES};
+use crate::postgres::catalog::{ATTACHMENT, UNSENT_KEY, USABLE_IDENTITY, USER_TABLES};
 use crate::postgres::objects::{Objects, Pattern};
 use crate::postgres::sql::{SqlError, quoted};
 
@@ -25,6 +25,8 @@ pub struct JoinedAtCreation {
     pub oid: u32,
     /// Whether updates and deletes are published too, and not only inserts and truncates.
     pub full: bool,
+    /// The attachment by which it was told as another table; `None` where it was told under its own name.
+    pub attachment: Option<i64>,
 }
 
 fn trigger_name(task: &str) -> String {
@@ -60,6 +62,15 @@ pub async fn keep(
     Ok(wanted && may)
 }
 
+/// Mends a table of an earlier version. Only then: the lock that it takes is in the way of whoever creates a table.
+const ADD_ATTACHMENT: &str = "
+    DO $$ BEGIN
+        IF NOT EXISTS (SELECT FROM pg_attribute
+                       WHERE attrelid = 'millrace.joined'::regclass AND attname = 'attachment') THEN
+            ALTER TABLE millrace.joined ADD COLUMN attachment int8;
+        END IF;
+    END $$";
+
 async fn install(
     client: &Client,
     task: &str,
@@ -77,7 +88,8 @@ async fn install(
         "{is_ours};
          CREATE SCHEMA IF NOT EXISTS millrace;
          CREATE TABLE IF NOT EXISTS millrace.joined
-             (task text, oid oid, is_full boolean NOT NULL, PRIMARY KEY (task, oid));
+             (task text, oid oid, is_full boolean NOT NULL, attachment int8, PRIMARY KEY (task, oid));
+         {ADD_ATTACHMENT};
          {};
          {is_ours};",
         function(task, objects, publish)
@@ -146,8 +158,11 @@ fn nobody_elses(task: &str) -> String {
 /// The tables that have joined in their creating transaction, as far as they have not been [forgotten](forget).
 pub async fn joined(client: &Client, task: &str) -> Result<Vec<JoinedAtCreation>, SqlError> {
     let failed = |error| SqlError::new("read which tables joined when they were created", error);
-    let rows = client.query("SELECT oid, is_full FROM millrace.joined WHERE task = $1", &[&task]).await;
-    let read = |row: &Row| Ok(JoinedAtCreation { oid: row.try_get(0)?, full: row.try_get(1)? });
+    let rows =
+        client.query("SELECT oid, is_full, attachment FROM millrace.joined WHERE task = $1", &[&task]).await;
+    let read = |row: &Row| {
+        Ok(JoinedAtCreation { oid: row.try_get(0)?, full: row.try_get(1)?, attachment: row.try_get(2)? })
+    };
     rows.map_err(failed)?.iter().map(read).collect::<Result<_, _>>().map_err(failed)
 }
 
@@ -169,6 +184,7 @@ fn function(task: &str, objects: &Objects, publish: &SourceOptions) -> String {
     let (lock, task_literal) = (advisory_lock(task), escape_literal(task));
     let left_out = objects.exclude().iter().chain(publish.table_options.iter().map(|table| &table.name));
     let (included, excluded) = (is_one_of(objects.include()), is_one_of(left_out));
+    let by_root = publish.partitions_as == Partitions::Root;
     let fits = match publish.partitions_as {
         Partitions::Leaf => "true",
         Partitions::Root => {
@@ -192,7 +208,12 @@ fn function(task: &str, objects: &Objects, publish: &SourceOptions) -> String {
              END IF;
              EXECUTE format('ALTER PUBLICATION %I ADD TABLE ONLY %I.%I',
                             CASE WHEN made.is_full THEN {full} ELSE {insert_only} END, made.nspname, made.relname);
-             INSERT INTO millrace.joined VALUES ({task_literal}, made.oid, made.is_full);
+             INSERT INTO millrace.joined (task, oid, is_full, attachment)
+                 SELECT {task_literal}, c.oid, made.is_full, CASE WHEN {by_root} AND EXISTS (
+                     SELECT FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
+                     WHERE p.pubname IN ({full}, {insert_only}) AND r.prrelid <> c.oid
+                       AND r.prrelid IN (SELECT pg_partition_ancestors(c.oid))) THEN {ATTACHMENT} END
+                 FROM pg_class c WHERE c.oid = made.oid;
            END LOOP;
          EXCEPTION WHEN OTHERS THEN
            NULL;
