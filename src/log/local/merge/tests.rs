@@ -329,8 +329,12 @@ async fn a_full_disk_gets_back_the_space_of_a_merge_that_waits_to_be_installed()
     let held = reader.snapshot();
     fill(&mut writer, &mut random, Codec::Lz4, 6..200).await;
     let is_there = || files.list(Path::new("/log")).unwrap().iter().any(|name| name.contains("merged"));
-    // A merge is made on a thread of its own, and waits for the reader.
-    while !is_there() {
+    // A merge is made on a thread of its own, its index last, and waits for the reader.
+    let is_made = || {
+        let names = files.list(Path::new("/log")).unwrap();
+        names.iter().any(|name| matches!(named(name), Some(Named::Index(_, Form::Merged))))
+    };
+    while !is_made() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     files.set_space(Some(0));
@@ -341,7 +345,7 @@ async fn a_full_disk_gets_back_the_space_of_a_merge_that_waits_to_be_installed()
         if !is_there() {
             break;
         }
-        // It was still being made.
+        // It was not handed over yet.
         writer.resume();
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
