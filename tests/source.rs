@@ -395,6 +395,8 @@ async fn many_tables_join_together_and_one_that_is_locked_holds_up_no_other() {
 #[tokio::test]
 async fn a_locked_table_with_a_filter_and_columns_holds_up_no_other() {
     let (server, client) = start().await;
+    // As in the sessions of a task.
+    run(&client, "SET lock_timeout = '100ms'").await;
     run(&client, "CREATE TABLE a (id int PRIMARY KEY, v int); CREATE TABLE b (id int PRIMARY KEY)").await;
     let name = "public.a".parse().expect("pattern");
     let columns = Some(vec!["id".to_owned()]);

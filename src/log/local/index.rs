@@ -99,10 +99,10 @@ pub fn write(
         rows.push(Row { partition: *partition, first, max_timestamp, slot, bytes });
     }
     head.u32(crc32c::crc32c(&head));
+    head.append(&mut entries);
     let write = || {
         let file = files.open(&segment.index_path, Open::Create)?;
         file.write_all_at(&head, 0)?;
-        file.write_all_at(&entries, head.len() as u64)?;
         file.sync()
     };
     write().map_err(|error: io::Error| failed("write", &segment.index_path, error))?;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use crate::log::conformance::{position, put};
+use crate::log::local::files::Open;
 use crate::log::local::segment::{Form, Named, Segment, named};
 use crate::log::local::sim::{Random, SimFiles};
 use crate::log::local::tests::{InDirectory, files_in};
@@ -331,8 +332,11 @@ async fn a_full_disk_gets_back_the_space_of_a_merge_that_waits_to_be_installed()
     let is_there = || files.list(Path::new("/log")).unwrap().iter().any(|name| name.contains("merged"));
     // A merge is made on a thread of its own, its index last, and waits for the reader.
     let is_made = || {
-        let names = files.list(Path::new("/log")).unwrap();
-        names.iter().any(|name| matches!(named(name), Some(Named::Index(_, Form::Merged))))
+        files.list(Path::new("/log")).unwrap().iter().any(|name| {
+            let path = Path::new("/log").join(name);
+            matches!(named(name), Some(Named::Index(_, Form::Merged)))
+                && files.open(&path, Open::Read).is_ok_and(|file| file.size().unwrap() > 0)
+        })
     };
     while !is_made() {
         tokio::time::sleep(Duration::from_millis(10)).await;
