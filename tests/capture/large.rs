@@ -56,7 +56,8 @@ async fn reaches_a_client_whole(format: &str, type_name: &str, size: usize, is_t
     let inserts = [(1, "'a'"), (2, &content), (3, "'b'")]
         .map(|(id, content)| format!("INSERT INTO big VALUES ({id}, {content});"));
     let mut setup = format!(
-        "SET default_toast_compression = lz4; CREATE TABLE big (id int PRIMARY KEY, content {type_name});"
+        "{} CREATE TABLE big (id int PRIMARY KEY, content {type_name});",
+        crate::quick_compression!()
     );
     let mut args = vec!["--format", format, "--codec", "none", "--max-record-mb", "1400"];
     if is_there_before {

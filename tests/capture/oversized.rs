@@ -153,10 +153,11 @@ async fn the_text_that_we_make_of_binary_values_is_the_servers() {
 }
 
 /// A table for a row that the server can send as binary alone, and one for what comes before and behind it.
-pub const SETUP: &str = "
-    SET default_toast_compression = lz4;
-    CREATE TABLE other (id int PRIMARY KEY);
-    CREATE TABLE big (id int PRIMARY KEY, note text, content bytea);";
+pub const SETUP: &str = concat!(
+    crate::quick_compression!(),
+    "CREATE TABLE other (id int PRIMARY KEY);
+     CREATE TABLE big (id int PRIMARY KEY, note text, content bytea);"
+);
 /// Twice this in hexadecimal digits is more than the server can put into one message.
 pub const TOO_LARGE_FOR_TEXT: usize = 540_000_000;
 

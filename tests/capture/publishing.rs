@@ -17,6 +17,11 @@ pub fn version(major: u32) -> Option<PostgresOptions> {
     None
 }
 
+/// The server under test, if it has filters of rows and lists of columns.
+fn has_filters() -> Option<PostgresOptions> {
+    Some(PostgresOptions::default()).filter(|options| options.version() >= 15)
+}
+
 const PARTITIONED: &str = "
     CREATE TABLE orders (id int, region text, note text, PRIMARY KEY (id, region)) PARTITION BY LIST (region);
     CREATE TABLE orders_eu PARTITION OF orders FOR VALUES IN ('eu');
@@ -56,10 +61,15 @@ const PARTITION_LINES: [(&str, &str, &str); 11] = [
     ("orders_us", "orders_us", r#"{"id":2,"region":"us"} d {"id":2,"region":"us"} null"#),
 ];
 
-/// Compares records with what those changes are told as, and what comes after them.
-fn expect_partitions(records: &[Record], by_root: bool, after: &[&str]) {
-    let line =
-        |(leaf, root, rest): &(&str, &str, &str)| format!("{} {rest}", if by_root { root } else { leaf });
+/// Compares records with what those changes are told as, by root on a server of this version or by leaf, and what comes
+/// after them.
+fn expect_partitions(records: &[Record], by_root: Option<u32>, after: &[&str]) {
+    let line = |(leaf, root, rest): &(&str, &str, &str)| match by_root {
+        None => format!("{leaf} {rest}"),
+        // Version 14 does not notice that a partition is none any more.
+        Some(14) => format!("orders {rest}"),
+        Some(_) => format!("{root} {rest}"),
+    };
     let lines: Vec<String> = PARTITION_LINES.iter().map(line).collect();
     let lines: Vec<&str> = lines.iter().map(String::as_str).chain(after.iter().copied()).collect();
     expect(records, &lines);
@@ -74,7 +84,7 @@ async fn partitions_keep_their_own_names_while_they_are_attached_and_detached() 
     records.retain(|record| record.value.is_some());
     expect_partitions(
         &records,
-        false,
+        None,
         &[
             r#"orders_eu - t null null"#,
             r#"orders_eu - t null null"#,
@@ -120,7 +130,7 @@ async fn partitions_are_told_as_the_table_at_the_top_when_asked_for() {
         records.retain(|record| record.value.is_some());
         expect_partitions(
             &records,
-            true,
+            Some(stage.postgres.major()),
             &[
                 r#"orders_us {"id":1,"region":"us"} r null {"id":1,"note":"d","region":"us"} millrace.phase=snapshot"#,
                 r#"orders {"id":5,"region":"fr"} c null {"id":5,"note":"new","region":"fr"}"#,
@@ -152,7 +162,7 @@ const NARROWED_TABLES: &str = "
 /// An update that moves a row into the filter is an insert, one that moves it out a delete: so says PostgreSQL.
 #[tokio::test(flavor = "multi_thread")]
 async fn only_the_rows_and_columns_that_are_asked_for_arrive_and_no_update_fails() {
-    for options in [Some(PostgresOptions::default()), version(18)].into_iter().flatten() {
+    for options in [has_filters(), version(18)].into_iter().flatten() {
         let stage = Stage::with_publish(options, NARROWED_TABLES, NARROWED).await;
         // A task that runs goes on without tables of which it learns that it cannot have them.
         stage.run("CREATE TABLE wrong (id int PRIMARY KEY); CREATE TABLE evil (id int PRIMARY KEY)").await;
@@ -225,7 +235,7 @@ async fn a_partitioned_table_told_as_one_has_one_filter_and_one_list_of_columns(
          ALTER TABLE parted ATTACH PARTITION part_2 FOR VALUES FROM (10) TO (20);
          CREATE TABLE weak (id int PRIMARY KEY, v int) PARTITION BY RANGE (id);
          CREATE TABLE weak_1 PARTITION OF weak FOR VALUES FROM (0) TO (10);";
-    for options in [Some(PostgresOptions::default()), version(18)].into_iter().flatten() {
+    for options in [has_filters(), version(18)].into_iter().flatten() {
         let stage = Stage::with_publish(options, setup, publish).await;
         stage.published_whole("parted").await;
         stage

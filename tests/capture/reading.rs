@@ -302,10 +302,11 @@ async fn a_row_too_large_for_text_is_read_in_binary_form_and_one_that_goes_in_ne
     }
     // Its key is one by whose text the order would be another, and has the name of what text is made with.
     let setup = format!(
-        "{MADE_TYPES} SET default_toast_compression = lz4; CREATE TABLE big (\"case\" int PRIMARY KEY, {columns} content bytea, more bytea);
+        "{MADE_TYPES} {} CREATE TABLE big (\"case\" int PRIMARY KEY, {columns} content bytea, more bytea);
          INSERT INTO big (\"case\") VALUES (11);
          INSERT INTO big SELECT 10, {values} convert_to(repeat('x', {LARGE}), 'UTF8');
-         INSERT INTO big SELECT 9, {values} '\\x00ff'; ANALYZE big;"
+         INSERT INTO big SELECT 9, {values} '\\x00ff'; ANALYZE big;",
+        crate::quick_compression!()
     );
     let mut reading = Reading::start(&setup).await;
     let wanted = vec![reading.wanted("big", 1, ReadFrom::FirstKey).await];

@@ -13,6 +13,15 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use serde_json::Value;
 use tokio_postgres::Client;
 
+/// Large values are compressed by LZ4, where the server was built with it: it is much quicker.
+#[macro_export]
+macro_rules! quick_compression {
+    () => {
+        "SELECT set_config('default_toast_compression', enumvals[cardinality(enumvals)], false)
+         FROM pg_settings WHERE name = 'default_toast_compression';"
+    };
+}
+
 /// The task's name, and so its topic's.
 pub const TASK: &str = "t";
 /// Prefix of the messages by which a test knows how far Millrace is.
