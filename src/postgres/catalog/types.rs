@@ -31,6 +31,7 @@ const REACHED: &str = "
 
 /// Reads those of these types that still exist.
 pub async fn data_types(client: &Client, types: &[u32]) -> Result<HashMap<u32, DataType>, SqlError> {
+    // How few are reached the server cannot know: with `OFFSET 0` it looks each of them up, and reads not all that there are.
     const SQL: &str = "
         SELECT t.oid, t.typtype, t.typname::text, t.typbasetype, t.typtypmod, e.oid, e.typdelim,
                ARRAY(SELECT a.attname::text FROM pg_attribute a
@@ -39,8 +40,8 @@ pub async fn data_types(client: &Client, types: &[u32]) -> Result<HashMap<u32, D
                      WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum),
                ARRAY(SELECT a.atttypmod FROM pg_attribute a
                      WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum)
-        FROM reached r JOIN pg_type t ON t.oid = r.oid
-             LEFT JOIN pg_type e ON e.oid = t.typelem AND e.typarray = t.oid";
+        FROM reached r CROSS JOIN LATERAL (SELECT * FROM pg_type t WHERE t.oid = r.oid OFFSET 0) t
+             LEFT JOIN LATERAL (SELECT * FROM pg_type e WHERE e.oid = t.typelem AND e.typarray = t.oid OFFSET 0) e ON true";
     let failed = |error| SqlError::new("read the types of columns", error);
     let rows = client.query(&format!("{REACHED} {SQL}"), &[&types]).await.map_err(failed)?;
     let rows = rows.iter().map(read).collect::<Result<HashMap<_, _>, _>>().map_err(failed)?;
