@@ -224,6 +224,9 @@ pub enum CaptureError {
     /// The server can send text again.
     #[error("the row that had to be sent as binary is behind us")]
     TextAgain,
+    /// What was rolled back of a transaction is known only where it is sent when it has committed.
+    #[error("a streamed transaction has logical messages, and savepoints that were rolled back")]
+    ReadWhole,
     /// A value that came as binary and has no text form.
     #[error("cannot render a value that came in binary form: {0}")]
     Render(#[from] SqlError),

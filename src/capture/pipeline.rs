@@ -263,8 +263,10 @@ impl<W: LogWriter> Pipeline<W> {
                 return Ok(Step::Done);
             }
             let full = self.spools.push(xid, lsn, body);
-            if body.first() == Some(&b'R') {
-                self.spools.shape_arrived(xid, self.rows.shapes.arrived());
+            match body.first() {
+                Some(b'R') => self.spools.shape_arrived(xid, self.rows.shapes.arrived()),
+                Some(b'M') => self.spools.has_message(xid),
+                _ => {}
             }
             return Ok(if full { Step::Spill(xid) } else { Step::Done });
         }
@@ -279,6 +281,12 @@ impl<W: LogWriter> Pipeline<W> {
             Message::StreamCommit { xid, commit_lsn, end_lsn, commit_time } => {
                 self.rows.begin(self.position.last_commit, xid, commit_lsn, end_lsn, commit_time);
                 match self.spools.take(xid) {
+                    Some(spool)
+                        if spool.is_in_doubt()
+                            && self.rows.open.as_ref().is_some_and(|open| !open.duplicate) =>
+                    {
+                        return Err(CaptureError::ReadWhole);
+                    }
                     Some(mut spool) => {
                         self.rows.last_shape = None;
                         self.rows.shapes.begin_replay(spool.take_arrivals());

@@ -125,6 +125,8 @@ pub struct Capture<W> {
     unpublished_since: Option<Lsn>,
     forms: Forms,
     undecodable: Option<Undecodable>,
+    /// The last transaction of the log when one followed that is to be sent when it has committed, and not before.
+    whole_behind: Option<Option<Lsn>>,
 }
 
 /// What the server could not decode.
@@ -224,6 +226,7 @@ impl<W: LogWriter> Capture<W> {
                 unpublished_since: None,
                 forms: Forms::default(),
                 undecodable: None,
+                whole_behind: None,
             },
             receiver,
         )
@@ -250,7 +253,13 @@ impl<W: LogWriter> Capture<W> {
     /// Decides on the form of the next session, when that is what the last one ended for.
     fn change_form(&mut self, error: CaptureError) -> Result<(), CaptureError> {
         let task = &self.options.task;
+        let last_commit = self.pipeline.position().last_commit;
         let reason = match &error {
+            CaptureError::ReadWhole => {
+                info!(task, reason = %error, "reading transactions when they have committed");
+                self.whole_behind = Some(last_commit);
+                return Ok(());
+            }
             CaptureError::TextAgain => {
                 info!(task, "the server sends text again");
                 return Ok(());
@@ -258,8 +267,10 @@ impl<W: LogWriter> Capture<W> {
             CaptureError::Replication(ReplicationError::Server(reason)) => reason,
             _ => return Err(error),
         };
-        let last_commit = self.pipeline.position().last_commit;
         if reason.is_undecodable() {
+            // It may be decodable once it has committed: a table that was altered in a savepoint that was rolled back, and
+            // then again.
+            self.whole_behind = Some(last_commit);
             let before = self.undecodable.take().filter(|before| before.last_commit == last_commit);
             let attempts = before.map_or(1, |before| before.attempts + 1);
             self.undecodable = Some(Undecodable { reason: reason.to_string(), last_commit, attempts });

@@ -41,6 +41,9 @@ pub struct Spool {
     spilled: u64,
     buffer: Vec<u8>,
     aborted: HashSet<u32>,
+    has_messages: bool,
+    /// Whether a message may be of a subtransaction that was rolled back.
+    in_doubt: bool,
     /// When each of its shapes arrived, in order.
     arrivals: VecDeque<Arrival>,
 }
@@ -74,6 +77,8 @@ impl Spools {
                 spilled: 0,
                 buffer: Vec::new(),
                 aborted: HashSet::new(),
+                has_messages: false,
+                in_doubt: false,
                 arrivals: VecDeque::new(),
             }
         });
@@ -91,12 +96,20 @@ impl Spools {
         }
     }
 
+    /// The message just added is a logical one.
+    pub fn has_message(&mut self, xid: u32) {
+        if let Some(spool) = self.open.get_mut(&xid) {
+            spool.has_messages = true;
+        }
+    }
+
     /// Marks a subtransaction as rolled back, or drops the whole transaction when it is the top-level one.
     pub fn abort(&mut self, xid: u32, sub_xid: u32) {
         if xid == sub_xid {
             drop(self.take(xid));
         } else if let Some(spool) = self.open.get_mut(&xid) {
             spool.aborted.insert(sub_xid);
+            spool.in_doubt |= spool.has_messages;
         }
     }
 
@@ -134,6 +147,12 @@ impl Spool {
     /// When its shapes arrived, in order.
     pub fn take_arrivals(&mut self) -> VecDeque<Arrival> {
         std::mem::take(&mut self.arrivals)
+    }
+
+    /// Whether it cannot be told which logical messages were rolled back: the server streams those of subtransactions as the
+    /// whole transaction's (PostgreSQL's `pgoutput_message`).
+    pub fn is_in_doubt(&self) -> bool {
+        self.in_doubt
     }
 
     /// Whether a subtransaction was rolled back.
@@ -353,5 +372,20 @@ mod tests {
         let spool = spools.take(7).unwrap();
         assert!(spool.is_aborted(9) && !spool.is_aborted(7));
         assert!(spools.take(8).is_none());
+    }
+
+    #[test]
+    fn a_message_is_in_doubt_when_a_subtransaction_is_rolled_back_behind_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut spools = Spools::open(directory.path()).unwrap();
+        for (xid, is_before) in [(7, false), (8, true)] {
+            spools.push(xid, Lsn(1), b"R");
+            if is_before {
+                spools.has_message(xid);
+            }
+            spools.abort(xid, 9);
+            spools.has_message(xid);
+            assert_eq!(spools.take(xid).unwrap().is_in_doubt(), is_before);
+        }
     }
 }

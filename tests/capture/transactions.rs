@@ -263,3 +263,61 @@ async fn logical_messages_are_events_and_our_own_are_not() {
     assert_eq!((rows[999].1, message.1, rows[1_000].1), (999, 1_000, 1_001));
     assert!(rows.iter().all(|position| position.0 == message.0));
 }
+
+/// The server streams a message as the whole transaction's, and tells only that a part of it was rolled back.
+#[tokio::test(flavor = "multi_thread")]
+async fn logical_messages_in_rolled_back_savepoints_of_streamed_transactions_are_none() {
+    let stage = Stage::streaming(TABLES, &[]).await;
+    stage.run("BEGIN").await;
+    stage
+        .run_each(&[
+            &insert("a", "large", 1, 1_000),
+            "SELECT pg_logical_emit_message(true, 'app', 'one')",
+            "SAVEPOINT s",
+            &insert("a", "void", 1_001, 1_000),
+            "SELECT pg_logical_emit_message(true, 'app', 'void')",
+            &insert("a", "void", 2_001, 1_000),
+            "ROLLBACK TO s",
+            "SELECT pg_logical_emit_message(true, 'app', 'two')",
+            &insert("a", "large", 3_001, 1_000),
+            "COMMIT",
+        ])
+        .await;
+    stage.run(&insert("a", "next", 5_000, 1)).await;
+    let records = stage.records().await;
+    assert_eq!(transactions_of_rows(&records), ["large 2000", "next 1"]);
+    let events = stage.events().await;
+    let contents: Vec<_> = events
+        .iter()
+        .map(|event| event.value.as_ref().unwrap()["message"]["content"].as_str().unwrap())
+        .collect();
+    assert_eq!(contents, ["b25l", "dHdv"]);
+}
+
+/// The server fails to decode it while it runs ("could not map filenode"), and can when it has committed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_streamed_transaction_that_alters_a_table_again_after_a_rollback_to_a_savepoint_is_captured() {
+    let stage = Stage::streaming(TABLES, &[]).await;
+    stage.run("BEGIN").await;
+    stage
+        .run_each(&[
+            &insert("a", "large", 1, 2_000),
+            "SAVEPOINT s; ALTER TABLE a ADD COLUMN b int",
+            &insert("a", "void", 2_001, 2_000),
+            "ROLLBACK TO s",
+            &insert("a", "large", 4_001, 2_000),
+            "ALTER TABLE a ADD COLUMN c int",
+            &insert("a", "large", 6_001, 2_000),
+            "COMMIT",
+        ])
+        .await;
+    stage.run(&insert("a", "next", 9_000, 1)).await;
+    assert_eq!(transactions_of_rows(&stage.records().await), ["large 6000", "next 1"]);
+}
+
+/// The names of transactions, and how many rows each has.
+fn transactions_of_rows(records: &[Record]) -> Vec<String> {
+    let name = |record: &Record| record.value.as_ref().unwrap()["after"]["tx"].as_str().unwrap().to_owned();
+    let runs = records.chunk_by(|a, b| name(a) == name(b));
+    runs.map(|run| format!("{} {}", name(&run[0]), run.len())).collect()
+}

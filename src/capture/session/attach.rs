@@ -223,7 +223,7 @@ impl<W: LogWriter> Capture<W> {
                 publication::full_name(&self.options.task),
                 publication::insert_only_name(&self.options.task),
             ],
-            streaming: true,
+            streaming: self.whole_behind != Some(self.pipeline.position().last_commit),
             messages: true,
             origin: self.options.publish.origin,
             binary: self.forms.form() == Form::Binary,
