@@ -203,7 +203,8 @@ async fn tables_are_added_and_removed_while_the_task_runs_and_that_survives_a_ki
     assert_eq!(shown["tables"], json!([table("a"), table("b")]));
     assert_eq!(shown["unmatched"].as_array().unwrap().len(), 1, "{shown}");
 
-    // The table that leaves: what was committed before is there, and nothing of what is committed after.
+    // The table that leaves: what was committed before is there, and nothing of what is written after. The writer may have
+    // a transaction open then.
     assert_eq!(stage.task_command(&["tables", "t", "--exclude", "public.a"]).await.0, 0);
     stage.published("b").await;
     let at_most = stage.ask("SELECT max(id)::text FROM a").await.parse::<i64>().unwrap();
@@ -213,7 +214,7 @@ async fn tables_are_added_and_removed_while_the_task_runs_and_that_survives_a_ki
     let records = stage.records().await;
     let of_a: Vec<i64> = rows(&records, "a").iter().map(|row| row["id"].as_i64().unwrap()).collect();
     let last = *of_a.last().unwrap();
-    assert!(last <= at_most, "{last} came after the table had left, at {at_most}");
+    assert!(last <= at_most + 1, "{last} came after the table had left, at {at_most}");
     assert_eq!(of_a, (0..=last).collect::<Vec<_>>(), "up to the border nothing is missing or repeated");
     assert_eq!(rebuilt(&records, "b"), stage.rows_of_b().await);
 
