@@ -329,7 +329,6 @@ async fn a_full_disk_gets_back_the_space_of_a_merge_that_waits_to_be_installed()
     fill(&mut writer, &mut random, Codec::Lz4, 1..6).await;
     let held = reader.snapshot();
     fill(&mut writer, &mut random, Codec::Lz4, 6..200).await;
-    let is_there = || files.list(Path::new("/log")).unwrap().iter().any(|name| name.contains("merged"));
     // A merge is made on a thread of its own, its index last, and waits for the reader.
     let is_made = || {
         files.list(Path::new("/log")).unwrap().iter().any(|name| {
@@ -342,21 +341,19 @@ async fn a_full_disk_gets_back_the_space_of_a_merge_that_waits_to_be_installed()
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     files.set_space(Some(0));
-    loop {
-        put(&mut writer, PartitionId(0), 1, &[1; 500]);
-        writer.boundary();
-        writer.commit(position(200)).await.unwrap_err();
-        if !is_there() {
-            break;
+    let is_written = async {
+        loop {
+            put(&mut writer, PartitionId(0), 1, &[1; 500]);
+            writer.boundary();
+            if writer.commit(position(200)).await.is_ok() {
+                break;
+            }
+            // It was not handed over yet, or is given up by now.
+            writer.resume();
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        // It was not handed over yet.
-        writer.resume();
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    writer.resume();
-    put(&mut writer, PartitionId(0), 1, &[1; 500]);
-    writer.boundary();
-    writer.commit(position(200)).await.unwrap();
+    };
+    tokio::time::timeout(Duration::from_secs(30), is_written).await.expect("the space is given back");
     drop(held);
 }
 
